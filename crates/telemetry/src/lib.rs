@@ -1,0 +1,55 @@
+//! What every guestwire binary says about itself: its version and its log.
+//!
+//! Logs go to stderr, never to stdout, which belongs to each binary's protocol. [`init`] is called once, first
+//! thing in `main`; libraries only use the `tracing` macros.
+
+use std::io;
+
+use tracing_subscriber::filter::{EnvFilter, LevelFilter, ParseError};
+
+/// The environment variable that filters the log, in `tracing`'s syntax: `debug`, `info,cni=trace` …
+pub const FILTER_ENV: &str = "GUESTWIRE_LOG";
+
+/// The crate's version and the commit it was built from, as `--version` prints it.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GUESTWIRE_COMMIT"), ")");
+
+/// How a log line is written (`--log-format`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One line for people.
+    #[default]
+    Text,
+    /// One JSON object a line, for log collectors.
+    Json,
+}
+
+/// Why the log could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The filter is not in `tracing`'s syntax.
+    #[error("{FILTER_ENV}={value:?} is not a log filter (such as \"debug\" or \"info,cni=trace\")")]
+    Filter {
+        /// The variable's value.
+        value: String,
+        /// What is wrong with it.
+        source: ParseError,
+    },
+}
+
+/// Starts logging to stderr: what [`FILTER_ENV`] asks for, else `default_level` and above.
+pub fn init(format: LogFormat, default_level: LevelFilter) -> Result<(), InitError> {
+    let value = std::env::var(FILTER_ENV).unwrap_or_default();
+    let filter = EnvFilter::builder()
+        .with_default_directive(default_level.into())
+        .parse(&value)
+        .map_err(|source| InitError::Filter { value, source })?;
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => subscriber.with_ansi(false).init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+    Ok(())
+}
+
+pub use tracing_subscriber::filter::LevelFilter as Level;
