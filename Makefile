@@ -1,0 +1,4 @@
+# The commands of guestwire. CONTRIBUTING.md says what each is for.
+.PHONY: setup
+setup:
+	@tests/setup
