@@ -1,0 +1,132 @@
+//! The frame around a plugin: read the request, call, answer, exit.
+
+use std::io::{self, Read as _, Write as _};
+use std::process::ExitCode;
+
+use netns::NetNs;
+use serde_json::{Value, json};
+
+use crate::{Code, Command, Error, Request, Success, Version, output};
+
+/// Longest configuration that is read, in bytes. Multus' largest are a few kilobytes; this leaves room for long
+/// chains' results and keeps a broken caller from filling memory.
+const MAX_STDIN: u64 = 4 << 20;
+
+/// One CNI plugin.
+pub trait Plugin {
+    /// Attaches. Failing, it leaves nothing behind.
+    fn add(&self, request: &Request) -> Result<Success, Error>;
+    /// Undoes [`Plugin::add`]; what is gone already is fine.
+    fn del(&self, request: &Request) -> Result<(), Error>;
+    /// Fails with the first difference between what ADD made and what is there.
+    fn check(&self, request: &Request) -> Result<(), Error>;
+    /// Fails if an ADD could not work now.
+    fn status(&self, request: &Request) -> Result<(), Error>;
+    /// Removes what belongs to no valid attachment.
+    fn gc(&self, request: &Request) -> Result<(), Error>;
+}
+
+/// Runs one invocation of `plugin`: everything the specification wants said is on standard output afterwards.
+pub fn run(plugin: &impl Plugin) -> ExitCode {
+    let mut version = Version::NEWEST;
+    let (answer, code) = match serve(plugin, &mut version) {
+        Ok(answer) => (answer, ExitCode::SUCCESS),
+        Err(error) => {
+            tracing::error!(code = error.code.get(), "{error}");
+            (Some(output::error(&error, version)), ExitCode::FAILURE)
+        }
+    };
+    let Some(answer) = answer else { return code };
+    match writeln!(io::stdout().lock(), "{answer:#}") {
+        Ok(()) => code,
+        Err(error) => {
+            tracing::error!("cannot answer on standard output: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(plugin: &impl Plugin, version: &mut Version) -> Result<Option<Value>, Error> {
+    let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let command = variable("CNI_COMMAND").filter(|command| !command.is_empty()).ok_or_else(|| {
+        Error::new(Code::InvalidEnvironment, "CNI_COMMAND is not set")
+            .details("this is a CNI plugin: a container runtime calls it (see --help)")
+    })?;
+    let command = Command::parse(&command)?;
+    if command == Command::Version {
+        let versions = Version::ALL.map(Version::as_str);
+        return Ok(Some(json!({"cniVersion": Version::NEWEST.as_str(), "supportedVersions": versions})));
+    }
+    let stdin = read_stdin()?;
+    *version = answer_version(&stdin);
+    let request = Request::parse(command, variable, &stdin)?;
+    refuse_own_namespace(&request, variable("CNI_NETNS_OVERRIDE"))?;
+    dispatch(plugin, &request)
+}
+
+fn dispatch(plugin: &impl Plugin, request: &Request) -> Result<Option<Value>, Error> {
+    let (container, interface) = request
+        .attachment
+        .as_ref()
+        .map(|attachment| (attachment.container.as_str(), attachment.if_name.as_str()))
+        .unwrap_or_default();
+    let _span =
+        tracing::error_span!("cni", command = request.command.as_str(), container, interface).entered();
+    match request.command {
+        Command::Add => {
+            let success = plugin.add(request)?;
+            return output::success(&success, request.version).map(Some);
+        }
+        Command::Del => plugin.del(request)?,
+        Command::Check => plugin.check(request)?,
+        Command::Status => plugin.status(request)?,
+        Command::Gc => plugin.gc(request)?,
+        // Answered before there was a request.
+        Command::Version => {}
+    }
+    Ok(None)
+}
+
+fn read_stdin() -> Result<Vec<u8>, Error> {
+    let mut text = Vec::new();
+    io::stdin()
+        .lock()
+        .take(MAX_STDIN + 1)
+        .read_to_end(&mut text)
+        .map_err(|error| Error::new(Code::Io, "cannot read standard input").details(error.to_string()))?;
+    if text.len() as u64 > MAX_STDIN {
+        return Err(Error::new(Code::Decode, "the configuration is too long")
+            .details(format!("at most {MAX_STDIN} bytes are allowed")));
+    }
+    Ok(text)
+}
+
+/// The version to answer in even when the configuration is otherwise broken.
+fn answer_version(stdin: &[u8]) -> Version {
+    let config = serde_json::from_slice::<Value>(stdin).unwrap_or_default();
+    config
+        .get("cniVersion")
+        .map_or(Some(Version::NEWEST), |text| Version::parse(text.as_str()).ok())
+        .unwrap_or(Version::NEWEST)
+}
+
+/// A container that shares the plugin's namespace is the host itself: attaching it would take the host apart.
+fn refuse_own_namespace(request: &Request, allowed: Option<String>) -> Result<(), Error> {
+    let Some(path) = request.attachment.as_ref().and_then(|attachment| attachment.netns.as_ref()) else {
+        return Ok(());
+    };
+    if allowed.is_some_and(|value| !value.is_empty()) {
+        return Ok(());
+    }
+    let same = NetNs::open(path).and_then(|container| Ok(container.id()? == NetNs::current()?.id()?));
+    match same {
+        Ok(false) => Ok(()),
+        // A namespace that cannot be opened is for the operation to judge: DEL lives without.
+        Err(_) => Ok(()),
+        Ok(true) => Err(Error::new(
+            Code::InvalidNetns,
+            format!("CNI_NETNS {} is the plugin's own network namespace", path.display()),
+        )
+        .details("a pod has a namespace of its own; CNI_NETNS_OVERRIDE=1 lets this pass")),
+    }
+}
