@@ -1,0 +1,217 @@
+//! Bridges, their ports and the VLANs of a port.
+
+use futures_util::stream::TryStreamExt as _;
+use net_types::{IfName, Mac, VlanId};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::link::{
+    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, LinkAttribute,
+    LinkExtentMask, LinkMessage,
+};
+use rtnetlink::{LinkBridge, LinkBridgePort, LinkBridgeVlan, LinkMessageBuilder};
+
+use crate::{Error, Netlink};
+
+/// A bridge's own settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BridgeInfo {
+    /// It keeps VLANs apart.
+    pub vlan_filtering: bool,
+    /// VLAN that a new port gets, untagged; none if the bridge gives none.
+    pub default_pvid: Option<VlanId>,
+    /// It takes part in the spanning tree protocol.
+    pub stp: bool,
+}
+
+/// A bridge port's own settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PortInfo {
+    /// Frames may leave by the port they came in by.
+    pub hairpin: bool,
+    /// No frames to other isolated ports.
+    pub isolated: bool,
+    /// Source addresses are learned.
+    pub learning: bool,
+}
+
+/// A setting of a bridge port that is on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortFlag {
+    /// See [`PortInfo::hairpin`].
+    Hairpin,
+    /// See [`PortInfo::isolated`].
+    Isolated,
+    /// See [`PortInfo::learning`].
+    Learning,
+}
+
+/// A bridge to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct NewBridge<'a> {
+    /// Its name.
+    pub name: &'a IfName,
+    /// Its hardware address; none lets it follow its ports.
+    pub mac: Option<Mac>,
+    /// Its MTU in bytes; none lets it follow its ports.
+    pub mtu: Option<u32>,
+    /// See [`BridgeInfo::vlan_filtering`].
+    pub vlan_filtering: bool,
+}
+
+/// VLANs from `first` to `last`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VlanRange {
+    /// The lowest.
+    pub first: VlanId,
+    /// The highest.
+    pub last: VlanId,
+}
+
+impl From<VlanId> for VlanRange {
+    fn from(vlan: VlanId) -> Self {
+        Self { first: vlan, last: vlan }
+    }
+}
+
+/// VLANs of a port, with what they mean there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortVlan {
+    /// Which.
+    pub range: VlanRange,
+    /// Untagged frames that come in belong to it.
+    pub pvid: bool,
+    /// Its frames go out untagged.
+    pub untagged: bool,
+}
+
+impl PortVlan {
+    /// The VLAN of an access port: untagged both ways.
+    pub fn access(vlan: VlanId) -> Self {
+        Self { range: vlan.into(), pvid: true, untagged: true }
+    }
+
+    /// VLANs of a trunk: tagged both ways.
+    pub fn tagged(range: VlanRange) -> Self {
+        Self { range, pvid: false, untagged: false }
+    }
+
+    fn flags(self) -> BridgeVlanInfoFlags {
+        let mut flags = BridgeVlanInfoFlags::empty();
+        flags.set(BridgeVlanInfoFlags::Pvid, self.pvid);
+        flags.set(BridgeVlanInfoFlags::Untagged, self.untagged);
+        flags
+    }
+}
+
+impl Netlink {
+    /// Makes a bridge, down.
+    pub fn create_bridge(&self, bridge: &NewBridge<'_>) -> Result<(), Error> {
+        let NewBridge { name, mac, mtu, vlan_filtering } = *bridge;
+        let mut link = LinkMessageBuilder::<LinkBridge>::new(name.as_str()).vlan_filtering(vlan_filtering);
+        if let Some(mac) = mac {
+            link = link.address(mac.octets().to_vec());
+        }
+        if let Some(mtu) = mtu {
+            link = link.mtu(mtu);
+        }
+        self.wait("add bridge", name, self.handle.link().add(link.build()).execute())
+    }
+
+    /// Switches a setting of a bridge port.
+    pub fn set_port_flag(&self, index: u32, flag: PortFlag, on: bool) -> Result<(), Error> {
+        let port = LinkBridgePort::new(index).append_info_data(match flag {
+            PortFlag::Hairpin => InfoBridgePort::HairpinMode(on),
+            PortFlag::Isolated => InfoBridgePort::Isolated(on),
+            PortFlag::Learning => InfoBridgePort::Learning(on),
+        });
+        self.wait("set bridge port with index", index, self.handle.link().set_port(port.build()).execute())
+    }
+
+    /// Adds VLANs to a port.
+    pub fn add_port_vlan(&self, index: u32, vlan: PortVlan) -> Result<(), Error> {
+        self.wait(
+            "add VLAN to port with index",
+            index,
+            self.handle.link().set(vlan_message(index, vlan)).execute(),
+        )
+    }
+
+    /// Takes VLANs from a port; those it does not have are fine.
+    pub fn delete_port_vlans(&self, index: u32, range: VlanRange) -> Result<(), Error> {
+        let message = vlan_message(index, PortVlan::tagged(range));
+        let request = self.handle.link().del_with_message(message);
+        self.wait("delete VLANs of port with index", index, request.execute())
+    }
+
+    /// The VLANs of a port. The kernel reports all ports' for that, so its cost grows with their number.
+    pub fn port_vlans(&self, index: u32) -> Result<Vec<PortVlan>, Error> {
+        let masks = vec![LinkExtentMask::BrvlanCompressed];
+        let request = self.handle.link().get().set_filter_mask(AddressFamily::Bridge, masks);
+        let ports: Vec<_> =
+            self.wait("list VLANs of port with index", index, request.execute().try_collect())?;
+        Ok(ports.into_iter().filter(|port| port.header.index == index).flat_map(port_vlans).collect())
+    }
+}
+
+fn vlan_message(index: u32, vlan: PortVlan) -> LinkMessage {
+    let VlanRange { first, last } = vlan.range;
+    let builder = LinkBridgeVlan::new(index);
+    let builder = if first == last {
+        builder.vlan(first.get(), vlan.flags())
+    } else {
+        builder.vlan_range_start(first.get(), vlan.flags()).vlan_range_end(last.get(), vlan.flags())
+    };
+    builder.build()
+}
+
+fn port_vlans(port: LinkMessage) -> Vec<PortVlan> {
+    let infos = port.attributes.into_iter().flat_map(|attribute| match attribute {
+        LinkAttribute::AfSpecBridge(specs) => specs,
+        _ => Vec::new(),
+    });
+    let mut first = None;
+    let mut vlans = Vec::new();
+    for info in infos {
+        let AfSpecBridge::VlanInfo(BridgeVlanInfo { flags, vid }) = info else { continue };
+        let Ok(vlan) = VlanId::try_from(vid) else { continue };
+        if flags.contains(BridgeVlanInfoFlags::RangeBegin) {
+            first = Some(vlan);
+            continue;
+        }
+        vlans.push(PortVlan {
+            range: VlanRange { first: first.take().unwrap_or(vlan), last: vlan },
+            pvid: flags.contains(BridgeVlanInfoFlags::Pvid),
+            untagged: flags.contains(BridgeVlanInfoFlags::Untagged),
+        });
+    }
+    vlans
+}
+
+impl From<Vec<InfoBridge>> for BridgeInfo {
+    fn from(infos: Vec<InfoBridge>) -> Self {
+        let mut bridge = Self::default();
+        for info in infos {
+            match info {
+                InfoBridge::VlanFiltering(on) => bridge.vlan_filtering = on,
+                InfoBridge::VlanDefaultPvid(vid) => bridge.default_pvid = VlanId::try_from(vid).ok(),
+                InfoBridge::StpState(state) => bridge.stp = u32::from(state) != 0,
+                _ => {}
+            }
+        }
+        bridge
+    }
+}
+
+impl From<Vec<InfoBridgePort>> for PortInfo {
+    fn from(infos: Vec<InfoBridgePort>) -> Self {
+        let mut port = Self::default();
+        for info in infos {
+            match info {
+                InfoBridgePort::HairpinMode(on) => port.hairpin = on,
+                InfoBridgePort::Isolated(on) => port.isolated = on,
+                InfoBridgePort::Learning(on) => port.learning = on,
+                _ => {}
+            }
+        }
+        port
+    }
+}

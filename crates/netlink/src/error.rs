@@ -1,0 +1,78 @@
+//! What the kernel refused.
+
+use std::io;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use netns::NetNsError;
+
+/// Why a netlink verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No socket.
+    #[error("cannot open a route-netlink socket")]
+    Open(#[source] io::Error),
+    /// Not in that namespace.
+    #[error(transparent)]
+    Namespace(#[from] NetNsError),
+    /// The kernel said no.
+    #[error("cannot {verb} {object}")]
+    Refused {
+        /// What was asked, in the words of ip(8).
+        verb: &'static str,
+        /// Of what.
+        object: String,
+        /// The errno.
+        source: io::Error,
+    },
+    /// An IPv6 route by way of an IPv4 neighbour.
+    #[error("route to {destination} via {gateway}: the gateway is of the other address family")]
+    MixedFamilies {
+        /// Where to.
+        destination: IpNetwork,
+        /// By which neighbour.
+        gateway: IpAddr,
+    },
+    /// The exchange itself broke.
+    #[error("cannot {verb} {object}: the netlink exchange failed")]
+    Exchange {
+        /// What was asked.
+        verb: &'static str,
+        /// Of what.
+        object: String,
+        /// How it broke.
+        source: rtnetlink::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn request(verb: &'static str, object: String, error: rtnetlink::Error) -> Self {
+        match error {
+            rtnetlink::Error::NetlinkError(message) => {
+                Self::Refused { verb, object, source: message.to_io() }
+            }
+            source => Self::Exchange { verb, object, source },
+        }
+    }
+
+    /// The errno the kernel answered with, if it answered.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Refused { source, .. } => source.raw_os_error(),
+            Self::Open(_) | Self::Namespace(_) | Self::MixedFamilies { .. } | Self::Exchange { .. } => None,
+        }
+    }
+
+    /// True if the object is not there (any more).
+    pub fn is_not_found(&self) -> bool {
+        matches!(
+            self.errno(),
+            Some(libc::ENODEV | libc::ENXIO | libc::ENOENT | libc::EADDRNOTAVAIL | libc::ESRCH)
+        )
+    }
+
+    /// True if there is one of that name already.
+    pub fn already_exists(&self) -> bool {
+        self.errno() == Some(libc::EEXIST)
+    }
+}
