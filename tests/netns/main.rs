@@ -1,0 +1,6 @@
+//! Promises kept by the real kernel in namespaces of the test's own. Needs root; runs natively (`make test`).
+//!
+//! One module per promise. What needs VLAN filtering, SR-IOV, VFIO or a guest belongs to `node`.
+#![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "tests report by panicking")]
+
+mod sandbox;

@@ -1,0 +1,7 @@
+//! Promises that need a whole node: VLAN filtering, SR-IOV, VFIO, KVM guests. Runs inside the node VM only
+//! (`make node`, which `make test` includes), one test after the other.
+//!
+//! One module per promise. What a namespace on any kernel can show belongs to `netns`, which is faster.
+#![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "tests report by panicking")]
+
+mod the_node;

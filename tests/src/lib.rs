@@ -1,0 +1,30 @@
+//! What the end-to-end tests share: a machine of one's own, namespaces, commands, CNI calls, before-and-after.
+//!
+//! Two test binaries use it: `netns` runs natively as root, `node` inside the node VM (`tests/node/boot`). Both
+//! drive the workspace's built binaries as users and runtimes do, against the real kernel. nextest gives each test
+//! a process of its own.
+//!
+//! A helper that cannot do its work panics with the whole story: the command line, its exit code, its output.
+//! Nothing here skips: a test that lacks root, a device or a binary fails and says which.
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a helper that fails is a test that fails: the panic is its report"
+)]
+
+mod binaries;
+mod cni_call;
+mod command;
+mod namespace;
+mod sandbox;
+mod snapshot;
+mod wait;
+
+pub use binaries::{binary, binary_dir};
+pub use cni_call::{Answer, CniCall};
+pub use command::{Daemon, output, run, sh};
+pub use namespace::Namespace;
+pub use sandbox::Sandbox;
+pub use snapshot::Snapshot;
+pub use wait::eventually;
