@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::names::{NameError, subdomain};
 use crate::vmi::Vmi;
 
 /// A status directory.
@@ -20,8 +21,8 @@ pub struct StatusDir {
 #[derive(Debug, thiserror::Error)]
 pub enum StatusDirError {
     /// A name that could leave the directory, or that Kubernetes would refuse.
-    #[error("{0:?} is not a Kubernetes name (lower-case letters, digits, '-' and '.', at most 253)")]
-    Name(String),
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// The file system said no.
     #[error("{operation} {}", path.display())]
     Io {
@@ -55,7 +56,7 @@ impl StatusDir {
 
     /// Where the status of one VM is.
     pub fn path(&self, namespace: &str, name: &str) -> Result<PathBuf, StatusDirError> {
-        Ok(self.root.join(checked(namespace)?).join(format!("{}.json", checked(name)?)))
+        Ok(self.root.join(subdomain(namespace)?).join(format!("{}.json", subdomain(name)?)))
     }
 
     /// Replaces the status of a VM.
@@ -107,18 +108,6 @@ pub fn read_file(path: &Path) -> Result<Option<Vmi>, StatusDirError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io_error("read", path)(error)),
     }
-}
-
-/// A DNS subdomain name (RFC 1123) as Kubernetes has them; so it is a plain file name too.
-fn checked(name: &str) -> Result<&str, StatusDirError> {
-    let allowed =
-        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
-    let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    let fine = name.len() <= 253
-        && name.bytes().all(allowed)
-        && ends(name.bytes().next())
-        && ends(name.bytes().next_back());
-    if fine { Ok(name) } else { Err(StatusDirError::Name(name.to_owned())) }
 }
 
 fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StatusDirError {
