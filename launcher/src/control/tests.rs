@@ -1,0 +1,185 @@
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use super::*;
+
+fn file(text: &str) -> OwnedFd {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.rewind().unwrap();
+    file.into()
+}
+
+fn text_of(descriptor: &OwnedFd) -> String {
+    let mut text = String::new();
+    File::from(descriptor.try_clone().unwrap()).read_to_string(&mut text).unwrap();
+    text
+}
+
+fn config() -> VmmConfig {
+    VmmConfig {
+        vcpus: 2.try_into().unwrap(),
+        memory: (64 << 20).try_into().unwrap(),
+        command_line: "console=ttyS0".into(),
+        kvm: file("kvm"),
+        kernel: file("kernel"),
+        initrd: Some(file("initrd")),
+        serial: file("serial"),
+        disks: vec![Disk {
+            file: file("disk"),
+            read_only: true,
+            serial: String::from("cidata").try_into().unwrap(),
+        }],
+        nics: vec![Nic {
+            queues: vec![file("queue 0"), file("queue 1")],
+            mac: "02:00:00:00:00:01".parse().unwrap(),
+            mtu: 1500.try_into().unwrap(),
+        }],
+    }
+}
+
+/// A supervisor's end that says what it likes, and what the VMM's end makes of it.
+fn config_from_liar(message: &str, descriptors: &[BorrowedFd<'_>]) -> Result<VmmConfig, ControlError> {
+    let (liar, vmm) = Channel::pair().unwrap();
+    socket::send(&liar.socket, message.as_bytes(), descriptors).unwrap();
+    vmm.receive_config()
+}
+
+fn json(initrd: &str, disks: &str) -> String {
+    format!(
+        r#"{{"version":1,"vcpus":1,"memoryBytes":67108864,"commandLine":"","kvm":0,"kernel":1,
+            "initrd":{initrd},"serial":2,"disks":{disks},"nics":[]}}"#
+    )
+}
+
+#[test]
+fn a_configuration_arrives_with_every_descriptor_in_its_place() {
+    let (supervisor, vmm) = Channel::pair().unwrap();
+    let sent = config();
+    supervisor.send_config(&sent).unwrap();
+    let got = vmm.receive_config().unwrap();
+    assert_eq!((got.vcpus, got.memory, &got.command_line), (sent.vcpus, sent.memory, &sent.command_line));
+    assert_eq!(text_of(&got.kvm), "kvm");
+    assert_eq!(text_of(&got.kernel), "kernel");
+    assert_eq!(text_of(got.initrd.as_ref().unwrap()), "initrd");
+    assert_eq!(text_of(&got.serial), "serial");
+    assert_eq!(text_of(&got.disks[0].file), "disk");
+    assert_eq!((got.disks[0].read_only, got.disks[0].serial.as_str()), (true, "cidata"));
+    assert_eq!(got.nics[0].queues.iter().map(text_of).collect::<Vec<_>>(), ["queue 0", "queue 1"]);
+    assert_eq!((got.nics[0].mac, got.nics[0].mtu), (sent.nics[0].mac, sent.nics[0].mtu));
+}
+
+#[test]
+fn events_and_commands_arrive_and_a_closed_peer_is_seen() {
+    let (supervisor, vmm) = Channel::pair().unwrap();
+    assert_eq!(supervisor.receive_event().unwrap(), Received::Nothing);
+    let failed = Event::Error { message: "KVM_RUN failed".into() };
+    for event in [Event::Running, Event::Shutdown, Event::Reset, Event::Stopped, failed] {
+        vmm.send_event(&event).unwrap();
+        assert_eq!(supervisor.receive_event().unwrap(), Received::Message(event));
+    }
+    for command in [Command::PowerButton, Command::Stop] {
+        supervisor.send_command(command).unwrap();
+        assert_eq!(vmm.receive_command().unwrap(), Received::Message(command));
+    }
+    vmm.send_event(&Event::Reset).unwrap();
+    drop(vmm);
+    assert_eq!(supervisor.receive_event().unwrap(), Received::Message(Event::Reset));
+    assert_eq!(supervisor.receive_event().unwrap(), Received::Closed);
+    assert!(matches!(supervisor.send_command(Command::Stop), Err(ControlError::Send(_))));
+}
+
+#[test]
+fn the_wire_form_is_the_one_written_down() {
+    let as_text = |event: &Event| String::from_utf8(wire::encode(event).unwrap()).unwrap();
+    assert_eq!(as_text(&Event::Running), r#"{"event":"running"}"#);
+    assert_eq!(as_text(&Event::Error { message: "x".into() }), r#"{"event":"error","message":"x"}"#);
+    let command = wire::encode(&Command::PowerButton).unwrap();
+    assert_eq!(String::from_utf8(command).unwrap(), r#"{"command":"power-button"}"#);
+}
+
+#[test]
+fn too_few_descriptors_are_an_error_that_names_the_field() {
+    let (kvm, kernel, serial) = (file("kvm"), file("kernel"), file("serial"));
+    let three = [kvm.as_fd(), kernel.as_fd(), serial.as_fd()];
+    assert!(config_from_liar(&json("null", "[]"), &three).is_ok());
+    let error =
+        config_from_liar(&json("null", r#"[{"file":3,"readOnly":true,"serial":""}]"#), &three).unwrap_err();
+    assert!(error.to_string().starts_with("disks[0].file refers to descriptor 3"), "{error}");
+    let error = config_from_liar(&json("null", "[]"), &three[..2]).unwrap_err();
+    assert!(error.to_string().starts_with("serial refers to descriptor 2"), "{error}");
+    let error = config_from_liar(&json("1", "[]"), &three).unwrap_err();
+    assert!(error.to_string().starts_with("initrd refers to descriptor 1"), "used twice: {error}");
+}
+
+#[test]
+fn extra_descriptors_are_an_error_and_are_closed() {
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let (kvm, kernel, serial) = (file("kvm"), file("kernel"), file("serial"));
+    let four = [kvm.as_fd(), kernel.as_fd(), serial.as_fd(), theirs.as_fd()];
+    let error = config_from_liar(&json("null", "[]"), &four).unwrap_err();
+    assert!(matches!(error, ControlError::ExtraDescriptors(1)), "{error}");
+    drop(theirs);
+    // The end of the stream comes only when the receiver's duplicate is closed too.
+    assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+
+    let (liar, supervisor) = Channel::pair().unwrap();
+    socket::send(&liar.socket, br#"{"event":"running"}"#, &[kvm.as_fd()]).unwrap();
+    assert!(matches!(supervisor.receive_event(), Err(ControlError::ExtraDescriptors(1))));
+}
+
+#[test]
+fn garbage_and_other_versions_are_told_apart() {
+    assert!(matches!(config_from_liar("{\"version\":", &[]), Err(ControlError::Malformed(_))));
+    assert!(matches!(config_from_liar("[1,2]", &[]), Err(ControlError::Malformed(_))));
+    assert!(matches!(
+        config_from_liar(r#"{"version":2,"shape":"unknown"}"#, &[]),
+        Err(ControlError::Version { found: 2 })
+    ));
+    let error = config_from_liar(&json("null", "[]").replace("\"vcpus\":1", "\"vcpus\":0"), &[]).unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.starts_with("0 vCPUs are not supported; 1 to 254 are"), "{cause}");
+
+    let (liar, vmm) = Channel::pair().unwrap();
+    for message in [&b"\xff\xfe"[..], b"{}", br#"{"command":"reboot"}"#] {
+        socket::send(&liar.socket, message, &[]).unwrap();
+        assert!(matches!(vmm.receive_command(), Err(ControlError::Malformed(_))));
+    }
+}
+
+#[test]
+fn oversized_messages_are_refused_on_both_sides() {
+    let (liar, vmm) = Channel::pair().unwrap();
+    let large = vec![b' '; socket::MAX_MESSAGE + 1];
+    assert!(matches!(socket::send(&liar.socket, &large, &[]), Err(ControlError::TooLarge)));
+    rustix::net::send(&liar.socket, &large, rustix::net::SendFlags::empty()).unwrap();
+    assert!(matches!(vmm.receive_config(), Err(ControlError::TooLarge)));
+}
+
+#[test]
+fn a_channel_that_closes_early_gives_no_configuration() {
+    let (supervisor, vmm) = Channel::pair().unwrap();
+    drop(supervisor);
+    assert!(matches!(vmm.receive_config(), Err(ControlError::NoConfig)));
+}
+
+#[test]
+fn only_a_seqpacket_socket_is_a_channel() {
+    let (stream, _peer) = UnixStream::pair().unwrap();
+    assert!(matches!(Channel::from_fd(stream.into()), Err(ControlError::NotAChannel(_))));
+    assert!(matches!(Channel::from_fd(file("")), Err(ControlError::NotAChannel(_))));
+    let (one, _other) = Channel::pair().unwrap();
+    Channel::from_fd(one.into()).unwrap();
+}
+
+#[test]
+fn values_out_of_range_are_refused() {
+    assert!(VcpuCount::try_from(255).is_err());
+    assert!(MemorySize::try_from((64 << 20) + 1).is_err());
+    assert!(MemorySize::try_from(1 << 20).is_err());
+    assert!(Mtu::try_from(67).is_err());
+    assert!(DiskSerial::try_from("x".repeat(21)).is_err());
+    assert!(DiskSerial::try_from("a\0b".to_owned()).is_err());
+}

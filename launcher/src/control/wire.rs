@@ -1,0 +1,168 @@
+//! The messages as JSON. A configuration refers to descriptors by their index among those sent with it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use net_types::Mac;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{ControlError, Disk, DiskSerial, MemorySize, Mtu, Nic, VERSION, VcpuCount, VmmConfig};
+
+/// What is read first, to tell a message of another release from a malformed one.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ConfigMessage {
+    version: u32,
+    vcpus: VcpuCount,
+    memory_bytes: MemorySize,
+    command_line: String,
+    kvm: usize,
+    kernel: usize,
+    initrd: Option<usize>,
+    serial: usize,
+    disks: Vec<DiskMessage>,
+    nics: Vec<NicMessage>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DiskMessage {
+    file: usize,
+    read_only: bool,
+    serial: DiskSerial,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NicMessage {
+    queues: Vec<usize>,
+    mac: Mac,
+    mtu: Mtu,
+}
+
+pub(super) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, ControlError> {
+    serde_json::to_vec(message).map_err(ControlError::Malformed)
+}
+
+/// Decodes a message that comes without descriptors.
+pub(super) fn decode<T: DeserializeOwned>(
+    message: &[u8],
+    descriptors: Vec<OwnedFd>,
+) -> Result<T, ControlError> {
+    if !descriptors.is_empty() {
+        return Err(ControlError::ExtraDescriptors(descriptors.len()));
+    }
+    serde_json::from_slice(message).map_err(ControlError::Malformed)
+}
+
+pub(super) fn encode_config(config: &VmmConfig) -> Result<(Vec<u8>, Vec<BorrowedFd<'_>>), ControlError> {
+    let VmmConfig { vcpus, memory, command_line, kvm, kernel, initrd, serial, disks, nics } = config;
+    let mut descriptors = Vec::new();
+    let mut attach = |descriptor| {
+        descriptors.push(AsFd::as_fd(descriptor));
+        descriptors.len() - 1
+    };
+    let message = ConfigMessage {
+        version: VERSION,
+        vcpus: *vcpus,
+        memory_bytes: *memory,
+        command_line: command_line.clone(),
+        kvm: attach(kvm),
+        kernel: attach(kernel),
+        initrd: initrd.as_ref().map(&mut attach),
+        serial: attach(serial),
+        disks: disks
+            .iter()
+            .map(|Disk { file, read_only, serial }| DiskMessage {
+                file: attach(file),
+                read_only: *read_only,
+                serial: serial.clone(),
+            })
+            .collect(),
+        nics: nics
+            .iter()
+            .map(|Nic { queues, mac, mtu }| NicMessage {
+                queues: queues.iter().map(&mut attach).collect(),
+                mac: *mac,
+                mtu: *mtu,
+            })
+            .collect(),
+    };
+    Ok((encode(&message)?, descriptors))
+}
+
+pub(super) fn decode_config(message: &[u8], descriptors: Vec<OwnedFd>) -> Result<VmmConfig, ControlError> {
+    let Versioned { version } = serde_json::from_slice(message).map_err(ControlError::Malformed)?;
+    if version != VERSION {
+        return Err(ControlError::Version { found: version });
+    }
+    let message: ConfigMessage = serde_json::from_slice(message).map_err(ControlError::Malformed)?;
+    let ConfigMessage {
+        version: _,
+        vcpus,
+        memory_bytes,
+        command_line,
+        kvm,
+        kernel,
+        initrd,
+        serial,
+        disks,
+        nics,
+    } = message;
+    let mut sent = Descriptors(descriptors.into_iter().map(Some).collect());
+    let config = VmmConfig {
+        vcpus,
+        memory: memory_bytes,
+        command_line,
+        kvm: sent.take(kvm, || "kvm".into())?,
+        kernel: sent.take(kernel, || "kernel".into())?,
+        initrd: initrd.map(|index| sent.take(index, || "initrd".into())).transpose()?,
+        serial: sent.take(serial, || "serial".into())?,
+        disks: disks
+            .into_iter()
+            .enumerate()
+            .map(|(at, disk)| sent.disk(at, disk))
+            .collect::<Result<_, _>>()?,
+        nics: nics.into_iter().enumerate().map(|(at, nic)| sent.nic(at, nic)).collect::<Result<_, _>>()?,
+    };
+    match sent.left() {
+        0 => Ok(config),
+        left => Err(ControlError::ExtraDescriptors(left)),
+    }
+}
+
+/// The descriptors of a message; each can be taken once.
+struct Descriptors(Vec<Option<OwnedFd>>);
+
+impl Descriptors {
+    fn take(&mut self, index: usize, field: impl FnOnce() -> String) -> Result<OwnedFd, ControlError> {
+        self.0
+            .get_mut(index)
+            .and_then(Option::take)
+            .ok_or_else(|| ControlError::MissingDescriptor { field: field(), index })
+    }
+
+    fn disk(&mut self, at: usize, disk: DiskMessage) -> Result<Disk, ControlError> {
+        let DiskMessage { file, read_only, serial } = disk;
+        Ok(Disk { file: self.take(file, || format!("disks[{at}].file"))?, read_only, serial })
+    }
+
+    fn nic(&mut self, at: usize, nic: NicMessage) -> Result<Nic, ControlError> {
+        let NicMessage { queues, mac, mtu } = nic;
+        let queues = queues
+            .into_iter()
+            .enumerate()
+            .map(|(queue, index)| self.take(index, || format!("nics[{at}].queues[{queue}]")))
+            .collect::<Result<_, _>>()?;
+        Ok(Nic { queues, mac, mtu })
+    }
+
+    fn left(&self) -> usize {
+        self.0.iter().flatten().count()
+    }
+}
