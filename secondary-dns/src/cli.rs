@@ -1,0 +1,81 @@
+//! The command line.
+
+use std::net::{IpAddr, SocketAddr};
+
+use clap::Parser;
+use ipnetwork::IpNetwork;
+use telemetry::LogFormat;
+
+use crate::name::Name;
+use crate::source::Source;
+use crate::zone::InfoSource;
+
+/// Names for virtual machines on secondary networks: <nic>.<vm>.<namespace>.vm.<domain>.
+#[derive(Debug, Parser)]
+#[command(name = "secondary-dns", version = telemetry::VERSION)]
+pub struct Args {
+    /// Where VMs are read from: dir:PATH, the VMI status directory.
+    #[arg(long)]
+    pub source: Source,
+
+    /// The cluster's domain; names end in vm.<DOMAIN>. "." makes it the zone "vm".
+    #[arg(long)]
+    pub domain: Name,
+
+    /// Address and port to answer on, UDP and TCP. May be repeated.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:5353")]
+    pub listen: Vec<SocketAddr>,
+
+    /// Address under which clients reach this server: makes the NS record and its glue. May be repeated.
+    #[arg(long, value_name = "IP")]
+    pub name_server_ip: Vec<IpAddr>,
+
+    /// Serve the reverse zone (PTR records) of this network. May be repeated.
+    #[arg(long, value_name = "CIDR")]
+    pub reverse: Vec<IpNetwork>,
+
+    /// Seconds that answers may be cached.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub ttl: u32,
+
+    /// Seconds that a name's absence may be cached.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub negative_ttl: u32,
+
+    /// Which sources of addresses are believed (a status' infoSource), the most believed first.
+    #[arg(
+        long,
+        value_name = "SOURCE,…",
+        value_delimiter = ',',
+        default_value = "guest-agent,multus-status,domain,wire,unknown"
+    )]
+    pub trust: Vec<InfoSource>,
+
+    /// Leave out VMs whose Ready condition is False.
+    #[arg(long)]
+    pub only_ready: bool,
+
+    /// UDP threads per address.
+    #[arg(long, value_name = "N", default_value_t = cores())]
+    pub threads: usize,
+
+    /// What this server calls itself towards clients that ask (NSID), at most 64 octets. Empty: nothing.
+    #[arg(long, value_name = "TEXT", default_value = "", value_parser = nsid)]
+    pub nsid: String,
+
+    /// How log lines are written to stderr.
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn nsid(text: &str) -> Result<String, String> {
+    if text.len() <= 64 {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{} octets, at most 64 are allowed", text.len()))
+    }
+}

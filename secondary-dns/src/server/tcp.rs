@@ -1,0 +1,170 @@
+//! TCP (RFC 7766): the same answers behind a two-octet length, for clients told to come back by truncation.
+//!
+//! Strangers can open connections, so everything is bounded: how many there are, how many per client network, and
+//! how long each may stay silent. Messages on one connection are answered in order.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::{Server, ServerError};
+use crate::wire::{MAX_TCP, Outcome, Transport, respond};
+
+/// Connections at once.
+const MAX_CONNECTIONS: usize = 1024;
+/// Connections at once from one address (IPv6: one /64).
+const MAX_PER_CLIENT: usize = 64;
+/// How long a client may take to send its next message, or to read a reply.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Connections the kernel keeps until they are accepted.
+const BACKLOG: i32 = 512;
+
+/// Binds the listener.
+pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    open(address).map_err(|source| ServerError::Bind { protocol: "TCP", address, source })
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if let IpAddr::V6(ip) = address.ip() {
+        socket.set_only_v6(!ip.is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Serves connections until it is dropped.
+pub(super) async fn serve(server: Arc<Server>, listener: TcpListener) {
+    let connections = Arc::new(Connections::default());
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, most likely: let connections end before trying again.
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        // A connection beyond the limits is closed at once.
+        let Some(admitted) = connections.admit(peer.ip()) else { continue };
+        let server = Arc::clone(&server);
+        tokio::spawn(async move {
+            let _admitted = admitted;
+            if let Err(error) = converse(&server, stream).await {
+                tracing::debug!(%peer, %error, "TCP connection");
+            }
+        });
+    }
+}
+
+async fn converse(server: &Server, mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut message = Vec::new();
+    loop {
+        let Some(length) = patiently(read_length(&mut stream)).await? else { return Ok(()) };
+        message.resize(usize::from(length), 0);
+        patiently(stream.read_exact(&mut message)).await?;
+        let Some(reply) = answer(server, &message) else { return Ok(()) };
+        patiently(stream.write_all(&reply)).await?;
+    }
+}
+
+/// One reply with its length in front.
+fn answer(server: &Server, message: &[u8]) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; 2 + MAX_TCP];
+    let zone = server.zone.load();
+    let (length, body) = buffer.split_first_chunk_mut::<2>()?;
+    match respond(&zone, &server.identity, message, Transport::Tcp, body) {
+        Outcome::Reply { length: octets, .. } => {
+            *length = u16::try_from(octets).ok()?.to_be_bytes();
+            buffer.truncate(2 + octets);
+            Some(buffer)
+        }
+        Outcome::Special | Outcome::Ignore => None,
+    }
+}
+
+/// The next message's length; `None` at the end of the connection.
+async fn read_length(stream: &mut TcpStream) -> io::Result<Option<u16>> {
+    match stream.read_u16().await {
+        Ok(length) => Ok(Some(length)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn patiently<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Who is connected how many times.
+#[derive(Debug, Default)]
+struct Connections(Mutex<HashMap<IpAddr, usize>>);
+
+/// One admitted connection; dropping it makes room.
+struct Admitted {
+    connections: Arc<Connections>,
+    client: IpAddr,
+}
+
+impl Connections {
+    fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Admitted> {
+        let client = network(peer);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = all.get(&client).copied().unwrap_or_default();
+        if mine >= MAX_PER_CLIENT || all.values().sum::<usize>() >= MAX_CONNECTIONS {
+            return None;
+        }
+        all.insert(client, mine + 1);
+        Some(Admitted { connections: Arc::clone(self), client })
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut all = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// What one client can choose its addresses from.
+fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) >> 64 << 64)),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_cannot_take_all_connections_and_gives_back_what_it_had() {
+        let connections = Arc::new(Connections::default());
+        let flood: Vec<Admitted> = (0..200)
+            .filter_map(|n: u16| connections.admit(IpAddr::V6(Ipv6Addr::new(1, 2, 3, 4, 5, 6, 7, n))))
+            .collect();
+        assert_eq!(flood.len(), MAX_PER_CLIENT);
+        let other: IpAddr = "192.0.2.1".parse().unwrap();
+        assert!(connections.admit(other).is_some());
+        drop(flood);
+        assert!(connections.0.lock().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,137 @@
+//! What `dig` sees of VMs in a status directory.
+
+mod support;
+
+use std::fs;
+
+use support::{Dns, vmi, write};
+use vm_api::status_dir::StatusDir;
+
+#[test]
+fn a_vm_is_found_by_its_name_and_by_its_nics_names() {
+    let dir = tempfile::tempdir().unwrap();
+    write(
+        dir.path(),
+        &vmi(
+            "ns1",
+            "vm1",
+            &[
+                ("default", &["10.0.2.2"]),
+                ("blue", &["10.1.0.5/24", "2001:db8::5/64", "fe80::5/64"]),
+                ("red", &["10.2.0.5"]),
+            ],
+        ),
+    );
+    let dns = Dns::start(dir.path(), &["--name-server-ip", "192.0.2.53"]);
+    for transport in ["+notcp", "+tcp"] {
+        assert_eq!(dns.dig(&[transport, "+short", "blue.vm1.ns1.vm.example.com", "A"]), "10.1.0.5\n");
+        assert_eq!(dns.dig(&[transport, "+short", "blue.vm1.ns1.vm.example.com", "AAAA"]), "2001:db8::5\n");
+    }
+    assert_eq!(dns.short("vm1.ns1.vm.example.com", "A"), ["10.1.0.5"]);
+    assert_eq!(dns.short("RED.vm1.NS1.vm.example.COM", "A"), ["10.2.0.5"]);
+    assert_eq!(dns.status("default.vm1.ns1.vm.example.com", "A"), ("NXDOMAIN".into(), 0));
+    assert_eq!(dns.short("vm.example.com", "NS"), ["ns.vm.example.com."]);
+    assert_eq!(dns.short("ns.vm.example.com", "A"), ["192.0.2.53"]);
+    assert!(dns.stop());
+}
+
+#[test]
+fn absence_is_told_apart_as_the_protocol_wants_it() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &vmi("ns1", "vm1", &[("blue", &["10.1.0.5"])]));
+    let dns = Dns::start(dir.path(), &[]);
+    assert_eq!(dns.status("vm1.ns1.vm.example.com", "AAAA"), ("NOERROR".into(), 0));
+    assert_eq!(dns.status("ns1.vm.example.com", "A"), ("NOERROR".into(), 0), "an empty non-terminal");
+    assert_eq!(dns.status("ns2.vm.example.com", "A"), ("NXDOMAIN".into(), 0));
+    assert_eq!(dns.status("vm.example.com", "NS"), ("NOERROR".into(), 0), "no name server known by address");
+    assert_eq!(dns.status("example.com", "A"), ("REFUSED".into(), 0));
+    let negative = dns.dig(&["vm2.ns1.vm.example.com"]);
+    assert!(negative.contains("IN\tSOA\tns.vm.example.com. hostmaster.vm.example.com."), "{negative}");
+}
+
+#[test]
+fn a_change_is_seen_and_the_serial_grows() {
+    let dir = tempfile::tempdir().unwrap();
+    let dns = Dns::start(dir.path(), &[]);
+    let mut last = dns.serial();
+    let mut grown = || {
+        let serial = dns.serial();
+        assert!(serial.wrapping_sub(last) as i32 > 0, "{serial} after {last}");
+        last = serial;
+    };
+    // A namespace appears.
+    write(dir.path(), &vmi("ns1", "vm1", &[("blue", &["10.1.0.5"])]));
+    dns.await_short("vm1.ns1.vm.example.com", "A", &["10.1.0.5"]);
+    grown();
+    // An address changes.
+    write(dir.path(), &vmi("ns1", "vm1", &[("blue", &["10.1.0.6"])]));
+    dns.await_short("vm1.ns1.vm.example.com", "A", &["10.1.0.6"]);
+    grown();
+    // The VM and its namespace go.
+    StatusDir::new(dir.path()).remove("ns1", "vm1").unwrap();
+    dns.await_short("vm1.ns1.vm.example.com", "A", &[]);
+    grown();
+    // And come back.
+    write(dir.path(), &vmi("ns1", "vm1", &[("blue", &["10.1.0.7"])]));
+    dns.await_short("vm1.ns1.vm.example.com", "A", &["10.1.0.7"]);
+    grown();
+}
+
+#[test]
+fn the_directory_may_be_made_later_moved_away_and_made_again() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("run/guestwire/vmi");
+    let dns = Dns::start(&dir, &[]);
+    assert_eq!(dns.status("vm1.ns1.vm.example.com", "A"), ("NXDOMAIN".into(), 0));
+    write(&dir, &vmi("ns1", "vm1", &[("blue", &["10.1.0.5"])]));
+    dns.await_short("vm1.ns1.vm.example.com", "A", &["10.1.0.5"]);
+    fs::rename(&dir, parent.path().join("run/guestwire/old")).unwrap();
+    dns.await_short("vm1.ns1.vm.example.com", "A", &[]);
+    write(&dir, &vmi("ns1", "vm1", &[("blue", &["10.1.0.6"])]));
+    dns.await_short("vm1.ns1.vm.example.com", "A", &["10.1.0.6"]);
+    fs::remove_dir_all(&dir).unwrap();
+    dns.await_short("vm1.ns1.vm.example.com", "A", &[]);
+}
+
+#[test]
+fn a_broken_file_keeps_what_it_said_and_a_lying_one_says_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &vmi("ns1", "vm1", &[("blue", &["10.1.0.5"])]));
+    let dns = Dns::start(dir.path(), &[]);
+    fs::write(dir.path().join("ns1/vm1.json"), "{ \"half").unwrap();
+    // A file that claims another VM's name.
+    fs::write(
+        dir.path().join("ns1/liar.json"),
+        serde_json::to_vec(&vmi("ns1", "vm1", &[("blue", &["10.66.0.6"])])).unwrap(),
+    )
+    .unwrap();
+    // The next file's turn comes after theirs.
+    write(dir.path(), &vmi("ns1", "vm2", &[("blue", &["10.1.0.9"])]));
+    dns.await_short("vm2.ns1.vm.example.com", "A", &["10.1.0.9"]);
+    assert_eq!(dns.short("vm1.ns1.vm.example.com", "A"), ["10.1.0.5"]);
+    assert_eq!(dns.status("liar.ns1.vm.example.com", "A"), ("NXDOMAIN".into(), 0));
+}
+
+#[test]
+fn an_answer_too_long_for_udp_comes_by_tcp() {
+    let dir = tempfile::tempdir().unwrap();
+    let addresses: Vec<String> = (1..=200).map(|n| format!("10.1.0.{n}")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    write(dir.path(), &vmi("ns1", "vm1", &[("blue", &addresses)]));
+    let dns = Dns::start(dir.path(), &[]);
+    assert_eq!(dns.short("vm1.ns1.vm.example.com", "A").len(), 200, "dig follows the truncation");
+    let cut = dns.dig(&["+ignore", "+noedns", "vm1.ns1.vm.example.com"]);
+    assert!(cut.contains("flags: qr aa tc"), "{cut}");
+}
+
+#[test]
+fn reverse_zones_answer_with_the_nics_name() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &vmi("ns1", "vm1", &[("blue", &["10.1.0.5", "2001:db8::5"])]));
+    let dns = Dns::start(dir.path(), &["--reverse", "10.1.0.0/16", "--reverse", "2001:db8::/32"]);
+    for address in ["10.1.0.5", "2001:db8::5"] {
+        assert_eq!(dns.dig(&["+short", "-x", address]), "blue.vm1.ns1.vm.example.com.\n");
+    }
+    assert!(dns.dig(&["-x", "10.2.0.5"]).contains("status: REFUSED"));
+    assert!(dns.dig(&["-x", "10.1.0.6"]).contains("status: NXDOMAIN"));
+}
