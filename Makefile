@@ -1,4 +1,23 @@
 # The commands of guestwire. CONTRIBUTING.md says what each is for.
-.PHONY: setup
+.PHONY: setup check test node node-shell
+
 setup:
 	@tests/setup
+
+# What every commit passes: form, lints, licences, unit tests. Needs no root and no node VM.
+check:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo deny --log-level error check
+	cargo nextest run --workspace --exclude e2e
+
+# Everything, rung by rung, with a count at the end.
+test: setup
+	@tests/run-all
+
+# The tests of the node VM; TEST=part-of-a-name picks some.
+node:
+	@tests/node/run $(TEST)
+
+node-shell:
+	@tests/node/boot --shell
