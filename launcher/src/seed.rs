@@ -69,7 +69,9 @@ fn image(seed: &Seed, meta_data: &[u8]) -> Result<Vec<u8>, SeedError> {
     {
         let file_system = FileSystem::new(&mut disk, FsOptions::new()).map_err(failed("open"))?;
         let root = file_system.root_dir();
-        for (name, bytes) in [("meta-data", meta_data), ("user-data", user_data), ("network-config", network_data)] {
+        for (name, bytes) in
+            [("meta-data", meta_data), ("user-data", user_data), ("network-config", network_data)]
+        {
             // Without network-config cloud-init configures DHCP; an empty one would configure nothing.
             if name == "network-config" && bytes.is_empty() {
                 continue;

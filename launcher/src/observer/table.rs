@@ -97,12 +97,6 @@ impl Table {
         }
     }
 
-    /// Everything is forgotten, as when the guest restarts; expected addresses are expected again.
-    pub(crate) fn restart(&mut self, now: Instant, expected: &[IpAddr]) {
-        self.entries.clear();
-        expected.iter().for_each(|address| self.expect(now, *address));
-    }
-
     /// When [`Table::due`] has something to do next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.entries.iter().map(|entry| entry.next).min()

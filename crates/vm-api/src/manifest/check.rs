@@ -13,6 +13,8 @@ use crate::quantity::{self, QuantityError};
 const MIB: u64 = 1 << 20;
 /// Less does not boot a Linux kernel with an initramfs.
 const MIN_MEMORY_MIB: u64 = 32;
+/// What 8-bit APIC identifiers can name, less the broadcast and the IOAPIC.
+const MAX_VCPUS: u8 = 254;
 /// Longest a guest may take to shut down: a day.
 const MAX_GRACE_SECONDS: i64 = 86_400;
 /// The x86 boot protocol's command line (2048 bytes) less what the VMM adds itself.
@@ -191,9 +193,9 @@ fn vcpus(cpu: &raw::Cpu, at: &At) -> Result<u8, FieldError> {
     // KubeVirt reads 0 as "not given".
     let factors = [cores, sockets, threads].map(|factor| factor.filter(|count| *count > 0).unwrap_or(1));
     let vcpus = factors.iter().try_fold(1u32, |product, factor| product.checked_mul(*factor));
-    vcpus.and_then(|vcpus| u8::try_from(vcpus).ok()).ok_or_else(|| {
+    vcpus.and_then(|vcpus| u8::try_from(vcpus).ok()).filter(|vcpus| *vcpus <= MAX_VCPUS).ok_or_else(|| {
         let [cores, sockets, threads] = factors;
-        at.not_allowed(format!("{cores} cores x {sockets} sockets x {threads} threads"), "1 to 255 vCPUs")
+        at.not_allowed(format!("{cores} cores x {sockets} sockets x {threads} threads"), "1 to 254 vCPUs")
     })
 }
 

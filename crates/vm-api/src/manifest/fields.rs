@@ -115,7 +115,7 @@ pub(super) const INSTANCE: Section = Section {
         ("volumes[].serviceAccount", Refused, "needs the API server"),
         ("volumes[].downwardMetrics", Refused, "not offered"),
         ("volumes[].memoryDump", Refused, "not offered"),
-        ("domain.cpu.cores", Honoured, "vCPUs = cores x sockets x threads, at most 255"),
+        ("domain.cpu.cores", Honoured, "vCPUs = cores x sockets x threads, at most 254"),
         ("domain.cpu.sockets", Honoured, ""),
         ("domain.cpu.threads", Honoured, ""),
         ("domain.cpu.maxSockets", Ignored, "CPUs are not hot-plugged"),

@@ -28,7 +28,7 @@ pub struct VmSpec {
     pub hostname: String,
     /// From the power button to the end: 0 s to a day.
     pub grace_period: Duration,
-    /// vCPUs, 1 to 255.
+    /// vCPUs, 1 to 254.
     pub vcpus: u8,
     /// Guest memory in MiB, at least 32.
     pub memory_mib: u64,

@@ -140,9 +140,9 @@ fn values_that_are_not_allowed_are_named_with_what_is() {
         (
             "cores: 2",
             "cores: 300",
-            "domain.cpu: \"300 cores x 2 sockets x 1 threads\" is not allowed: 1 to 255",
+            "domain.cpu: \"300 cores x 2 sockets x 1 threads\" is not allowed: 1 to 254",
         ),
-        ("cores: 2", "cores: 4294967295", "is not allowed: 1 to 255 vCPUs"),
+        ("cores: 2", "cores: 4294967295", "is not allowed: 1 to 254 vCPUs"),
         ("cores: 2", "cores: two", "domain.cpu.cores: invalid type: string \"two\""),
         ("memory: 512Mi", "memory: 512MiB", "requests.memory: \"512MiB\" is not an amount of bytes"),
         ("memory: 512Mi", "memory: 1Mi", "requests.memory: \"1Mi\" is not allowed: at least 32Mi"),
