@@ -4,4 +4,5 @@
 //! One module per promise. What a namespace on any kernel can show belongs to `netns`, which is faster.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "tests report by panicking")]
 
+mod a_kvm_guest;
 mod the_node;

@@ -16,6 +16,7 @@
 mod binaries;
 mod cni_call;
 mod command;
+mod guest;
 mod namespace;
 mod sandbox;
 mod snapshot;
@@ -24,6 +25,7 @@ mod wait;
 pub use binaries::{binary, binary_dir};
 pub use cni_call::{Answer, CniCall};
 pub use command::{Daemon, output, run, sh};
+pub use guest::GuestImage;
 pub use namespace::Namespace;
 pub use sandbox::Sandbox;
 pub use snapshot::Snapshot;
