@@ -3,4 +3,6 @@
 //! One module per promise. What needs VLAN filtering, SR-IOV, VFIO or a guest belongs to `node`.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "tests report by panicking")]
 
+mod cnv_bridge_attaches;
+mod cnv_bridge_refuses;
 mod sandbox;

@@ -5,4 +5,5 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "tests report by panicking")]
 
 mod a_kvm_guest;
+mod cnv_bridge_vlans;
 mod the_node;

@@ -31,10 +31,10 @@ impl Snapshot {
                 text.lines().filter(|line| !line.trim().is_empty()).map(|line| format!("{kind}: {line}")),
             );
         };
-        add("link", &sh("ip -oneline -details link show"));
-        add("address", &sh("ip -oneline address show"));
+        add("link", &links());
+        add("address", &deliberate(&sh("ip -oneline address show")));
         add("route", &sh("ip -4 route show table all"));
-        add("route", &sh("ip -6 route show table all"));
+        add("route", &deliberate(&sh("ip -6 route show table all")));
         add("vlan", &sh("bridge -oneline vlan show"));
         add("nft", &rules());
         add("netns", &names(Path::new("/run/netns")));
@@ -60,6 +60,36 @@ impl Snapshot {
     }
 }
 
+/// The lines about what somebody configured: the kernel makes IPv6 link-local addresses and multicast routes by itself
+/// whenever a link first gets its carrier.
+fn deliberate(lines: &str) -> String {
+    let kernel_made =
+        |line: &&str| line.contains(" fe80::") || line.contains("fe80::/") || line.contains(" ff00::/8");
+    lines.lines().filter(|line| !kernel_made(line)).map(|line| format!("{line}\n")).collect()
+}
+
+/// Links without what changes by itself: timers, and states that follow another link's with a delay.
+fn links() -> String {
+    let fleeting = |key: &str| {
+        let follows_ports = ["tso_max_size", "tso_max_segs", "state", "topology_change_detected"];
+        key.ends_with("_timer") || follows_ports.contains(&key)
+    };
+    let steady = |line: &str| {
+        let mut words = line.split_whitespace();
+        let mut kept = String::new();
+        while let Some(word) = words.next() {
+            kept.push_str(word);
+            kept.push(' ');
+            if fleeting(word) {
+                words.next();
+            }
+        }
+        kept + "\n"
+    };
+    let carrier = |line: &str| line.replace("NO-CARRIER,", "").replace(",LOWER_UP", "");
+    sh("ip -oneline -details link show").lines().map(carrier).map(|line| steady(&line)).collect()
+}
+
 /// The rule set with its tables' names on every line, since a rule says nothing without its table.
 fn rules() -> String {
     let mut table = String::new();
@@ -76,13 +106,16 @@ fn rules() -> String {
     lines
 }
 
-/// The processes that run one of our binaries, this test aside. A zombie has no binary and so does not count.
+/// The processes that run one of our binaries, this test aside, on this test's machine (see [`crate::Sandbox`]): those
+/// of its mount namespace. A zombie has no binary and so does not count.
 fn processes() -> String {
     let ours = binary_dir();
+    let machine = fs::read_link("/proc/thread-self/ns/mnt").expect("a thread has a mount namespace");
     let mut lines = String::new();
     for entry in fs::read_dir("/proc").expect("/proc is mounted").flatten() {
         let Ok(exe) = fs::read_link(entry.path().join("exe")) else { continue };
-        if exe.parent() == Some(&ours) {
+        let is_here = fs::read_link(entry.path().join("ns/mnt")).is_ok_and(|namespace| namespace == machine);
+        if is_here && exe.parent() == Some(&ours) {
             lines.push_str(&format!("{} {}\n", entry.file_name().display(), exe.display()));
         }
     }

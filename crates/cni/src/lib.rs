@@ -1,6 +1,6 @@
 //! The Container Network Interface protocol, both sides of it (specification 1.1 and all earlier versions).
 //!
-//! *Plugin side*: a binary implements [`Plugin`] and calls [`run`], which turns environment and standard input into
+//! *Plugin side*: a binary implements [`Plugin`] and calls [`main`], which turns environment and standard input into
 //! a checked [`Request`], calls the plugin and prints a [`Success`] or an [`Error`] in the version the caller
 //! speaks. *Runtime side*: [`runtime::Runtime`] executes chains of plugins as Multus and podman do.
 //!
@@ -8,6 +8,7 @@
 
 mod args;
 mod error;
+mod mutation;
 mod output;
 mod plugin;
 mod request;
@@ -18,7 +19,8 @@ pub mod runtime;
 
 pub use args::Args;
 pub use error::{Code, Error};
-pub use plugin::{Plugin, run};
+pub use mutation::mutated;
+pub use plugin::{Plugin, main};
 pub use request::{Attachment, Command, ContainerId, Request};
 pub use success::{Dns, Interface, Ip, Route, Success};
 pub use version::Version;

@@ -3,6 +3,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
 
+use clap::{CommandFactory as _, FromArgMatches as _};
 use netns::NetNs;
 use serde_json::{Value, json};
 
@@ -26,8 +27,35 @@ pub trait Plugin {
     fn gc(&self, request: &Request) -> Result<(), Error>;
 }
 
+/// What a plugin takes on its command line. Everything else comes by environment and standard input.
+#[derive(clap::Parser)]
+struct CommandLine {
+    /// How log lines on standard error are written.
+    #[arg(long, value_enum, default_value_t)]
+    log_format: telemetry::LogFormat,
+}
+
+/// The whole `main` of a plugin's binary.
+pub fn main(name: &'static str, about: &'static str, plugin: &impl Plugin) -> ExitCode {
+    let command = CommandLine::command()
+        .name(name)
+        .about(about)
+        .version(telemetry::VERSION)
+        .after_help("A CNI plugin: container runtimes call it with CNI_* variables and a configuration on standard input.");
+    let command_line = command.try_get_matches().and_then(|matches| CommandLine::from_arg_matches(&matches));
+    let CommandLine { log_format } = match command_line {
+        Ok(command_line) => command_line,
+        Err(error) => error.exit(),
+    };
+    if let Err(error) = telemetry::init(log_format, telemetry::Level::WARN) {
+        eprintln!("{name}: {error}");
+        return ExitCode::FAILURE;
+    }
+    run(plugin)
+}
+
 /// Runs one invocation of `plugin`: everything the specification wants said is on standard output afterwards.
-pub fn run(plugin: &impl Plugin) -> ExitCode {
+fn run(plugin: &impl Plugin) -> ExitCode {
     let mut version = Version::NEWEST;
     let (answer, code) = match serve(plugin, &mut version) {
         Ok(answer) => (answer, ExitCode::SUCCESS),

@@ -11,6 +11,25 @@ use serde_json::{Map, Value};
 
 use crate::{Args, Code, Error, Success, Version};
 
+const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
+
+/// Members of a configuration that are the protocol's own.
+const PROTOCOL_KEYS: [&str; 13] = [
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "args",
+    "capabilities",
+    "dns",
+    "disableCheck",
+    "ipam",
+    "prevResult",
+    "runtimeConfig",
+    VALID_ATTACHMENTS,
+    "cni.dev/attachments",
+];
+
 /// The operations of the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
@@ -146,7 +165,10 @@ struct Common {
 
 impl Request {
     /// Reads a request from variables (by `variable`) and the text of standard input.
-    pub(crate) fn parse(
+    ///
+    /// # Errors
+    /// Codes 4 for the environment, 6 for what is no JSON, 1 for the version and 7 for the network's name.
+    pub fn parse(
         command: Command,
         variable: impl Fn(&str) -> Option<String>,
         stdin: &[u8],
@@ -178,9 +200,55 @@ impl Request {
     }
 
     /// The configuration as a plugin's own type.
+    ///
+    /// # Errors
+    /// Code 6, naming the member that does not fit.
     pub fn config_as<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_value(Value::Object(self.config.clone()))
-            .map_err(|error| Error::from_error(Code::Decode, &Undecodable("the configuration", error)))
+        serde_path_to_error::deserialize(Value::Object(self.config.clone())).map_err(|error| {
+            let field = error.path().to_string();
+            Error::new(Code::Decode, format!("{field} cannot be read"))
+                .details(error.into_inner().to_string())
+        })
+    }
+
+    /// Logs a warning for each member of the configuration that is neither the protocol's nor in `known`, with the
+    /// nearest known one: a misspelt key must not silently do nothing.
+    pub fn warn_of_unknown_keys(&self, known: &[&str]) {
+        for key in self.config.keys().filter(|key| !PROTOCOL_KEYS.contains(&key.as_str())) {
+            if known.contains(&key.as_str()) {
+                continue;
+            }
+            let distance = |candidate: &&&str| strsim::damerau_levenshtein(key, candidate);
+            match known.iter().min_by_key(distance).filter(|nearest| distance(nearest) <= 3) {
+                Some(nearest) => {
+                    tracing::warn!("{key:?} is not a known key and is ignored; did you mean {nearest:?}?");
+                }
+                None => tracing::warn!("{key:?} is not a known key and is ignored"),
+            }
+        }
+    }
+
+    /// The attachments a GC leaves alone: container and interface.
+    ///
+    /// # Errors
+    /// Code 7 if the list is missing or malformed: without it everything would be removed.
+    pub fn valid_attachments(&self) -> Result<Vec<(ContainerId, String)>, Error> {
+        #[derive(Deserialize)]
+        struct Valid {
+            #[serde(rename = "containerID")]
+            container: String,
+            ifname: String,
+        }
+        let list = self
+            .config
+            .get(VALID_ATTACHMENTS)
+            .cloned()
+            .ok_or_else(|| Error::new(Code::InvalidConfig, format!("{VALID_ATTACHMENTS} is missing")))?;
+        let list: Vec<Valid> = serde_json::from_value(list).map_err(|error| {
+            Error::new(Code::InvalidConfig, format!("{VALID_ATTACHMENTS} cannot be read"))
+                .details(error.to_string())
+        })?;
+        list.into_iter().map(|valid| Ok((valid.container.parse()?, valid.ifname))).collect()
     }
 
     /// The attachment; an error for STATUS and GC, which have none.

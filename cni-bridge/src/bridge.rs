@@ -1,0 +1,51 @@
+//! `cnv-bridge`: a port on one of the node's bridges for a pod.
+//!
+//! ADD makes a veth pair with one end in the pod (CNI_IFNAME) and the other on the bridge, in the VLAN the network
+//! asks for, behind a spoof check if it asks for one. The host end's name is computed from container and interface
+//! and its alias names them, so DEL, CHECK and GC find it without a namespace, a journal, or a look at other ports,
+//! whatever a later plugin did to the pod's end.
+//!
+//! An ADD that fails is undone by the same code as DEL, which removes what is there and minds nothing that is not.
+
+mod attach;
+mod check;
+mod config;
+mod detach;
+mod error;
+mod port;
+
+use cni::{Error, Request, Success};
+
+use config::Config;
+use port::Port;
+
+/// The plugin.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CnvBridge;
+
+impl cni::Plugin for CnvBridge {
+    fn add(&self, request: &Request) -> Result<Success, Error> {
+        let config = Config::try_from(request)?;
+        Ok(attach::add(&config, &Port::of(request)?)?)
+    }
+
+    fn del(&self, request: &Request) -> Result<(), Error> {
+        let config = Config::try_from(request)?;
+        Ok(detach::del(&config, &Port::of(request)?)?)
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Error> {
+        let config = Config::try_from(request)?;
+        Ok(check::check(&config, &Port::of(request)?, request.prev_result.as_ref())?)
+    }
+
+    fn status(&self, request: &Request) -> Result<(), Error> {
+        let config = Config::try_from(request)?;
+        Ok(check::status(&config)?)
+    }
+
+    fn gc(&self, request: &Request) -> Result<(), Error> {
+        let config = Config::try_from(request)?;
+        Ok(detach::gc(&config, &request.network, &request.valid_attachments()?)?)
+    }
+}

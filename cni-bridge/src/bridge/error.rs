@@ -1,0 +1,117 @@
+//! What can go wrong at a port, and the code each has in the protocol (`docs/errors.md`).
+
+use std::path::PathBuf;
+
+use cni::Code;
+use net_types::{IfName, VlanId};
+use netns::NetNsError;
+
+use crate::nf_tables::NfTablesError;
+
+/// Why a port could not be made, checked or removed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BridgeError {
+    /// The bridge does not exist.
+    #[error("bridge {0} does not exist on this node")]
+    NoBridge(IfName),
+    /// Something of that name exists, but is no bridge.
+    #[error("{name} is no bridge but {}", if kind.is_empty() { "a hardware interface" } else { kind })]
+    NotABridge {
+        /// Its name.
+        name: IfName,
+        /// What it is.
+        kind: String,
+    },
+    /// The bridge does not keep VLANs apart.
+    #[error("bridge {bridge} does not filter VLANs, so VLAN {vlan} cannot be kept apart on it")]
+    NoVlanFiltering {
+        /// The bridge.
+        bridge: IfName,
+        /// The VLAN asked for.
+        vlan: VlanId,
+    },
+    /// The container's namespace is not there.
+    #[error("the container's network namespace cannot be used")]
+    Netns(#[source] NetNsError),
+    /// CNI_NETNS is missing where it is needed.
+    #[error("CNI_NETNS is not set")]
+    NoNetns,
+    /// The container has an interface of that name.
+    #[error("the container has an interface {if_name} already ({})", netns.display())]
+    InterfaceExists {
+        /// Its name.
+        if_name: IfName,
+        /// Where.
+        netns: PathBuf,
+    },
+    /// Netlink refused.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// nf_tables refused.
+    #[error(transparent)]
+    NfTables(#[from] NfTablesError),
+    /// A link just made is not there.
+    #[error("interface {0} vanished while it was being set up")]
+    Vanished(IfName),
+    /// CHECK found a difference.
+    #[error("{what} is {found}, expected {expected}")]
+    Differs {
+        /// Which property of what.
+        what: String,
+        /// What it is.
+        found: String,
+        /// What ADD made it.
+        expected: String,
+    },
+    /// CHECK has nothing to compare with.
+    #[error("prevResult is missing or does not have interface {0} of the container")]
+    NoPrevResult(IfName),
+    /// Several failures of one clean-up.
+    #[error("{} ports could not be removed, the first because: {first}", .count)]
+    Several {
+        /// How many.
+        count: usize,
+        /// The first.
+        first: Box<BridgeError>,
+    },
+}
+
+impl BridgeError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoPrevResult(_) => Code::InvalidConfig,
+            Self::NoBridge(_) => Code::Plugin(100),
+            Self::NotABridge { .. } => Code::Plugin(101),
+            Self::NoVlanFiltering { .. } => Code::Plugin(102),
+            Self::Netns(_) => Code::UnknownContainer,
+            Self::NoNetns => Code::InvalidEnvironment,
+            Self::InterfaceExists { .. } => Code::Plugin(103),
+            Self::Netlink(_) | Self::NfTables(_) => Code::Plugin(104),
+            Self::Vanished(_) => Code::TryAgainLater,
+            Self::Differs { .. } => Code::Plugin(105),
+            Self::Several { first, .. } => first.code(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoBridge(name) => Some(format!(
+                "create it with a NodeNetworkConfigurationPolicy, or: ip link add {name} type bridge vlan_filtering 1"
+            )),
+            Self::NoVlanFiltering { bridge, .. } => {
+                Some(format!("switch it on: ip link set {bridge} type bridge vlan_filtering 1"))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<BridgeError> for cni::Error {
+    fn from(error: BridgeError) -> Self {
+        let answer = Self::from_error(error.code(), &error);
+        match error.hint() {
+            Some(hint) => answer.details(hint),
+            None => answer,
+        }
+    }
+}

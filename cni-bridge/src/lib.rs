@@ -1,0 +1,11 @@
+//! CNI plugins that put virtual machines on Linux bridges.
+//!
+//! * [`bridge`]: `cnv-bridge`, a port on a bridge of the node for a pod: a veth pair, its VLANs, its spoof check.
+//! * [`tap`]: `vm-tap`, which turns that pod interface into a tap for a virtual machine.
+//!
+//! Each is a type that implements [`cni::Plugin`]; the binaries in `src/bin` only name them. The plugins never call
+//! each other: they meet in a chain's `prevResult` and in what the kernel shows.
+
+pub mod bridge;
+mod nf_tables;
+mod spoof;

@@ -1,0 +1,251 @@
+//! `cnv-bridge` puts a pod on a bridge, guards what it may send, and leaves nothing behind.
+
+use e2e::{CniCall, Namespace, Sandbox, Snapshot, output, sh};
+use serde_json::{Value, json};
+
+fn config(more: Value) -> Value {
+    let mut config = json!({"cniVersion": "1.0.0", "name": "net", "type": "cnv-bridge", "bridge": "br1"});
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+/// A bridge `br1` with a host 192.0.2.1 on it.
+fn bridge_with_a_host() -> Namespace {
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    let host = Namespace::new("host");
+    sh(&format!("ip link add uplink type veth peer name eth0 netns {}", host.name()));
+    sh("ip link set uplink up master br1");
+    host.sh("ip address add 192.0.2.1/24 dev eth0");
+    host.sh("ip link set eth0 up");
+    host
+}
+
+fn pings(from: &Namespace, to: &str) -> bool {
+    output(from.command("ping").args(["-c", "1", "-W", "1", to])).status.success()
+}
+
+#[test]
+fn a_pod_talks_through_the_bridge() {
+    let _sandbox = Sandbox::enter();
+    let _host = bridge_with_a_host();
+    let pod = Namespace::new("pod");
+    let before = Snapshot::take(&[]);
+    let call = CniCall::new("cnv-bridge", config(json!({}))).netns(&pod);
+    let result = call.call("ADD").success();
+    pod.sh("ip address add 192.0.2.2/24 dev net1");
+    pod.sh("ping -c 1 -W 5 192.0.2.1");
+    call.clone().with("prevResult", result).call("CHECK").success();
+    call.call("DEL").success();
+    call.call("DEL").success();
+    before.assert_unchanged();
+}
+
+#[test]
+fn each_version_gets_the_result_it_knows() {
+    let _sandbox = Sandbox::enter();
+    let _host = bridge_with_a_host();
+    for version in ["0.3.1", "1.0.0", "1.1.0"] {
+        let pod = Namespace::new("pod");
+        let mac = json!({"cni": {"mac": "02:00:00:00:00:05"}});
+        let call =
+            CniCall::new("cnv-bridge", config(json!({"cniVersion": version, "mtu": 1400, "args": mac})))
+                .netns(&pod);
+        let result = call.call("ADD").success();
+        assert_eq!(result["cniVersion"], version);
+        let interfaces = result["interfaces"].as_array().unwrap();
+        assert_eq!(interfaces.len(), 3);
+        assert_eq!(interfaces[0]["name"], "br1");
+        assert_eq!(interfaces[1].get("sandbox"), None);
+        assert_eq!(interfaces[2]["name"], "net1");
+        assert_eq!(interfaces[2]["mac"], "02:00:00:00:00:05");
+        assert_eq!(interfaces[2]["sandbox"], pod.path().to_str().unwrap());
+        assert_eq!(interfaces[2].get("mtu").is_some(), version == "1.1.0");
+        let link = pod.sh("ip -oneline link show net1");
+        assert!(link.contains("mtu 1400") && link.contains("02:00:00:00:00:05"), "{link}");
+        call.call("DEL").success();
+    }
+}
+
+#[test]
+fn a_port_takes_its_bridge_s_mtu_unless_told() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 mtu 9000 up type bridge");
+    let pod = Namespace::new("pod");
+    CniCall::new("cnv-bridge", config(json!({}))).netns(&pod).call("ADD").success();
+    assert!(pod.sh("ip link show net1").contains("mtu 9000"));
+    assert!(sh("ip link show br1").contains("mtu 9000"));
+}
+
+#[test]
+fn a_forged_address_is_dropped_and_counted() {
+    let _sandbox = Sandbox::enter();
+    let _host = bridge_with_a_host();
+    let pods = [true, false].map(|guarded| {
+        let pod = Namespace::new("pod");
+        let call = CniCall::new("cnv-bridge", config(json!({"macspoofchk": guarded}))).netns(&pod);
+        call.clone().container(pod.name()).call("ADD").success();
+        let address = if guarded { "192.0.2.2" } else { "192.0.2.3" };
+        pod.sh(&format!("ip address add {address}/24 dev net1"));
+        assert!(pings(&pod, "192.0.2.1"));
+        (pod, call)
+    });
+    for (pod, _) in &pods {
+        pod.sh("ip link set net1 address 02:00:00:00:00:66");
+    }
+    assert!(!pings(&pods[0].0, "192.0.2.1"), "a forged address passed the check");
+    assert!(pings(&pods[1].0, "192.0.2.1"), "without a check any address passes");
+    let rules = sh("nft list table netdev cnv-bridge");
+    assert!(rules.contains("ether saddr !=") && !rules.contains("packets 0 "), "{rules}");
+    for (pod, call) in &pods {
+        call.clone().container(pod.name()).call("DEL").success();
+    }
+    assert_eq!(sh("nft list ruleset"), "");
+}
+
+#[test]
+fn the_check_of_one_port_does_not_mind_the_others() {
+    let _sandbox = Sandbox::enter();
+    let _host = bridge_with_a_host();
+    let calls: Vec<_> = (0..3)
+        .map(|number| {
+            let pod = Namespace::new("pod");
+            let call = CniCall::new("cnv-bridge", config(json!({"macspoofchk": true})));
+            let call = call.netns(&pod).container(&format!("c{number}"));
+            let result = call.call("ADD").success();
+            (pod, call.with("prevResult", result))
+        })
+        .collect();
+    calls[1].1.call("DEL").success();
+    calls[0].1.call("CHECK").success();
+    calls[2].1.call("CHECK").success();
+    assert_eq!(sh("nft list table netdev cnv-bridge").matches("chain").count(), 2);
+}
+
+#[test]
+fn del_needs_no_namespace() {
+    let _sandbox = Sandbox::enter();
+    let _host = bridge_with_a_host();
+    let before = Snapshot::take(&[]);
+    let pod = Namespace::new("pod");
+    let call = CniCall::new("cnv-bridge", config(json!({"macspoofchk": true}))).netns(&pod);
+    call.call("ADD").success();
+    call.clone().without("CNI_NETNS").call("DEL").success();
+    call.call("ADD").success();
+    drop(pod);
+    call.call("DEL").success();
+    before.assert_unchanged();
+}
+
+#[test]
+fn what_a_crash_left_is_gone_after_del() {
+    let _sandbox = Sandbox::enter();
+    let _host = bridge_with_a_host();
+    let pod = Namespace::new("pod");
+    let before = Snapshot::take(&[]);
+    let call = CniCall::new("cnv-bridge", config(json!({"macspoofchk": true}))).netns(&pod);
+    let mut crashes = 0;
+    while call.clone().var("GUESTWIRE_CRASH_AFTER", (crashes + 1).to_string()).call("ADD").code != Some(0) {
+        crashes += 1;
+        assert!(crashes < 50, "the crashes never end");
+        call.call("DEL").success();
+        before.assert_unchanged();
+    }
+    assert_eq!(crashes, 6, "one crash for each change that ADD makes");
+}
+
+#[test]
+fn an_add_that_was_never_deleted_makes_way_for_the_next() {
+    let _sandbox = Sandbox::enter();
+    let _host = bridge_with_a_host();
+    let call = CniCall::new("cnv-bridge", config(json!({"macspoofchk": true})));
+    let (first, second) = (Namespace::new("pod"), Namespace::new("pod"));
+    call.clone().netns(&first).call("ADD").success();
+    let result = call.clone().netns(&second).call("ADD").success();
+    call.netns(&second).with("prevResult", result).call("CHECK").success();
+}
+
+#[test]
+fn gc_removes_only_what_nobody_claims() {
+    let _sandbox = Sandbox::enter();
+    let _host = bridge_with_a_host();
+    let pods = [0, 1, 2].map(|_| Namespace::new("pod"));
+    let call = CniCall::new("cnv-bridge", config(json!({"cniVersion": "1.1.0", "macspoofchk": true})));
+    for (number, pod) in pods.iter().enumerate() {
+        let call = call.clone().netns(pod).container(&format!("c{number}"));
+        let network = if number == 2 { "other" } else { "net" };
+        call.with("name", network.into()).call("ADD").success();
+    }
+    let valid = json!([{"containerID": "c1", "ifname": "net1"}]);
+    call.clone().with("cni.dev/valid-attachments", valid).call("GC").success();
+    let links = |pod: &Namespace| pod.sh("ip -brief link").lines().count();
+    assert_eq!(pods.each_ref().map(links), [1, 2, 2]);
+    assert_eq!(sh("nft list table netdev cnv-bridge").matches("chain").count(), 2);
+    assert_eq!(call.call("GC").error().0, 7, "a GC that names no valid attachment removes nothing");
+}
+
+#[test]
+fn check_names_the_first_difference() {
+    let _sandbox = Sandbox::enter();
+    let _host = bridge_with_a_host();
+    sh("ip link add br2 up type bridge");
+    let pod = Namespace::new("pod");
+    let call = CniCall::new("cnv-bridge", config(json!({"macspoofchk": true, "mtu": 1400}))).netns(&pod);
+    let result = call.call("ADD").success();
+    let check = call.clone().with("prevResult", result.clone());
+    check.call("CHECK").success();
+    let host = result["interfaces"][1]["name"].as_str().unwrap();
+    let table = [
+        (
+            format!("ip link set {host} alias x"),
+            format!("ip link set {host} alias {}", alias(host)),
+            "alias of",
+        ),
+        (format!("ip link set {host} down"), format!("ip link set {host} up"), "state of"),
+        (format!("ip link set {host} master br2"), format!("ip link set {host} master br1"), "master of"),
+        ("nft flush table netdev cnv-bridge".to_owned(), String::new(), "spoof check of"),
+    ];
+    for (change, restore, message) in table {
+        // An alias has blanks, which the words of a line cannot.
+        change_by_words(&change);
+        let (code, text) = check.call("CHECK").error();
+        assert!(code == 105 && text.contains(message), "{change}: {text}");
+        if !restore.is_empty() {
+            change_by_words(&restore);
+            check.call("CHECK").success();
+        }
+    }
+    let mac = result["interfaces"][2]["mac"].as_str().unwrap();
+    for (change, restore, message) in [
+        ("ip link set net1 mtu 1300", "ip link set net1 mtu 1400", "MTU of net1"),
+        (
+            "ip link set net1 address 02:00:00:00:00:66",
+            &format!("ip link set net1 address {mac}"),
+            "address of net1",
+        ),
+        ("ip link set net1 down", "ip link set net1 up", "state of net1"),
+        ("ip link del net1", "true", "absent"),
+    ] {
+        pod.sh(change);
+        let (_, text) = check.call("CHECK").error();
+        assert!(text.contains(message), "{change}: {text}");
+        pod.sh(restore);
+    }
+    assert_eq!(call.call("CHECK").error().0, 7, "without prevResult there is nothing to compare with");
+}
+
+fn alias(link: &str) -> String {
+    std::fs::read_to_string(format!("/sys/class/net/{link}/ifalias")).unwrap().trim().to_owned()
+}
+
+fn change_by_words(line: &str) {
+    match line.split_once(" alias ") {
+        Some((command, alias)) => {
+            let mut words = command.split_whitespace();
+            let mut command = std::process::Command::new(words.next().unwrap());
+            e2e::run(command.args(words).arg("alias").arg(alias));
+        }
+        None => drop(sh(line)),
+    }
+}

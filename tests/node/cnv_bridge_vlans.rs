@@ -1,0 +1,115 @@
+//! `cnv-bridge` keeps pods in their VLANs.
+
+use e2e::{CniCall, Namespace, Sandbox, Snapshot, output, sh};
+use serde_json::{Value, json};
+
+fn config(more: Value) -> Value {
+    let mut config = json!({"cniVersion": "1.0.0", "name": "net", "type": "cnv-bridge", "bridge": "br1"});
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+fn attach(container: &str, address: &str, more: Value) -> (Namespace, CniCall) {
+    let pod = Namespace::new("pod");
+    let call = CniCall::new("cnv-bridge", config(more)).netns(&pod).container(container);
+    let result = call.call("ADD").success();
+    pod.sh(&format!("ip address add {address}/24 dev net1"));
+    (pod, call.with("prevResult", result))
+}
+
+fn pings(from: &Namespace, to: &str) -> bool {
+    output(from.command("ping").args(["-c", "1", "-W", "2", to])).status.success()
+}
+
+fn vlans_of(call: &CniCall, pod: &Namespace) -> String {
+    let result = call.clone().netns(pod).call("CHECK");
+    result.success();
+    sh("bridge -compressvlans vlan show")
+}
+
+#[test]
+fn a_vlan_separates_and_joins() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge vlan_filtering 1");
+    let before = Snapshot::take(&[]);
+    let access = |vlan: u16| json!({"vlan": vlan, "preserveDefaultVlan": false, "macspoofchk": true});
+    let (a, a_call) = attach("a", "192.0.2.1", access(100));
+    let (b, b_call) = attach("b", "192.0.2.2", access(100));
+    let (c, c_call) = attach("c", "192.0.2.3", access(200));
+    assert!(pings(&a, "192.0.2.2"));
+    assert!(!pings(&a, "192.0.2.3"), "VLAN 100 reached VLAN 200");
+    assert!(!pings(&c, "192.0.2.1"), "VLAN 200 reached VLAN 100");
+    for call in [&a_call, &b_call, &c_call] {
+        call.call("CHECK").success();
+        call.call("DEL").success();
+    }
+    drop((a, b, c));
+    before.assert_unchanged();
+}
+
+#[test]
+fn the_default_vlan_is_left_or_kept_as_asked() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge vlan_filtering 1");
+    let (pod, call) = attach("a", "192.0.2.1", json!({"vlan": 100, "preserveDefaultVlan": false}));
+    let host = sh("ip -o link show master br1");
+    let host = host.split_whitespace().nth(1).unwrap().split('@').next().unwrap();
+    let shown = vlans_of(&call, &pod);
+    let own: Vec<_> = shown.lines().skip_while(|line| !line.starts_with(host)).collect();
+    assert!(own[0].contains("100 PVID Egress Untagged"), "{shown}");
+    assert!(!own[0].split_whitespace().any(|word| word == "1"), "{shown}");
+    call.call("DEL").success();
+
+    let (pod, call) = attach("b", "192.0.2.1", json!({"vlan": 100}));
+    let warned =
+        CniCall::new("cnv-bridge", config(json!({"vlan": 100}))).netns(&Namespace::new("pod")).call("ADD");
+    assert!(warned.stderr.contains("preserveDefaultVlan is not set"), "{}", warned.stderr);
+    assert!(vlans_of(&call, &pod).contains("1 Egress Untagged"));
+}
+
+#[test]
+fn check_sees_a_changed_vlan() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge vlan_filtering 1");
+    let (_pod, call) = attach("a", "192.0.2.1", json!({"vlan": 100, "preserveDefaultVlan": false}));
+    let port = sh("ip -o link show master br1");
+    let port = port.split_whitespace().nth(1).unwrap().split('@').next().unwrap().to_owned();
+    let expected = "expected 100 PVID untagged";
+    for (change, restore) in [
+        (format!("bridge vlan add dev {port} vid 7"), format!("bridge vlan del dev {port} vid 7")),
+        (
+            format!("bridge vlan add dev {port} vid 100"),
+            format!("bridge vlan add dev {port} vid 100 pvid untagged"),
+        ),
+        (
+            format!("bridge vlan del dev {port} vid 100"),
+            format!("bridge vlan add dev {port} vid 100 pvid untagged"),
+        ),
+    ] {
+        sh(&change);
+        let (code, message) = call.call("CHECK").error();
+        assert!(code == 105 && message.contains(expected), "{change}: {message}");
+        sh(&restore);
+        call.call("CHECK").success();
+    }
+}
+
+#[test]
+fn what_a_crash_left_is_gone_after_del() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge vlan_filtering 1");
+    let pod = Namespace::new("pod");
+    let before = Snapshot::take(&[]);
+    let more = json!({"macspoofchk": true, "vlan": 100, "preserveDefaultVlan": false});
+    let call = CniCall::new("cnv-bridge", config(more)).netns(&pod);
+    let mut crashes = 0;
+    while call.clone().var("GUESTWIRE_CRASH_AFTER", (crashes + 1).to_string()).call("ADD").code != Some(0) {
+        crashes += 1;
+        assert!(crashes < 50, "the crashes never end");
+        call.call("DEL").success();
+        before.assert_unchanged();
+    }
+    assert_eq!(crashes, 8, "one crash for each change that ADD makes");
+}
