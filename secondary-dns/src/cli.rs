@@ -1,12 +1,14 @@
 //! The command line.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use clap::Parser;
 use ipnetwork::IpNetwork;
 use telemetry::LogFormat;
 
 use crate::name::Name;
+use crate::secondaries::Secondary;
 use crate::source::Source;
 use crate::zone::InfoSource;
 
@@ -58,6 +60,20 @@ pub struct Args {
     /// UDP threads per address.
     #[arg(long, value_name = "N", default_value_t = cores())]
     pub threads: usize,
+
+    /// A server that may transfer the zones and is notified of changes. With a key's name it must sign; without,
+    /// it is known by its address. May be repeated.
+    #[arg(long, value_name = "ADDR[:PORT][,KEY]")]
+    pub secondary: Vec<Secondary>,
+
+    /// TSIG keys, one "algorithm:name:secret" a line, as for dig -y.
+    #[arg(long, value_name = "PATH")]
+    pub tsig_keys: Option<PathBuf>,
+
+    /// UDP replies a second for each client network (IPv4 /24, IPv6 /56); beyond, clients are sent to TCP.
+    /// 0: no limit.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub rate_limit: u32,
 
     /// What this server calls itself towards clients that ask (NSID), at most 64 octets. Empty: nothing.
     #[arg(long, value_name = "TEXT", default_value = "", value_parser = nsid)]

@@ -135,3 +135,36 @@ fn reverse_zones_answer_with_the_nics_name() {
     assert!(dns.dig(&["-x", "10.2.0.5"]).contains("status: REFUSED"));
     assert!(dns.dig(&["-x", "10.1.0.6"]).contains("status: NXDOMAIN"));
 }
+
+#[test]
+fn a_flood_is_limited_and_tcp_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &vmi("ns1", "vm1", &[("blue", &["10.1.0.5"])]));
+    let dns = Dns::start(dir.path(), &["--rate-limit", "1"]);
+    // dig asks again by TCP when told so, or gives up when dropped: ask until both have been seen.
+    let seen: Vec<(bool, String)> = (0..4)
+        .map(|_| support::dig(dns.address, &["+time=1", "+ignore", "vm1.ns1.vm.example.com"]))
+        .collect();
+    assert!(seen.iter().any(|(answered, text)| *answered && text.contains("flags: qr tc")), "{seen:?}");
+    assert!(seen.iter().any(|(answered, _)| !answered), "{seen:?}");
+    for _ in 0..5 {
+        assert_eq!(dns.dig(&["+tcp", "+short", "vm1.ns1.vm.example.com"]), "10.1.0.5\n");
+    }
+}
+
+#[test]
+fn the_server_says_who_it_is_to_those_who_ask() {
+    let dir = tempfile::tempdir().unwrap();
+    let dns = Dns::start(dir.path(), &["--nsid", "node-7"]);
+    assert!(dns.dig(&["+nsid", "vm.example.com", "SOA"]).contains("(\"node-7\")"));
+}
+
+#[test]
+fn untrusted_addresses_are_not_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = vmi("ns1", "vm1", &[("blue", &["10.1.0.5"])]);
+    seen.status.interfaces[0].info_source = "wire".to_owned();
+    write(dir.path(), &seen);
+    let dns = Dns::start(dir.path(), &["--trust", "guest-agent,multus-status"]);
+    assert_eq!(dns.status("vm1.ns1.vm.example.com", "A"), ("NOERROR".into(), 0));
+}

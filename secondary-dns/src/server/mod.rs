@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
+use crate::limit::RateLimit;
+use crate::message::Special;
 use crate::wire::Identity;
 use crate::zone::SharedZone;
 
@@ -19,6 +21,10 @@ pub struct Server {
     pub zone: Arc<SharedZone>,
     /// Who we are.
     pub identity: Identity,
+    /// Keys and secondaries.
+    pub special: Arc<Special>,
+    /// How many UDP replies a client network may have.
+    pub limit: Option<RateLimit>,
 }
 
 /// Why a server did not start.

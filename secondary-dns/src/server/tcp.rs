@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,7 +15,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::{Server, ServerError};
+use crate::message::{Handled, Transfer};
+use crate::transfer::messages;
 use crate::wire::{MAX_TCP, Outcome, Transport, respond};
+use crate::zone::Zone;
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 1024;
@@ -61,38 +64,59 @@ pub(super) async fn serve(server: Arc<Server>, listener: TcpListener) {
         let server = Arc::clone(&server);
         tokio::spawn(async move {
             let _admitted = admitted;
-            if let Err(error) = converse(&server, stream).await {
+            if let Err(error) = converse(&server, stream, peer.ip()).await {
                 tracing::debug!(%peer, %error, "TCP connection");
             }
         });
     }
 }
 
-async fn converse(server: &Server, mut stream: TcpStream) -> io::Result<()> {
+async fn converse(server: &Server, mut stream: TcpStream, peer: IpAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut message = Vec::new();
     loop {
         let Some(length) = patiently(read_length(&mut stream)).await? else { return Ok(()) };
         message.resize(usize::from(length), 0);
         patiently(stream.read_exact(&mut message)).await?;
-        let Some(reply) = answer(server, &message) else { return Ok(()) };
-        patiently(stream.write_all(&reply)).await?;
+        let zone = server.zone.load_full();
+        match answer(server, &zone, &message, peer) {
+            Handled::Reply { octets, .. } => send(&mut stream, &octets).await?,
+            Handled::Transfer(granted) => transfer(&mut stream, &zone, granted).await?,
+            // Nothing that follows on this connection would make sense.
+            Handled::Nothing => return Ok(()),
+        }
     }
 }
 
-/// One reply with its length in front.
-fn answer(server: &Server, message: &[u8]) -> Option<Vec<u8>> {
-    let mut buffer = vec![0; 2 + MAX_TCP];
-    let zone = server.zone.load();
-    let (length, body) = buffer.split_first_chunk_mut::<2>()?;
-    match respond(&zone, &server.identity, message, Transport::Tcp, body) {
-        Outcome::Reply { length: octets, .. } => {
-            *length = u16::try_from(octets).ok()?.to_be_bytes();
-            buffer.truncate(2 + octets);
-            Some(buffer)
+fn answer(server: &Server, zone: &Arc<Zone>, message: &[u8], peer: IpAddr) -> Handled {
+    let mut octets = vec![0; MAX_TCP];
+    match respond(zone, &server.identity, message, Transport::Tcp, &mut octets) {
+        Outcome::Reply { length, kind, rcode } => {
+            octets.truncate(length);
+            Handled::Reply { octets, kind, rcode }
         }
-        Outcome::Special | Outcome::Ignore => None,
+        Outcome::Special => server.special.handle(zone, &server.identity, message, Transport::Tcp, peer),
+        Outcome::Ignore => Handled::Nothing,
     }
+}
+
+/// Sends the zone; the client may be slow, but not silent.
+async fn transfer(stream: &mut TcpStream, zone: &Zone, mut granted: Transfer) -> io::Result<()> {
+    let mut session = granted.session.take();
+    for mut message in messages(zone, &granted) {
+        if let Some(session) = &mut session {
+            session.sign(&mut message, SystemTime::now()).map_err(io::Error::other)?;
+        }
+        send(stream, &message).await?;
+    }
+    Ok(())
+}
+
+/// Sends one message behind its length, in one piece.
+async fn send(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    let framed = [&length.to_be_bytes()[..], message].concat();
+    patiently(stream.write_all(&framed)).await
 }
 
 /// The next message's length; `None` at the end of the connection.

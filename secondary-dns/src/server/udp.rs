@@ -9,13 +9,17 @@ use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::batch::Batch;
 use super::{Server, ServerError};
-use crate::wire::{Outcome, Transport, respond};
+use crate::limit::Allowance;
+use crate::message::Handled;
+use crate::wire::{Outcome, Transport, refer_to_tcp, respond};
+use crate::zone::Zone;
 
 /// Octets the kernel queues per socket while its thread is busy.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -117,13 +121,42 @@ impl Worker {
 
     fn answer(&self, batch: &mut Batch, count: usize) {
         let zone = self.server.zone.load();
+        let now = self.server.limit.as_ref().map(|_| Instant::now());
         for at in 0..count {
-            let Some((query, reply, _peer)) = batch.slot(at) else { continue };
-            let outcome = respond(&zone, &self.server.identity, query, Transport::Udp, reply);
+            let Some((query, reply, peer)) = batch.slot(at) else { continue };
+            let allowance = match (&self.server.limit, now) {
+                (Some(limit), Some(now)) => limit.judge(peer, now),
+                _ => Allowance::Answer,
+            };
+            let outcome = match allowance {
+                Allowance::Answer => {
+                    match respond(&zone, &self.server.identity, query, Transport::Udp, reply) {
+                        Outcome::Special => self.special(&zone, query, reply, peer),
+                        outcome => outcome,
+                    }
+                }
+                Allowance::Truncate => refer_to_tcp(query, reply),
+                Allowance::Drop => Outcome::Ignore,
+            };
             if let Outcome::Reply { length, .. } = outcome {
                 batch.reply(at, length);
             }
         }
         batch.send(&self.socket);
+    }
+
+    /// Signed queries and other rarities.
+    fn special(&self, zone: &Arc<Zone>, query: &[u8], reply: &mut [u8], peer: IpAddr) -> Outcome {
+        let Server { special, identity, .. } = &*self.server;
+        match special.handle(zone, identity, query, Transport::Udp, peer) {
+            Handled::Reply { octets, kind, rcode } => match reply.get_mut(..octets.len()) {
+                Some(place) => {
+                    place.copy_from_slice(&octets);
+                    Outcome::Reply { length: octets.len(), kind, rcode }
+                }
+                None => Outcome::Ignore,
+            },
+            Handled::Transfer(_) | Handled::Nothing => Outcome::Ignore,
+        }
     }
 }

@@ -95,6 +95,9 @@ pub struct Identity {
     pub nsid: Vec<u8>,
 }
 
+/// Says nothing about itself.
+static NOBODY: Identity = Identity { nsid: Vec::new() };
+
 /// Answers one message into `buffer`, which holds [`MAX_UDP`] octets (UDP) or [`MAX_TCP`].
 pub fn respond(
     zone: &Zone,
@@ -122,6 +125,15 @@ pub fn respond(
     let code = answer(zone, &query, &mut reply);
     let length = reply.finish(code);
     Outcome::Reply { length, kind: query.kind, rcode: code }
+}
+
+/// Replies to a query over the rate limit: "truncated", and nothing else.
+pub fn refer_to_tcp(message: &[u8], buffer: &mut [u8]) -> Outcome {
+    let Ok(query) = parse(message) else { return Outcome::Ignore };
+    let mut reply = Reply::new(&query, &NOBODY, buffer.get_mut(..PLAIN_UDP).unwrap_or_default());
+    reply.truncate();
+    let length = reply.finish(rcode::NO_ERROR);
+    Outcome::Reply { length, kind: query.kind, rcode: rcode::NO_ERROR }
 }
 
 /// Fills the sections and returns the response code.

@@ -60,9 +60,9 @@ pub(super) fn parse(message: &[u8]) -> Result<Query<'_>, Unusual> {
     }
     let counts = [4, 6, 8, 10].map(|at| u16_at(message, at).unwrap_or_default());
     let [1, 0, 0, additional @ 0..=1] = counts else {
-        // Two additional records can be an OPT and a TSIG.
-        let signed = matches!(counts, [1, 0, 0, 2]);
-        return Err(if signed { Unusual::Special } else { Unusual::Error(rcode::FORM_ERR) });
+        // An OPT and a TSIG record; and the SOA record of a client's own copy, with IXFR.
+        let special = matches!(counts, [1, 0, 0..=1, 0..=2]);
+        return Err(if special { Unusual::Special } else { Unusual::Error(rcode::FORM_ERR) });
     };
     let Some(name) = NameBuf::read(message, HEADER) else { return Err(Unusual::Error(rcode::FORM_ERR)) };
     let end = HEADER + name.as_bytes().len() + 4;

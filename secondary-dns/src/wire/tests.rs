@@ -13,7 +13,7 @@ fn zone(addresses: &[&str]) -> Arc<Zone> {
     let server: IpAddr = "192.0.2.53".parse().unwrap();
     let domain = "example.com".parse().unwrap();
     let settings = Settings::new(&domain, &[server], &["10.0.0.0/8".parse().unwrap()], 30, 5).unwrap();
-    let shared = Arc::new(SharedZone::from_pointee(Zone::new(Arc::new(settings), 7)));
+    let shared = Arc::new(SharedZone::new(Zone::new(Arc::new(settings), 7)));
     let vmi = serde_json::json!({
         "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
         "metadata": {"name": "vm1", "namespace": "ns1"},

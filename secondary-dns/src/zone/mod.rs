@@ -14,9 +14,10 @@ mod writer;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use ipnetwork::IpNetwork;
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
+use tokio::sync::watch;
 
 pub use address_set::{AddressSet, MAX_ADDRESSES};
 pub use origin::{Origin, SoaTimes};
@@ -27,7 +28,40 @@ use crate::name::{Name, NameBuf, NameError};
 use reverse::{Meaning, ReverseError};
 
 /// The snapshot that is served now.
-pub type SharedZone = ArcSwap<Zone>;
+#[derive(Debug)]
+pub struct SharedZone {
+    current: ArcSwap<Zone>,
+    serial: watch::Sender<u32>,
+}
+
+impl SharedZone {
+    /// Serves `zone` first.
+    pub fn new(zone: Zone) -> Self {
+        let serial = watch::Sender::new(zone.serial);
+        Self { current: ArcSwap::from_pointee(zone), serial }
+    }
+
+    /// The snapshot, for as long as one batch of queries takes.
+    pub fn load(&self) -> Guard<Arc<Zone>> {
+        self.current.load()
+    }
+
+    /// The snapshot, for longer.
+    pub fn load_full(&self) -> Arc<Zone> {
+        self.current.load_full()
+    }
+
+    /// Tells of every new serial.
+    pub fn serials(&self) -> watch::Receiver<u32> {
+        self.serial.subscribe()
+    }
+
+    fn publish(&self, zone: Zone) {
+        let serial = zone.serial;
+        self.current.store(Arc::new(zone));
+        self.serial.send_replace(serial);
+    }
+}
 
 /// What the zones are, apart from the VMs in them. The same for the life of the process.
 #[derive(Debug, Clone)]

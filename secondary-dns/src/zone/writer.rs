@@ -38,7 +38,7 @@ struct Claim {
 impl ZoneWriter {
     /// A writer that goes on from the snapshot in `shared`, which must be empty of VMs.
     pub fn new(shared: Arc<SharedZone>) -> Self {
-        let next = Zone::clone(&shared.load());
+        let next = Zone::clone(&shared.load_full());
         Self {
             shared,
             next,
@@ -85,7 +85,7 @@ impl ZoneWriter {
     pub fn publish(&mut self, serial: u32) {
         self.next.serial = serial;
         self.changed = false;
-        self.shared.store(Arc::new(self.next.clone()));
+        self.shared.publish(self.next.clone());
     }
 
     fn update_namespace(&mut self, old: Option<&VmRecords>, new: Option<&VmRecords>) {

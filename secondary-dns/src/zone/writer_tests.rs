@@ -7,7 +7,7 @@ use crate::zone::{Found, InfoSource, Policy, Settings, Zone, reverse};
 fn shared(name_servers: &[IpAddr]) -> Arc<SharedZone> {
     let networks = ["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
     let settings = Settings::new(&"example.com".parse().unwrap(), name_servers, &networks, 30, 5).unwrap();
-    Arc::new(SharedZone::from_pointee(Zone::new(Arc::new(settings), 1)))
+    Arc::new(SharedZone::new(Zone::new(Arc::new(settings), 1)))
 }
 
 fn vm(namespace: &str, name: &str, nics: &[(&str, &[&str], &str)], created: &str) -> VmRecords {

@@ -46,16 +46,11 @@ impl Dns {
         Self { child, address }
     }
 
-    /// `dig +short`-like: asks and returns the output.
+    /// Asks with `dig` and returns its output; that there was an answer is part of the promise.
     pub(crate) fn dig(&self, arguments: &[&str]) -> String {
-        let port = self.address.port().to_string();
-        let output = Command::new("dig")
-            .args([&format!("@{}", self.address.ip()), "-p", &port, "+tries=1", "+time=5"])
-            .args(arguments)
-            .output()
-            .expect("dig is installed (package bind9-dnsutils)");
-        assert!(output.status.success(), "dig {arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
-        String::from_utf8(output.stdout).unwrap()
+        let (answered, text) = dig(self.address, arguments);
+        assert!(answered, "dig {arguments:?}: {text}");
+        text
     }
 
     /// The answers' data, one a line.
@@ -123,4 +118,26 @@ pub(crate) fn vmi(namespace: &str, name: &str, nics: &[(&str, &[&str])]) -> Vmi 
 /// Writes a status as the supervisor does.
 pub(crate) fn write(dir: &Path, vmi: &Vmi) {
     StatusDir::new(dir).write(vmi).unwrap();
+}
+
+/// Asks any server; returns whether it answered, and dig's output.
+pub(crate) fn dig(server: SocketAddr, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new("dig")
+        .args([&format!("@{}", server.ip()), "-p", &server.port().to_string(), "+tries=1", "+time=5"])
+        .args(arguments)
+        .output()
+        .expect("dig is installed (package bind9-dnsutils)");
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+/// Writes many statuses before a server is there to see them one by one: without syncing each.
+pub(crate) fn write_many(dir: &Path, count: usize) {
+    let namespace = dir.join("many");
+    std::fs::create_dir_all(&namespace).unwrap();
+    for n in 0..count {
+        let address = format!("10.7.{}.{}", n / 250, n % 250 + 1);
+        let name = format!("vm{n}");
+        let text = serde_json::to_vec(&vmi("many", &name, &[("blue", &[&address])])).unwrap();
+        std::fs::write(namespace.join(format!("{name}.json")), text).unwrap();
+    }
 }
