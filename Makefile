@@ -4,11 +4,11 @@
 setup:
 	@tests/setup
 
-# What every commit passes: form, lints, licences, unit tests. Needs no root and no node VM.
+# What every commit passes: form, lints, licences, unit tests. Needs no root, no network and no node VM.
 check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	cargo deny --log-level error check
+	cargo deny --log-level error check bans licenses sources
 	cargo nextest run --workspace --exclude e2e
 
 # Everything, rung by rung, with a count at the end.
