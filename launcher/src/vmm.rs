@@ -19,6 +19,7 @@ mod memory;
 mod outcome;
 mod pci;
 mod vcpu;
+mod virtio;
 
 use std::fs::File;
 use std::io;
@@ -28,13 +29,17 @@ use std::sync::{Arc, Barrier, Mutex};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::control::{Channel, ControlError, Event, VMM_CHANNEL_FD, VcpuCount, VmmConfig, exit_code};
+use crate::control::{
+    Channel, ControlError, Disk, Event, Nic, VMM_CHANNEL_FD, VcpuCount, VmmConfig, exit_code,
+};
 use boot::{LoadError, Sources, cpuid, registers};
 use bus::Bus;
 use event_loop::EventLoop;
 use legacy::{PowerPorts, SerialPort, gsi};
 use machine::{Machine, MachineError, failed};
 use outcome::{End, Outcome};
+use pci::{PciRoot, Wiring};
+use virtio::{Block, BlockError, Device, Net, NetError, Rng, Transport, TransportError};
 
 /// Why a guest did not start or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +58,16 @@ pub(crate) enum VmmError {
     Control(#[from] ControlError),
     #[error("epoll failed")]
     Epoll(#[source] io::Error),
+    #[error("disks[{index}] cannot be used")]
+    Disk { index: usize, source: BlockError },
+    #[error("nics[{index}] cannot be used")]
+    Nic { index: usize, source: NetError },
+    #[error("a device could not be made")]
+    Device(#[from] TransportError),
+    #[error("the devices do not fit on the bus")]
+    BusFull(#[from] pci::BusFull),
+    #[error("the thread of a {name} device ended unexpectedly")]
+    DeviceDied { name: &'static str },
     #[error("the run ended without a reason")]
     NoOutcome,
     #[error("the guest stopped")]
@@ -132,15 +147,15 @@ impl Guest {
     /// Builds the machine the configuration describes, up to the guest's first instruction.
     fn prepare(config: VmmConfig) -> Result<Self, VmmError> {
         let VmmConfig { vcpus, memory, command_line, kvm, kernel, initrd, serial, disks, nics } = config;
-        let _ = (disks, nics);
         let machine = Machine::new(kvm, memory::map(memory)?)?;
         let end = End::new().map_err(|source| VmmError::Resource { what: "an eventfd", source })?;
         let serial = SerialPort::new(serial, interrupt_line(&machine, gsi::SERIAL)?)
             .map_err(|source| VmmError::Resource { what: "the serial port", source })?;
+        let pci = devices(&machine, &end, disks, nics)?;
         let bus = Arc::new(Bus {
             serial: Arc::new(serial),
             power: PowerPorts::new(end.clone()),
-            pci: Mutex::new(pci::PciRoot),
+            pci: Mutex::new(pci),
         });
         let sources = Sources { kernel: File::from(kernel), initrd: initrd.map(File::from), command_line };
         let entry = boot::load(&machine.ram, sources)?;
@@ -165,6 +180,26 @@ impl Guest {
         event_loop.run();
         Ok(())
     }
+}
+
+/// The PCI bus with all devices: disks first, then NICs, each in the order of the configuration.
+fn devices(machine: &Machine, end: &End, disks: Vec<Disk>, nics: Vec<Nic>) -> Result<PciRoot, VmmError> {
+    let mut devices: Vec<Box<dyn Device>> = Vec::new();
+    for (index, disk) in disks.into_iter().enumerate() {
+        devices.push(Box::new(Block::new(disk).map_err(|source| VmmError::Disk { index, source })?));
+    }
+    for (index, nic) in nics.into_iter().enumerate() {
+        devices.push(Box::new(Net::new(nic).map_err(|source| VmmError::Nic { index, source })?));
+    }
+    devices.push(Box::new(Rng::new()));
+    let wiring = Arc::new(Wiring::new(Arc::clone(&machine.vm)));
+    let mut root = PciRoot::new();
+    for device in devices {
+        let (ram, wiring) = (Arc::clone(&machine.ram), Arc::clone(&wiring));
+        let transport = Transport::new(device, &mut root, ram, wiring, end.clone())?;
+        root.add(Box::new(transport))?;
+    }
+    Ok(root)
 }
 
 /// An event that raises an IOAPIC pin.

@@ -131,9 +131,19 @@ fn check(kvm: &Kvm) -> Result<(), MachineError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::vmm::memory;
+
+    /// A machine of 32 MiB for the tests of other modules, which need a real KVM.
+    pub(crate) fn machine() -> Machine {
+        let kvm = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .expect("these tests need /dev/kvm");
+        Machine::new(kvm.into(), memory::map((32 << 20).try_into().unwrap()).unwrap()).unwrap()
+    }
 
     #[test]
     fn a_descriptor_that_is_not_kvm_is_refused() {
