@@ -20,6 +20,7 @@ mod guest;
 mod namespace;
 mod sandbox;
 mod snapshot;
+mod ssh;
 mod wait;
 
 pub use binaries::{binary, binary_dir};
@@ -29,4 +30,5 @@ pub use guest::GuestImage;
 pub use namespace::Namespace;
 pub use sandbox::Sandbox;
 pub use snapshot::Snapshot;
+pub use ssh::SshKey;
 pub use wait::eventually;
