@@ -7,5 +7,7 @@
 //! each other: they meet in a chain's `prevResult` and in what the kernel shows.
 
 pub mod bridge;
+mod compare;
 mod nf_tables;
 mod spoof;
+pub mod tap;

@@ -7,3 +7,4 @@
 mod a_kvm_guest;
 mod cnv_bridge_vlans;
 mod the_node;
+mod vm_tap_wires;

@@ -1,7 +1,5 @@
 //! CHECK and STATUS.
 
-use std::fmt::Display;
-
 use cni::Success;
 use net_types::Mac;
 use netlink::{Link, Netlink, PortVlan};
@@ -11,6 +9,7 @@ use super::attach::find_bridge;
 use super::config::Config;
 use super::error::BridgeError;
 use super::port::Port;
+use crate::compare::{difference, expect, index, state};
 use crate::nf_tables::NfTables;
 use crate::spoof;
 
@@ -24,7 +23,7 @@ pub(super) fn check(config: &Config, port: &Port, previous: Option<&Success>) ->
     let bridge = find_bridge(&host, config)?;
     let host_name = &port.host_name;
     let host_end = host.link_by_name(host_name.as_str())?;
-    let host_end = host_end.ok_or_else(|| differs(host_name, "absent", "present"))?;
+    let host_end = host_end.ok_or_else(|| difference(host_name, "absent", "present"))?;
     expect(&format!("alias of {host_name}"), &host_end.alias, &port.alias)?;
     expect(&format!("state of {host_name}"), state(host_end.up), state(true))?;
     expect(&format!("master of {host_name}"), index(host_end.master), index(Some(bridge.index)))?;
@@ -54,20 +53,20 @@ fn check_pod_end(
     let other_end = || format!("other end of {}", port.host_name);
     let peer = host_end.peer.map(|peer| pod.link_by_index(peer)).transpose()?.flatten();
     let peer = peer.filter(|peer| peer.kind == "veth" && peer.peer == Some(host_end.index));
-    let peer = peer.ok_or_else(|| differs(&other_end(), "not in the container", "in the container"))?;
+    let peer = peer.ok_or_else(|| difference(other_end(), "not in the container", "in the container"))?;
     expect(&format!("state of {}", peer.name), state(peer.up), state(true))?;
     if let Some(mtu) = config.mtu {
         expect(&format!("MTU of {}", peer.name), peer.mtu, mtu)?;
     }
-    let visible = pod.link_by_name(named.as_str())?.ok_or_else(|| differs(named, "absent", "present"))?;
-    expect(&format!("address of {named}"), visible.mac.unwrap_or(Mac::ZERO), mac)
+    let visible = pod.link_by_name(named.as_str())?.ok_or_else(|| difference(named, "absent", "present"))?;
+    Ok(expect(&format!("address of {named}"), visible.mac.unwrap_or(Mac::ZERO), mac)?)
 }
 
 fn check_vlans(
     config: &Config,
     port: &Port,
     host: &Netlink,
-    index: u32,
+    port_index: u32,
     bridge: &Link,
 ) -> Result<(), BridgeError> {
     let Some(vlan) = config.vlan else { return Ok(()) };
@@ -76,11 +75,11 @@ fn check_vlans(
     if let (Some(default), true) = (default, config.preserve_default_vlan) {
         expected.push(PortVlan { range: default.into(), pvid: false, untagged: true });
     }
-    let mut found = host.port_vlans(index)?;
+    let mut found = host.port_vlans(port_index)?;
     for list in [&mut expected, &mut found] {
         list.sort_by_key(|vlan| vlan.range.first);
     }
-    expect(&format!("VLANs of {}", port.host_name), vlans(&found), vlans(&expected))
+    Ok(expect(&format!("VLANs of {}", port.host_name), vlans(&found), vlans(&expected))?)
 }
 
 /// The address that ADD reported for the container's interface.
@@ -99,14 +98,6 @@ pub(super) fn status(config: &Config) -> Result<(), BridgeError> {
     Ok(())
 }
 
-fn state(up: bool) -> &'static str {
-    if up { "up" } else { "down" }
-}
-
-fn index(index: Option<u32>) -> String {
-    index.map_or_else(|| "none".to_owned(), |index| format!("the link with index {index}"))
-}
-
 fn vlans(list: &[PortVlan]) -> String {
     let one = |vlan: &PortVlan| {
         let (first, last) = (vlan.range.first, vlan.range.last);
@@ -116,12 +107,4 @@ fn vlans(list: &[PortVlan]) -> String {
         format!("{range}{pvid}{untagged}")
     };
     if list.is_empty() { "none".to_owned() } else { list.iter().map(one).collect::<Vec<_>>().join(", ") }
-}
-
-fn expect<T: PartialEq + Display>(what: &str, found: T, expected: T) -> Result<(), BridgeError> {
-    if found == expected { Ok(()) } else { Err(differs(&what, &found.to_string(), &expected.to_string())) }
-}
-
-fn differs(what: &dyn Display, found: &str, expected: &str) -> BridgeError {
-    BridgeError::Differs { what: what.to_string(), found: found.to_owned(), expected: expected.to_owned() }
 }

@@ -6,6 +6,7 @@ use cni::Code;
 use net_types::{IfName, VlanId};
 use netns::NetNsError;
 
+use crate::compare::Difference;
 use crate::nf_tables::NfTablesError;
 
 /// Why a port could not be made, checked or removed.
@@ -54,15 +55,8 @@ pub(crate) enum BridgeError {
     #[error("interface {0} vanished while it was being set up")]
     Vanished(IfName),
     /// CHECK found a difference.
-    #[error("{what} is {found}, expected {expected}")]
-    Differs {
-        /// Which property of what.
-        what: String,
-        /// What it is.
-        found: String,
-        /// What ADD made it.
-        expected: String,
-    },
+    #[error(transparent)]
+    Differs(#[from] Difference),
     /// CHECK has nothing to compare with.
     #[error("prevResult is missing or does not have interface {0} of the container")]
     NoPrevResult(IfName),
@@ -88,7 +82,7 @@ impl BridgeError {
             Self::InterfaceExists { .. } => Code::Plugin(103),
             Self::Netlink(_) | Self::NfTables(_) => Code::Plugin(104),
             Self::Vanished(_) => Code::TryAgainLater,
-            Self::Differs { .. } => Code::Plugin(105),
+            Self::Differs(_) => Code::Plugin(105),
             Self::Several { first, .. } => first.code(),
         }
     }

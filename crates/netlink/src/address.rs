@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use futures_util::stream::TryStreamExt as _;
 use ipnetwork::IpNetwork;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 
 use crate::{Error, Netlink};
 
@@ -20,6 +20,16 @@ impl Netlink {
     /// Gives a link an address.
     pub fn add_address(&self, index: u32, address: IpNetwork) -> Result<(), Error> {
         let request = self.handle.address().add(index, address.ip(), address.prefix());
+        self.wait("add address", address, request.execute())
+    }
+
+    /// Gives a link an address that is usable at once: no duplicate address detection (`IFA_F_NODAD`). For links that
+    /// nobody else can have it on.
+    pub fn add_sole_address(&self, index: u32, address: IpNetwork) -> Result<(), Error> {
+        let mut request = self.handle.address().add(index, address.ip(), address.prefix());
+        let message = request.message_mut();
+        message.header.flags |= AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         self.wait("add address", address, request.execute())
     }
 

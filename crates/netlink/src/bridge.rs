@@ -55,6 +55,8 @@ pub struct NewBridge<'a> {
     pub mtu: Option<u32>,
     /// See [`BridgeInfo::vlan_filtering`].
     pub vlan_filtering: bool,
+    /// Multicast goes only where somebody joined; the bridge itself joins 224.0.0.106 and ff02::6a for that.
+    pub multicast_snooping: bool,
 }
 
 /// VLANs from `first` to `last`, both included.
@@ -105,8 +107,10 @@ impl PortVlan {
 impl Netlink {
     /// Makes a bridge, down.
     pub fn create_bridge(&self, bridge: &NewBridge<'_>) -> Result<(), Error> {
-        let NewBridge { name, mac, mtu, vlan_filtering } = *bridge;
-        let mut link = LinkMessageBuilder::<LinkBridge>::new(name.as_str()).vlan_filtering(vlan_filtering);
+        let NewBridge { name, mac, mtu, vlan_filtering, multicast_snooping } = *bridge;
+        let mut link = LinkMessageBuilder::<LinkBridge>::new(name.as_str())
+            .vlan_filtering(vlan_filtering)
+            .mcast_snooping(multicast_snooping);
         if let Some(mac) = mac {
             link = link.address(mac.octets().to_vec());
         }

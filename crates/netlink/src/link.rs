@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use futures_util::stream::TryStreamExt as _;
 use net_types::{IfName, Mac};
+use netlink_packet_core::Nla as _;
 use netlink_packet_route::link::{
-    InfoData, InfoPortData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
+    InfoData, InfoPortData, InfoTun, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netns::NetNs;
 use rtnetlink::{LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -44,6 +45,8 @@ pub struct Link {
     pub all_multicast: bool,
     /// Transmit queue length in packets.
     pub tx_queue_len: u32,
+    /// The user who may open it, if it is a tap that belongs to one.
+    pub tap_owner: Option<u32>,
     /// What it is as a bridge.
     pub bridge: Option<BridgeInfo>,
     /// What it is as a bridge's port.
@@ -202,6 +205,7 @@ impl From<LinkMessage> for Link {
             promiscuous: flags.contains(LinkFlags::Promisc),
             all_multicast: flags.contains(LinkFlags::Allmulti),
             tx_queue_len: 0,
+            tap_owner: None,
             bridge: None,
             port: None,
         };
@@ -229,6 +233,7 @@ impl Link {
         for info in infos {
             match info {
                 LinkInfo::Kind(kind) => self.kind = kind.to_string(),
+                LinkInfo::Data(InfoData::Tun(tun)) => self.tap_owner = tun.iter().find_map(owner),
                 LinkInfo::Data(InfoData::Bridge(bridge)) => self.bridge = Some(BridgeInfo::from(bridge)),
                 LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
                     self.port = Some(PortInfo::from(port));
@@ -237,4 +242,17 @@ impl Link {
             }
         }
     }
+}
+
+/// `IFLA_TUN_OWNER` (`linux/if_link.h`), which the packet crate leaves undecoded.
+fn owner(attribute: &InfoTun) -> Option<u32> {
+    const IFLA_TUN_OWNER: u16 = 1;
+    if attribute.kind() != IFLA_TUN_OWNER {
+        return None;
+    }
+    let mut value = [0; 4];
+    (attribute.value_len() == value.len()).then(|| {
+        attribute.emit_value(&mut value);
+        u32::from_ne_bytes(value)
+    })
 }

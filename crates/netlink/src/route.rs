@@ -1,4 +1,4 @@
-//! Routes of the main table.
+//! Routes of the main table, and addresses of the local one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -64,6 +64,34 @@ impl Netlink {
             }
         };
         self.wait("add route to", route.destination, self.handle.route().add(message).execute())
+    }
+
+    /// Takes packets for `address` that come in by a link as this host's own (`ip -6 route add local … table local`),
+    /// without giving the link the address. Of the lowest preference: an address of the host stays where it is.
+    pub fn add_local_route(&self, index: u32, address: Ipv6Addr) -> Result<(), Error> {
+        let message = RouteMessageBuilder::<Ipv6Addr>::new()
+            .output_interface(index)
+            .destination_prefix(address, 128)
+            .table_id(libc::RT_TABLE_LOCAL.into())
+            .kind(RouteType::Local)
+            .priority(u32::MAX)
+            .build();
+        self.wait("add local route to", address, self.handle.route().add(message).execute())
+    }
+
+    /// True if [`Netlink::add_local_route`] was done for the link.
+    pub fn has_local_route(&self, index: u32, address: Ipv6Addr) -> Result<bool, Error> {
+        let filter = RouteMessageBuilder::<Ipv6Addr>::new().table_id(libc::RT_TABLE_LOCAL.into()).build();
+        let messages = self.handle.route().get(filter).execute().try_collect();
+        let messages: Vec<_> = self.wait("list local routes of link with index", index, messages)?;
+        let wanted = [
+            RouteAttribute::Oif(index),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)),
+        ];
+        Ok(messages.iter().any(|message| {
+            message.header.kind == RouteType::Local
+                && wanted.iter().all(|attribute| message.attributes.contains(attribute))
+        }))
     }
 }
 

@@ -1,0 +1,68 @@
+//! `vm-tap`: turns a pod interface into a tap for a virtual machine.
+//!
+//! Bridge mode, as KubeVirt's bridge binding has it, all of it inside the pod's namespace:
+//!
+//! ```text
+//!   before            after
+//!   podX ── node      X-nic ── node        the pod's end of the veth, renamed, with the bridge's address
+//!                       │
+//!                     k6t-X                a bridge
+//!                       │
+//!                     tapX ── guest        a persistent tap, owned by the user that runs the guest
+//!                     podX                 a dummy with the name, address and MTU the pod interface had
+//! ```
+//!
+//! The guest takes the pod interface's address, so whatever the node knows of the pod stays true. The dummy is for
+//! whoever asks the pod's namespace what the interface was (KubeVirt does).
+//!
+//! The renamed NIC's alias says what it was. DEL reads it and puts everything back; when the namespace is gone there
+//! is nothing to do, since nothing was made outside it.
+
+mod attach;
+mod check;
+mod config;
+mod detach;
+mod error;
+mod names;
+mod pod;
+
+use cni::{Error, Request, Success};
+
+use config::Config;
+use pod::Pod;
+
+/// The plugin.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct VmTap;
+
+impl cni::Plugin for VmTap {
+    fn add(&self, request: &Request) -> Result<Success, Error> {
+        let config = Config::try_from(request)?;
+        let pod = Pod::open(request)?;
+        Ok(attach::add(&config, &pod, request.prev_result.clone().unwrap_or_default())?)
+    }
+
+    fn del(&self, request: &Request) -> Result<(), Error> {
+        match Pod::open(request) {
+            Ok(pod) => Ok(detach::del(&pod)?),
+            // With the namespace went everything that was in it.
+            Err(error) if error.is_gone() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Error> {
+        let config = Config::try_from(request)?;
+        Ok(check::check(&config, &Pod::open(request)?)?)
+    }
+
+    fn status(&self, request: &Request) -> Result<(), Error> {
+        Config::try_from(request)?;
+        Ok(check::status()?)
+    }
+
+    fn gc(&self, _request: &Request) -> Result<(), Error> {
+        // Everything is in the pods' namespaces and goes with them.
+        Ok(())
+    }
+}
