@@ -3,30 +3,55 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use ipnetwork::IpNetwork;
 use telemetry::LogFormat;
 
 use crate::name::Name;
 use crate::secondaries::Secondary;
 use crate::source::Source;
-use crate::zone::InfoSource;
+use crate::zone::{InfoSource, Policy};
 
 /// Names for virtual machines on secondary networks: <nic>.<vm>.<namespace>.vm.<domain>.
 #[derive(Debug, Parser)]
 #[command(name = "secondary-dns", version = telemetry::VERSION)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
-    /// Where VMs are read from: dir:PATH, the VMI status directory.
+    /// Without a command: serve these zones.
+    #[command(flatten)]
+    pub zone: Option<ZoneArgs>,
+
+    /// How to serve them.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+
+    /// What else to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// How log lines are written to stderr.
+    #[arg(long, value_enum, default_value_t, global = true)]
+    pub log_format: LogFormat,
+}
+
+/// Other things to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print the zones that the source yields now, as master files.
+    Dump(ZoneArgs),
+}
+
+/// What the zones are and where their content comes from.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ZoneArgs {
+    /// Where VMs are read from: "kube" (in-cluster configuration, or KUBECONFIG), or dir:PATH, the VMI status
+    /// directory.
     #[arg(long)]
     pub source: Source,
 
     /// The cluster's domain; names end in vm.<DOMAIN>. "." makes it the zone "vm".
     #[arg(long)]
     pub domain: Name,
-
-    /// Address and port to answer on, UDP and TCP. May be repeated.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:5353")]
-    pub listen: Vec<SocketAddr>,
 
     /// Address under which clients reach this server: makes the NS record and its glue. May be repeated.
     #[arg(long, value_name = "IP")]
@@ -56,6 +81,25 @@ pub struct Args {
     /// Leave out VMs whose Ready condition is False.
     #[arg(long)]
     pub only_ready: bool,
+}
+
+impl ZoneArgs {
+    /// Which VMs and addresses get into the zone.
+    pub fn policy(&self) -> Policy {
+        Policy { trusted: self.trust.clone(), only_ready: self.only_ready, ttl: self.ttl }
+    }
+}
+
+/// How to serve.
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Address and port to answer on, UDP and TCP. May be repeated.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:5353")]
+    pub listen: Vec<SocketAddr>,
+
+    /// Address and port of /metrics, /healthz and /readyz.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub http: Option<SocketAddr>,
 
     /// UDP threads per address.
     #[arg(long, value_name = "N", default_value_t = cores())]
@@ -78,10 +122,6 @@ pub struct Args {
     /// What this server calls itself towards clients that ask (NSID), at most 64 octets. Empty: nothing.
     #[arg(long, value_name = "TEXT", default_value = "", value_parser = nsid)]
     pub nsid: String,
-
-    /// How log lines are written to stderr.
-    #[arg(long, value_enum, default_value_t)]
-    pub log_format: LogFormat,
 }
 
 fn cores() -> usize {

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::limit::RateLimit;
 use crate::message::Special;
+use crate::stats::AllStats;
 use crate::wire::Identity;
 use crate::zone::SharedZone;
 
@@ -47,9 +48,15 @@ pub struct Running {
     udp: Vec<udp::UdpThreads>,
     tcp: Vec<JoinHandle<()>>,
     addresses: Vec<SocketAddr>,
+    stats: AllStats,
 }
 
 impl Running {
+    /// What was answered.
+    pub fn stats(&self) -> AllStats {
+        self.stats.clone()
+    }
+
     /// Where it listens, in the order given; UDP and TCP use one port.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
@@ -66,7 +73,8 @@ impl Server {
     /// Binds every address, UDP (with `threads` sockets each) and TCP, and starts answering. Must be called within a
     /// tokio runtime.
     pub fn start(self: Arc<Self>, listen: &[SocketAddr], threads: usize) -> Result<Running, ServerError> {
-        let mut running = Running { udp: Vec::new(), tcp: Vec::new(), addresses: Vec::new() };
+        let mut running =
+            Running { udp: Vec::new(), tcp: Vec::new(), addresses: Vec::new(), stats: AllStats::default() };
         for address in listen {
             // TCP first: with port 0 it is the one that says which.
             let listener = tcp::bind(*address)?;
@@ -75,10 +83,14 @@ impl Server {
                 address: *address,
                 source,
             })?;
-            let udp = udp::UdpThreads::start(&self, bound, threads)?;
+            let udp = udp::UdpThreads::start(&self, bound, threads, &mut running.stats.udp)?;
             running.addresses.extend(udp.address());
             running.udp.push(udp);
-            running.tcp.push(tokio::spawn(tcp::serve(Arc::clone(&self), listener)));
+            running.tcp.push(tokio::spawn(tcp::serve(
+                Arc::clone(&self),
+                listener,
+                Arc::clone(&running.stats.tcp),
+            )));
         }
         Ok(running)
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::{Server, ServerError};
 use crate::message::{Handled, Transfer};
+use crate::stats::Stats;
 use crate::transfer::messages;
 use crate::wire::{MAX_TCP, Outcome, Transport, respond};
 use crate::zone::Zone;
@@ -47,7 +48,7 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves connections until it is dropped.
-pub(super) async fn serve(server: Arc<Server>, listener: TcpListener) {
+pub(super) async fn serve(server: Arc<Server>, listener: TcpListener, stats: Arc<Stats>) {
     let connections = Arc::new(Connections::default());
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -61,27 +62,35 @@ pub(super) async fn serve(server: Arc<Server>, listener: TcpListener) {
         };
         // A connection beyond the limits is closed at once.
         let Some(admitted) = connections.admit(peer.ip()) else { continue };
-        let server = Arc::clone(&server);
+        let (server, stats) = (Arc::clone(&server), Arc::clone(&stats));
         tokio::spawn(async move {
             let _admitted = admitted;
-            if let Err(error) = converse(&server, stream, peer.ip()).await {
+            if let Err(error) = converse(&server, &stats, stream, peer.ip()).await {
                 tracing::debug!(%peer, %error, "TCP connection");
             }
         });
     }
 }
 
-async fn converse(server: &Server, mut stream: TcpStream, peer: IpAddr) -> io::Result<()> {
+async fn converse(server: &Server, stats: &Stats, mut stream: TcpStream, peer: IpAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut message = Vec::new();
     loop {
         let Some(length) = patiently(read_length(&mut stream)).await? else { return Ok(()) };
         message.resize(usize::from(length), 0);
         patiently(stream.read_exact(&mut message)).await?;
+        let began = Instant::now();
         let zone = server.zone.load_full();
         match answer(server, &zone, &message, peer) {
-            Handled::Reply { octets, .. } => send(&mut stream, &octets).await?,
-            Handled::Transfer(granted) => transfer(&mut stream, &zone, granted).await?,
+            Handled::Reply { octets, kind, rcode } => {
+                send(&mut stream, &octets).await?;
+                stats.answered(kind, rcode);
+                stats.took(1, began.elapsed());
+            }
+            Handled::Transfer(granted) => {
+                stats.transferred();
+                transfer(&mut stream, &zone, granted).await?;
+            }
             // Nothing that follows on this connection would make sense.
             Handled::Nothing => return Ok(()),
         }

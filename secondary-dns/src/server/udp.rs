@@ -18,6 +18,7 @@ use super::batch::Batch;
 use super::{Server, ServerError};
 use crate::limit::Allowance;
 use crate::message::Handled;
+use crate::stats::Stats;
 use crate::wire::{Outcome, Transport, refer_to_tcp, respond};
 use crate::zone::Zone;
 
@@ -37,6 +38,7 @@ impl UdpThreads {
         server: &Arc<Server>,
         address: SocketAddr,
         threads: usize,
+        all_stats: &mut Vec<Arc<Stats>>,
     ) -> Result<Self, ServerError> {
         let bind = |source| ServerError::Bind { protocol: "UDP", address, source };
         let mut running =
@@ -49,7 +51,9 @@ impl UdpThreads {
                 server: Arc::clone(server),
                 socket: Arc::clone(&socket),
                 stopping: Arc::clone(&running.stopping),
+                stats: Arc::default(),
             };
+            all_stats.push(Arc::clone(&worker.stats));
             let name = format!("udp-{number}");
             let thread = thread::Builder::new().name(name).spawn(move || worker.run()).map_err(bind)?;
             running.sockets.push(socket);
@@ -100,6 +104,7 @@ struct Worker {
     server: Arc<Server>,
     socket: Arc<UdpSocket>,
     stopping: Arc<AtomicBool>,
+    stats: Arc<Stats>,
 }
 
 impl Worker {
@@ -121,13 +126,12 @@ impl Worker {
 
     fn answer(&self, batch: &mut Batch, count: usize) {
         let zone = self.server.zone.load();
-        let now = self.server.limit.as_ref().map(|_| Instant::now());
+        let now = Instant::now();
         for at in 0..count {
             let Some((query, reply, peer)) = batch.slot(at) else { continue };
-            let allowance = match (&self.server.limit, now) {
-                (Some(limit), Some(now)) => limit.judge(peer, now),
-                _ => Allowance::Answer,
-            };
+            let limit = self.server.limit.as_ref();
+            let allowance = limit.map_or(Allowance::Answer, |limit| limit.judge(peer, now));
+            self.stats.limited(allowance);
             let outcome = match allowance {
                 Allowance::Answer => {
                     match respond(&zone, &self.server.identity, query, Transport::Udp, reply) {
@@ -138,11 +142,16 @@ impl Worker {
                 Allowance::Truncate => refer_to_tcp(query, reply),
                 Allowance::Drop => Outcome::Ignore,
             };
-            if let Outcome::Reply { length, .. } = outcome {
+            if let Outcome::Reply { length, kind, rcode } = outcome {
                 batch.reply(at, length);
+                self.stats.answered(kind, rcode);
             }
         }
-        batch.send(&self.socket);
+        let dropped = batch.send(&self.socket);
+        if dropped > 0 {
+            tracing::debug!(dropped, "replies that could not be sent");
+        }
+        self.stats.took(count, now.elapsed());
     }
 
     /// Signed queries and other rarities.

@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use vm_api::status_dir::read_file;
 
-use super::State;
+use super::{State, error_chain};
 use crate::name::Name;
 use crate::zone::{Policy, VmRecords, ZoneWriter, serial, vm_name};
 
@@ -58,6 +58,12 @@ pub struct DirSource {
 }
 
 impl DirSource {
+    /// Reads `root` once, for `dump`.
+    pub fn read_once(root: PathBuf, policy: Policy, writer: ZoneWriter) -> Result<(), DirError> {
+        let watches = Watches::new(&root)?;
+        Follower { policy, writer, state: Arc::default(), watches, root }.read_all()
+    }
+
     /// Reads `root` (which need not exist) into the zone, then follows its changes on a thread of its own.
     pub fn start(
         root: PathBuf,
@@ -172,9 +178,7 @@ impl Follower {
                 return;
             }
             if let Err(error) = self.follow() {
-                let error: &dyn std::error::Error = &error;
-                self.state
-                    .broken(&format!("{error}: {}", error.source().map_or(String::new(), |e| e.to_string())));
+                self.state.broken(&error_chain(&error));
                 return;
             }
         }
@@ -243,6 +247,7 @@ impl Follower {
         self.writer.retain(&present);
         if !self.state.is_synced() {
             self.writer.publish(serial::next(self.writer.serial(), SystemTime::now()));
+            self.state.connected();
             self.state.synced();
         }
         self.publish();
@@ -301,11 +306,6 @@ impl Follower {
             self.writer.publish(serial::next(self.writer.serial(), SystemTime::now()));
         }
     }
-}
-
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// The VM whose status a file holds; hidden files are half-written ones.

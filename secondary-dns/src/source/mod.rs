@@ -1,21 +1,26 @@
 //! Where VMs come from. A source owns the [`crate::zone::ZoneWriter`] and publishes every change.
 
 pub mod dir;
+pub mod kube;
+mod state;
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use state::State;
 
 /// `--source`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// The VMI status directory at a path.
     Dir(PathBuf),
+    /// The cluster's API server.
+    Kube,
 }
 
 /// A source nobody knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a source (dir:PATH)")]
+#[error("{0:?} is not a source (kube, or dir:PATH)")]
 pub struct SourceError(String);
 
 impl FromStr for Source {
@@ -24,35 +29,14 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, SourceError> {
         match text.split_once(':') {
             Some(("dir", path)) if !path.is_empty() => Ok(Self::Dir(path.into())),
+            None if text == "kube" => Ok(Self::Kube),
             _ => Err(SourceError(text.to_owned())),
         }
     }
 }
 
-/// What the rest of the process may ask about a source.
-#[derive(Debug, Default)]
-pub struct State {
-    synced: AtomicBool,
-    broken: AtomicBool,
-}
-
-impl State {
-    /// True once the source has been read whole.
-    pub fn is_synced(&self) -> bool {
-        self.synced.load(Ordering::Acquire)
-    }
-
-    /// True if changes can no longer be followed.
-    pub fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Acquire)
-    }
-
-    fn synced(&self) {
-        self.synced.store(true, Ordering::Release);
-    }
-
-    fn broken(&self, error: &str) {
-        tracing::error!(error, "the source can no longer be followed");
-        self.broken.store(true, Ordering::Release);
-    }
+/// An error with all its causes, in one line.
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -1,7 +1,8 @@
 //! The SOA serial: it only ever grows, in the circle of RFC 1982.
 //!
 //! A directory is read by one server, so its serial is time: hundredths of a second, which a restart cannot set
-//! back, and at least one more than the last. The circle is 497 days round; a secondary forgets the zone after a
+//! back, and at least one more than the last. A cluster is read by many replicas, so its serial is the cluster's own
+//! counter of changes (see `source::kube`). The circle is 497 days round; a secondary forgets the zone after a
 //! week (SOA expire), so it never compares across half of it.
 
 use std::time::SystemTime;
@@ -17,6 +18,11 @@ pub fn of_time(moment: SystemTime) -> u32 {
     let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let wrapped = (since.as_millis() / 10) % (1u128 << 32);
     u32::try_from(wrapped).unwrap_or_default()
+}
+
+/// The serial that stands for a resource version: its lower half, since serials go round in a circle anyway.
+pub fn of_revision(revision: u64) -> u32 {
+    u32::try_from(revision & u64::from(u32::MAX)).unwrap_or_default()
 }
 
 /// True if `a` comes after `b` (RFC 1982 section 3.2).

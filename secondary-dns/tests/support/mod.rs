@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Dns {
     child: Child,
     pub(crate) address: SocketAddr,
+    /// Where `/metrics` is, if it was asked for.
+    pub(crate) http: Option<SocketAddr>,
 }
 
 impl Dns {
@@ -36,14 +38,19 @@ impl Dns {
             .spawn()
             .expect("secondary-dns starts");
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut http = None;
         let address = lines
             .by_ref()
             .map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).expect("a JSON log line"))
-            .find_map(|line| line["fields"]["address"].as_str().map(|text| text.parse().unwrap()))
+            .find_map(|line| {
+                let parse = |field: &str| line["fields"][field].as_str().map(|text| text.parse().unwrap());
+                http = http.or(parse("http"));
+                parse("address")
+            })
             .expect("it says where it answers");
         // Keep reading, or the server blocks on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
+        Self { child, address, http }
     }
 
     /// Asks with `dig` and returns its output; that there was an answer is part of the promise.
