@@ -3,10 +3,22 @@
 //! One binary, three roles (ARCHITECTURE.md, "Three processes per VM"): the commands a person types, the supervisor
 //! they leave behind, and the VMM that runs the guest. Supervisor and VMM speak over [`control`].
 
+mod cmd;
 pub mod control;
+mod expected;
+mod file;
 mod inherited;
+mod kvm;
+mod observer;
+mod ready;
+mod seed;
+mod start;
+mod supervisor;
+mod vm;
 mod vmm;
 
+use std::error::Error;
+use std::fmt;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +37,15 @@ struct Cli {
 // The user's commands come first, in the order of a VM's life; the roles that only the launcher itself starts last.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Up(cmd::up::Up),
+    List(cmd::list::List),
+    Status(cmd::status::Status),
+    Console(cmd::console::Console),
+    Down(cmd::down::Down),
+    Gc(cmd::gc::Gc),
+    /// Keep a VM running (started by `up`).
+    #[command(hide = true)]
+    Supervise(cmd::Supervise),
     /// Run a guest, controlled over descriptor 3 (started by the supervisor).
     #[command(hide = true)]
     Vmm,
@@ -38,6 +59,43 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     match cli.command {
+        Command::Up(command) => ended(command.run()),
+        Command::List(command) => ended(command.run()),
+        Command::Status(command) => ended(command.run()),
+        Command::Console(command) => ended(command.run()),
+        Command::Down(command) => ended(command.run()),
+        Command::Gc(command) => ended(command.run()),
+        Command::Supervise(command) => ended(command.run()),
         Command::Vmm => vmm::main(),
+    }
+}
+
+/// The exit code, after a failure has been told.
+fn ended<E: Error + 'static>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vm-launcher: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error and its causes, on one line.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> Chain<'a> {
+    Chain(error)
+}
+
+struct Chain<'a>(&'a (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }

@@ -67,8 +67,7 @@ impl StatusDir {
         let mut text = serde_json::to_vec_pretty(vmi)
             .map_err(|source| StatusDirError::Json { path: path.clone(), source })?;
         text.push(b'\n');
-        fs::create_dir_all(&directory).map_err(io_error("create", &directory))?;
-        let mut file = File::create(&hidden).map_err(io_error("create", &hidden))?;
+        let mut file = create_below(&directory, &hidden)?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(io_error("write", &hidden))?;
         fs::rename(&hidden, &path).map_err(io_error("rename into place", &path))
     }
@@ -107,6 +106,19 @@ pub fn read_file(path: &Path) -> Result<Option<Vmi>, StatusDirError> {
             .map_err(|source| StatusDirError::Json { path: path.to_owned(), source }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io_error("read", path)(error)),
+    }
+}
+
+/// Creates `file` in `directory`, which another VM's [`StatusDir::remove`] may take away between the two steps.
+fn create_below(directory: &Path, file: &Path) -> Result<File, StatusDirError> {
+    const ATTEMPTS: u32 = 8;
+    let mut attempt = 1;
+    loop {
+        fs::create_dir_all(directory).map_err(io_error("create", directory))?;
+        match File::create(file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < ATTEMPTS => attempt += 1,
+            created => return created.map_err(io_error("create", file)),
+        }
     }
 }
 

@@ -33,7 +33,7 @@ impl Link {
                 ip(&format!(
                     "link add tap0 type veth peer name eth0 address {GUEST} netns {}",
                     guest.display()
-                ))
+                ));
             })
             .unwrap();
         link.host.run(|| ip("link set tap0 up")).unwrap();

@@ -156,7 +156,6 @@ fn instance(
         memory_mib: memory_mib(memory, resources, &in_domain)?,
         kernel,
         kernel_args,
-        entropy: devices.rng.is_some(),
         disks: devices::disks(devices.disks, volumes, at)?,
         nics,
     })

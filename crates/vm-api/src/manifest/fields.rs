@@ -191,7 +191,7 @@ pub(super) const INSTANCE: Section = Section {
         ("domain.devices.interfaces[].passt", Refused, "not offered; use bridge"),
         ("domain.devices.interfaces[].passtBinding", Refused, "not offered; use bridge"),
         ("domain.devices.interfaces[].binding", Refused, "binding plugins are not offered yet; use bridge"),
-        ("domain.devices.rng", Honoured, "a virtio entropy device"),
+        ("domain.devices.rng", Honoured, "a virtio entropy device, which is always there"),
         ("domain.devices.autoattachPodInterface", Honoured, "false is needed for a VM without interfaces"),
         ("domain.devices.autoattachSerialConsole", Ignored, "the serial console is always there"),
         ("domain.devices.autoattachGraphicsDevice", Ignored, "there is no graphics device"),

@@ -123,7 +123,6 @@ pub(super) struct KernelContainer {
 pub(super) struct Devices {
     pub(super) disks: Vec<Disk>,
     pub(super) interfaces: Vec<Interface>,
-    pub(super) rng: Option<Value>,
     pub(super) autoattach_pod_interface: Option<bool>,
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use net_types::Mac;
+use serde::{Deserialize, Serialize};
 
 use crate::nad::NadName;
 
@@ -40,12 +41,10 @@ pub struct VmSpec {
     pub disks: Vec<Disk>,
     /// NICs in the guest's order.
     pub nics: Vec<Nic>,
-    /// Whether the guest gets an entropy device.
-    pub entropy: bool,
 }
 
 /// When a VM is started and restarted (KubeVirt's run strategies).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RunStrategy {
     /// It always runs: started again however it ended.
     Always,

@@ -64,7 +64,7 @@ fn the_manuals_vm_is_read_whole() {
     assert_eq!(ignored[0].path, "spec.template.spec.domain.machine");
     assert_eq!((vm.name.as_str(), vm.namespace.as_str(), vm.hostname.as_str()), ("vm1", "vms", "vm1"));
     assert_eq!(vm.run_strategy, RunStrategy::Always);
-    assert_eq!((vm.vcpus, vm.memory_mib, vm.entropy), (4, 512, true));
+    assert_eq!((vm.vcpus, vm.memory_mib), (4, 512));
     assert_eq!(vm.grace_period, Duration::from_secs(5));
     assert_eq!(vm.labels["kubevirt.io/domain"], "vm1");
     let kernel = vm.kernel.unwrap();

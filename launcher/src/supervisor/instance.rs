@@ -1,0 +1,162 @@
+//! One run of the guest: from the start of its VMM to the VMM's end.
+
+use std::future::pending;
+use std::net::IpAddr;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use netns::NetNs;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::console::Console;
+use super::report::Reporter;
+use super::restarts::Ending;
+use super::status::Publisher;
+use super::stop::Stop;
+use super::vmm::{Disks, StartError, Vmm};
+use crate::control::{Command, Event};
+use crate::observer::Observer;
+use crate::vm::layout::VmDir;
+use crate::vm::record::Record;
+
+/// How long a VMM may take to stop when it is told to.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+/// Changes of a NIC's addresses are taken at most this often: a guest decides how many there are.
+const ADDRESS_PACE: Duration = Duration::from_millis(200);
+
+/// What all runs of a VM's guest have in common.
+#[derive(Debug)]
+pub(super) struct Machine<'a> {
+    pub(super) directory: VmDir,
+    pub(super) record: Record,
+    pub(super) netns: NetNs,
+    pub(super) console: Console,
+    pub(super) status: Publisher,
+    pub(super) stop: Stop,
+    pub(super) reporter: &'a mut Reporter,
+}
+
+/// How far a guest's way to its end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    /// Nobody wants it to end.
+    Running,
+    /// The power button was pressed; it has until then.
+    PoweringDown(Instant),
+    /// The VMM was told to stop; it has until then.
+    Stopping(Instant),
+}
+
+impl Machine<'_> {
+    /// Runs the guest once.
+    pub(super) async fn run_once(&mut self, disks: Disks) -> Result<Ending, StartError> {
+        self.status.new_instance();
+        let (vmm, serial) = Vmm::start(&self.directory, &self.record, &self.netns, disks)?;
+        let (addresses, mut changes) = mpsc::channel(16);
+        let _observers = self.observe(addresses);
+        let Self { record, console, status, stop, reporter, .. } = self;
+        let mut relay = Box::pin(async {
+            console.relay(serial).await;
+            pending::<()>().await;
+        });
+        let mut course = Course::Running;
+        let said = loop {
+            tokio::select! {
+                event = vmm.event() => match event {
+                    Some(Event::Running) => {
+                        status.running();
+                        reporter.running();
+                    }
+                    last => break last,
+                },
+                Some((nic, addresses)) = changes.recv() => status.addresses(nic, &addresses),
+                () = stop.asked() => {
+                    status.stopping();
+                    course = course.next(&vmm, Duration::from_secs(record.plan.grace_seconds));
+                }
+                () = course.expired() => {
+                    if let Course::Stopping(_) = course {
+                        break None;
+                    }
+                    course = course.next(&vmm, Duration::ZERO);
+                }
+                () = &mut relay => {}
+            }
+        };
+        drop(relay);
+        let status = vmm.end().await;
+        Ok(ending(said, status.ok()))
+    }
+
+    /// Watches the addresses of all NICs. The watching ends when the set is dropped.
+    fn observe(&self, changes: mpsc::Sender<(usize, Vec<IpAddr>)>) -> JoinSet<()> {
+        let mut observers = JoinSet::new();
+        let nics = self.record.plan.nics.iter().zip(&self.record.nics);
+        for (index, (nic, wired)) in nics.enumerate() {
+            match Observer::new(&self.netns, &wired.tap, wired.mac, &nic.expected) {
+                Ok(observer) => {
+                    observers.spawn(watch(observer, index, changes.clone()));
+                }
+                // The VM works without; its status just shows no addresses.
+                Err(error) => tracing::error!(interface = nic.name, "{}", crate::chain(&error)),
+            }
+        }
+        observers
+    }
+}
+
+async fn watch(observer: Observer, index: usize, changes: mpsc::Sender<(usize, Vec<IpAddr>)>) {
+    let mut addresses = observer.addresses();
+    let forward = async {
+        while addresses.changed().await.is_ok() {
+            let now = addresses.borrow_and_update().clone();
+            if changes.send((index, now)).await.is_err() {
+                return;
+            }
+            sleep(ADDRESS_PACE).await;
+        }
+    };
+    tokio::select! {
+        () = forward => {}
+        error = observer.run() => tracing::error!("addresses are not observed any more: {}", crate::chain(&error)),
+    }
+}
+
+impl Course {
+    /// The next step towards the end.
+    fn next(self, vmm: &Vmm, grace: Duration) -> Self {
+        match self {
+            Self::Running if !grace.is_zero() => {
+                vmm.command(Command::PowerButton);
+                Self::PoweringDown(Instant::now() + grace)
+            }
+            Self::Running | Self::PoweringDown(_) => {
+                vmm.command(Command::Stop);
+                Self::Stopping(Instant::now() + STOP_WAIT)
+            }
+            Self::Stopping(until) => Self::Stopping(until),
+        }
+    }
+
+    async fn expired(&self) {
+        match self {
+            Self::Running => pending().await,
+            Self::PoweringDown(until) | Self::Stopping(until) => sleep_until(*until).await,
+        }
+    }
+}
+
+/// What a VMM's last event and its exit status amount to.
+fn ending(said: Option<Event>, status: Option<ExitStatus>) -> Ending {
+    match said {
+        Some(Event::Shutdown | Event::Stopped) => Ending::Shutdown,
+        Some(Event::Reset) => Ending::Reset,
+        Some(Event::Error { message }) => Ending::Failed(message),
+        Some(Event::Running) | None => Ending::Failed(match status {
+            Some(status) => format!("the VMM ended without a word: {status}"),
+            None => "the VMM ended without a word".to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,280 @@
+//! What it takes to run a VM on this node: everything found and checked, nothing touched.
+//!
+//! Made by `up` from a checked manifest ([`Plan::new`]), kept in the VM's record, followed by the supervisor at
+//! every start.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use cni::runtime::NetworkConfigList;
+use net_types::Mac;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use vm_api::manifest::{self, DiskSource, RunStrategy, Seed, VmSpec};
+use vm_api::nad::NadName;
+
+use super::images::{ImageError, Located};
+use super::layout::VmId;
+use super::networks::{Networks, NetworksError};
+use crate::control::{DiskSerial, MemorySize, ValueError, VcpuCount};
+use crate::expected;
+
+/// Most disks and NICs together: the slots of a PCI bus less what the VMM needs itself.
+const MAX_DEVICES: usize = 28;
+/// The guest's console is its first serial port; a guest that panics is started again.
+const COMMAND_LINE: &str = "console=ttyS0 panic=1";
+/// The plugin that turns a pod's NIC into a tap; the launcher appends it to every chain.
+pub(crate) const TAP_PLUGIN: &str = "vm-tap";
+
+/// A VM, ready to be set up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Plan {
+    pub(crate) id: VmId,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) hostname: String,
+    pub(crate) run_strategy: RunStrategy,
+    pub(crate) grace_seconds: u64,
+    pub(crate) vcpus: VcpuCount,
+    pub(crate) memory: MemorySize,
+    pub(crate) command_line: String,
+    pub(crate) kernel: Located,
+    pub(crate) initrd: Option<Located>,
+    pub(crate) disks: Vec<PlannedDisk>,
+    pub(crate) nics: Vec<PlannedNic>,
+    /// Contents of the seed disk; taken by the set-up, not recorded.
+    #[serde(skip)]
+    pub(crate) seed: Option<Seed>,
+}
+
+/// One disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PlannedDisk {
+    pub(crate) name: String,
+    pub(crate) serial: DiskSerial,
+    pub(crate) read_only: bool,
+    pub(crate) backing: Backing,
+}
+
+/// Where a disk's contents are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Backing {
+    /// The seed made for this VM.
+    Seed,
+    /// A copy of this file, made anew for every instance of the VM.
+    CopyOf(Located),
+    /// This file itself.
+    File(Located),
+}
+
+/// One NIC.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PlannedNic {
+    pub(crate) name: String,
+    /// The definition it was found in.
+    pub(crate) nad: NadName,
+    /// Its chain, without the launcher's own plugin.
+    pub(crate) network: NetworkConfigList,
+    /// The manifest's address.
+    pub(crate) mac: Option<Mac>,
+    /// Addresses that cloud-init configures on it: worth asking the guest about.
+    pub(crate) expected: Vec<IpAddr>,
+}
+
+/// Where things are on this node.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sources<'a> {
+    pub(crate) networks: &'a Networks,
+    pub(crate) images: Option<&'a Path>,
+    /// For a VM whose manifest names no kernel.
+    pub(crate) kernel: Option<&'a Path>,
+    /// Goes with `kernel`.
+    pub(crate) initrd: Option<&'a Path>,
+    pub(crate) plugin_path: &'a [PathBuf],
+}
+
+/// Why a VM cannot run on this node.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlanError {
+    /// Nothing to boot.
+    #[error(
+        "there is no kernel: the manifest has no firmware.kernelBoot.container, and --kernel is not given"
+    )]
+    NoKernel,
+    /// A kernel, an initrd or a disk.
+    #[error("{what}")]
+    File {
+        /// What it should be.
+        what: String,
+        /// What is wrong with it.
+        source: ImageError,
+    },
+    /// A network.
+    #[error("interface {interface}")]
+    Network {
+        /// Whose.
+        interface: String,
+        /// What is wrong.
+        source: NetworksError,
+    },
+    /// A plugin that is not installed.
+    #[error("interface {interface}: network {nad} needs CNI plugin {plugin}, which is not in {}", join(path))]
+    Plugin {
+        /// Whose.
+        interface: String,
+        /// The network.
+        nad: NadName,
+        /// The plugin.
+        plugin: String,
+        /// Where it was looked for.
+        path: Vec<PathBuf>,
+    },
+    /// Two NICs on one CNI network name would be one attachment.
+    #[error("{disks} disks and {nics} NICs; at most {MAX_DEVICES} together are supported")]
+    TooManyDevices {
+        /// How many disks.
+        disks: usize,
+        /// How many NICs.
+        nics: usize,
+    },
+    /// A number outside what the VMM can do.
+    #[error(transparent)]
+    Value(#[from] ValueError),
+}
+
+fn join(path: &[PathBuf]) -> String {
+    path.iter().map(|directory| directory.display().to_string()).collect::<Vec<_>>().join(":")
+}
+
+impl Plan {
+    /// Finds and checks everything `spec` needs.
+    pub(crate) fn new(spec: VmSpec, sources: Sources<'_>) -> Result<Self, PlanError> {
+        let VmSpec {
+            name,
+            namespace,
+            labels,
+            annotations,
+            run_strategy,
+            hostname,
+            grace_period,
+            vcpus,
+            memory_mib,
+            kernel,
+            kernel_args,
+            disks,
+            nics,
+        } = spec;
+        if disks.len() + nics.len() > MAX_DEVICES {
+            return Err(PlanError::TooManyDevices { disks: disks.len(), nics: nics.len() });
+        }
+        let (kernel, initrd) = boot_files(kernel, sources)?;
+        let seed = disks.iter().find_map(|disk| match &disk.source {
+            DiskSource::Seed(seed) => Some(seed.clone()),
+            DiskSource::ContainerDisk { .. } | DiskSource::HostDisk { .. } => None,
+        });
+        let network_data = seed.as_ref().and_then(|seed| seed.network_data.as_deref());
+        let expected = expected::addresses(network_data.unwrap_or_default(), &nics);
+        let nics = nics.into_iter().zip(expected);
+        Ok(Self {
+            id: VmId { namespace, name },
+            labels,
+            annotations,
+            hostname,
+            run_strategy,
+            grace_seconds: grace_period.as_secs(),
+            vcpus: vcpus.try_into()?,
+            memory: (memory_mib << 20).try_into()?,
+            command_line: format!("{COMMAND_LINE} {kernel_args}").trim_end().to_owned(),
+            kernel,
+            initrd,
+            disks: disks.into_iter().map(|disk| planned_disk(disk, sources)).collect::<Result<_, _>>()?,
+            nics: nics
+                .map(|(nic, expected)| planned_nic(nic, expected, sources))
+                .collect::<Result<_, _>>()?,
+            seed,
+        })
+    }
+}
+
+fn boot_files(
+    kernel: Option<manifest::KernelImage>,
+    sources: Sources<'_>,
+) -> Result<(Located, Option<Located>), PlanError> {
+    let (kernel, initrd) = match (kernel, sources.kernel) {
+        (Some(manifest::KernelImage { image, kernel, initrd }), _) => {
+            let in_image = |path: &str, what: &str| {
+                Located::in_image(sources.images, &image, path)
+                    .map_err(|source| PlanError::File { what: what.to_owned(), source })
+            };
+            (in_image(&kernel, "kernel")?, initrd.map(|path| in_image(&path, "initrd")).transpose()?)
+        }
+        (None, Some(kernel)) => (Located::on_node(kernel), sources.initrd.map(Located::on_node)),
+        (None, None) => return Err(PlanError::NoKernel),
+    };
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |source| PlanError::File { what, source }
+    };
+    kernel.check_kernel().map_err(failed("kernel"))?;
+    if let Some(initrd) = &initrd {
+        initrd.check_initrd().map_err(failed("initrd"))?;
+    }
+    Ok((kernel, initrd))
+}
+
+fn planned_disk(disk: manifest::Disk, sources: Sources<'_>) -> Result<PlannedDisk, PlanError> {
+    let manifest::Disk { name, serial, read_only, source } = disk;
+    let failed = |source| PlanError::File { what: format!("disk {name}"), source };
+    let backing = match source {
+        DiskSource::Seed(_) => Backing::Seed,
+        DiskSource::ContainerDisk { image, path } => {
+            let file = match path {
+                Some(path) => Located::in_image(sources.images, &image, &path),
+                None => Located::disk_of_image(sources.images, &image),
+            };
+            let file = file.map_err(failed)?;
+            file.check_disk(false).map_err(failed)?;
+            if read_only { Backing::File(file) } else { Backing::CopyOf(file) }
+        }
+        DiskSource::HostDisk { path } => {
+            let file = Located::on_node(&path);
+            file.check_disk(!read_only).map_err(failed)?;
+            Backing::File(file)
+        }
+    };
+    let serial = serial.unwrap_or_default().try_into()?;
+    Ok(PlannedDisk { name, serial, read_only, backing })
+}
+
+fn planned_nic(
+    nic: manifest::Nic,
+    expected: Vec<IpAddr>,
+    sources: Sources<'_>,
+) -> Result<PlannedNic, PlanError> {
+    let manifest::Nic { name, mac, network: nad } = nic;
+    let network = sources
+        .networks
+        .network(&nad)
+        .map_err(|source| PlanError::Network { interface: name.clone(), source })?;
+    let kinds = network.plugins().iter().map(|plugin| plugin.kind());
+    let is_missing =
+        |kind: &&str| !sources.plugin_path.iter().any(|directory| directory.join(kind).is_file());
+    if let Some(plugin) = kinds.chain([TAP_PLUGIN]).find(is_missing) {
+        let (plugin, path) = (plugin.to_owned(), sources.plugin_path.to_owned());
+        return Err(PlanError::Plugin { interface: name, nad, plugin, path });
+    }
+    Ok(PlannedNic { name, nad, network, mac, expected })
+}
+
+impl PlannedNic {
+    /// The chain as it is run: with the tap, for user and group `owner`, at its end.
+    pub(crate) fn chain(&self, owner: u32) -> Result<NetworkConfigList, cni::runtime::NetworkConfigError> {
+        let tap = json!({"type": TAP_PLUGIN, "owner": owner, "group": owner, "queues": 1});
+        self.network.clone().with_plugin(tap.as_object().cloned().unwrap_or_default())
+    }
+}

@@ -1,0 +1,203 @@
+//! Sets a VM up: user slot, record, network namespace, NICs, seed.
+//!
+//! The caller holds the VM's lock. Each thing is recorded before it is made, so after an error, or a crash at any
+//! point, [`super::teardown`] removes all of it; this module undoes nothing itself.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, io};
+
+use cni::runtime::{Invocation, NetworkConfigError, Runtime, RuntimeError};
+use cni::{Attachment, Success};
+use net_types::{IfName, IfNameError, Mac};
+use netlink::Netlink;
+use netns::{NetNs, NetNsError};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use super::layout::{Layout, VmDir};
+use super::mac::{self, MacStoreError};
+use super::plan::{Plan, PlannedNic};
+use super::record::{Record, RecordError, Wired};
+use super::slot::{self, SlotError};
+use crate::control::{Mtu, ValueError};
+use crate::file;
+use crate::seed::{self, SeedError};
+
+/// How long one plugin may take for one operation.
+const PLUGIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a VM could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetupError {
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
+    MacStore(#[from] MacStoreError),
+    #[error(transparent)]
+    NetNs(#[from] NetNsError),
+    #[error(transparent)]
+    Seed(#[from] SeedError),
+    #[error("cannot name the VM to the plugins")]
+    Container(#[source] cni::Error),
+    #[error("interface {interface}: its chain")]
+    Chain { interface: String, source: NetworkConfigError },
+    #[error("interface {interface}")]
+    Name { interface: String, source: IfNameError },
+    #[error("interface {interface}")]
+    Attach { interface: String, source: RuntimeError },
+    #[error("interface {interface}: cannot see what the plugins made")]
+    Inspect { interface: String, source: netlink::Error },
+    #[error("interface {interface}: the plugins left no {missing} in the VM's namespace")]
+    Missing { interface: String, missing: String },
+    #[error("interface {interface}")]
+    Mtu { interface: String, source: ValueError },
+}
+
+/// Sets `plan` up as a user from `uid_base` on. The VM is then ready for its supervisor.
+pub(crate) fn set_up(
+    layout: &Layout,
+    mut plan: Plan,
+    uid_base: u32,
+    plugin_path: &[PathBuf],
+) -> Result<Record, SetupError> {
+    let id = plan.id.clone();
+    let directory = layout.vm_dir(&id);
+    let slot = slot::take(&layout.slots(), &id.key())?;
+    let container = uuid::Uuid::new_v4().to_string().parse().map_err(SetupError::Container)?;
+    let seed = plan.seed.take();
+    let mut record = Record::new(container, slot, uid_base + slot, plugin_path.to_vec(), plan);
+    record.write(&directory)?;
+    private(&directory)?;
+    if let Some(seed) = seed {
+        seed::write(&directory.seed(), &seed, &id.name, &id.namespace, &record.plan.hostname)?;
+    }
+    let nics: Vec<_> = record.plan.nics.iter().map(manifest_nic).collect();
+    let macs = mac::assign(&layout.macs(&id), &nics)?;
+    let netns = create_netns(&layout.netns(&id))?;
+    for (nic, mac) in record.plan.nics.clone().iter().zip(macs) {
+        record.nics.push(attach(layout, &record, &netns, nic, mac)?);
+    }
+    record.write(&directory)?;
+    Ok(record)
+}
+
+/// The runtime that attaches a VM's NICs and takes them off again.
+pub(crate) fn runtime(layout: &Layout, plugin_path: &[PathBuf]) -> Runtime {
+    Runtime { plugin_path: plugin_path.to_vec(), cache: layout.cni_cache(), timeout: PLUGIN_TIMEOUT }
+}
+
+/// How the plugins are told which NIC is meant.
+pub(crate) fn attachment(
+    layout: &Layout,
+    record: &Record,
+    nic: &PlannedNic,
+) -> Result<Attachment, IfNameError> {
+    Ok(Attachment {
+        container: record.container.clone(),
+        if_name: hashed("pod", &nic.name)?,
+        netns: Some(layout.netns(&record.plan.id)),
+    })
+}
+
+/// KubeVirt's names for what belongs to a network: a prefix and 11 digits of the SHA-256 of its name.
+fn hashed(prefix: &str, network: &str) -> Result<IfName, IfNameError> {
+    let digest = Sha256::digest(network.as_bytes());
+    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{prefix}{}", &digits[..11]).parse()
+}
+
+fn attach(
+    layout: &Layout,
+    record: &Record,
+    netns: &NetNs,
+    nic: &PlannedNic,
+    mac: Mac,
+) -> Result<Wired, SetupError> {
+    let interface = || nic.name.clone();
+    let named = |source| SetupError::Name { interface: interface(), source };
+    let chain =
+        nic.chain(record.owner).map_err(|source| SetupError::Chain { interface: interface(), source })?;
+    let attachment = attachment(layout, record, nic).map_err(named)?;
+    let pod_interface = attachment.if_name.clone();
+    let invocation = Invocation {
+        attachment,
+        args: arguments(record, mac),
+        capabilities: json!({"mac": mac}).as_object().cloned().unwrap_or_default(),
+    };
+    let success = runtime(layout, &record.plugin_path)
+        .add(&chain, &invocation)
+        .map_err(|source| SetupError::Attach { interface: interface(), source })?;
+    let tap = hashed("tap", &nic.name).map_err(named)?;
+    let missing =
+        |missing: &IfName| SetupError::Missing { interface: interface(), missing: missing.to_string() };
+    if !reports(&success, &tap) {
+        return Err(missing(&tap));
+    }
+    let link = Netlink::open_in(netns)
+        .and_then(|netlink| netlink.link_by_name(pod_interface.as_str()))
+        .map_err(|source| SetupError::Inspect { interface: interface(), source })?
+        .ok_or_else(|| missing(&pod_interface))?;
+    let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+    let mtu = Mtu::try_from(mtu).map_err(|source| SetupError::Mtu { interface: interface(), source })?;
+    // A plugin that cannot set a MAC leaves its own, and the network may know no other; a manifest's stands.
+    let mac = nic.mac.or(link.mac).unwrap_or(mac);
+    Ok(Wired { pod_interface, tap, mac, mtu })
+}
+
+fn reports(success: &Success, tap: &IfName) -> bool {
+    success.interfaces.iter().any(|interface| interface.name == tap.as_str() && !interface.sandbox.is_empty())
+}
+
+/// `CNI_ARGS` as Multus gives them.
+fn arguments(record: &Record, mac: Mac) -> Vec<(String, String)> {
+    let id = &record.plan.id;
+    [
+        ("IgnoreUnknown", "1".to_owned()),
+        ("K8S_POD_NAMESPACE", id.namespace.clone()),
+        ("K8S_POD_NAME", id.name.clone()),
+        ("K8S_POD_INFRA_CONTAINER_ID", record.container.to_string()),
+        ("MAC", mac.to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .to_vec()
+}
+
+fn manifest_nic(nic: &PlannedNic) -> vm_api::manifest::Nic {
+    vm_api::manifest::Nic { name: nic.name.clone(), mac: nic.mac, network: nic.nad.clone() }
+}
+
+/// The VM's directory holds what its owner wrote into user-data: passwords, keys.
+fn private(directory: &VmDir) -> Result<(), SetupError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = directory.path();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(|source| {
+        RecordError::Io { operation: "set permissions of", path: path.to_owned(), source }.into()
+    })
+}
+
+/// Again if its directory was removed just before by a VM that was the last.
+fn create_netns(path: &Path) -> Result<NetNs, SetupError> {
+    let made = file::in_directory(path, || match NetNs::create(path) {
+        Err(NetNsError::Create { source, .. }) if source.kind() == io::ErrorKind::NotFound => Err(source),
+        other => Ok(other),
+    });
+    match made {
+        Ok(made) => Ok(made?),
+        Err(source) => Err(NetNsError::Create { path: path.to_owned(), source }.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_named_as_kubevirt_names_them() {
+        // The network "blue" of KubeVirt's own examples.
+        assert_eq!(hashed("pod", "blue").unwrap().as_str(), "pod16477688c0e");
+        assert_eq!(hashed("tap", "blue").unwrap().as_str(), "tap16477688c0e");
+    }
+}
