@@ -7,7 +7,7 @@ use netns::NetNs;
 use serde::Deserialize;
 
 use super::error::VmTapError;
-use super::names::{self, Names};
+use super::names::Names;
 
 /// What the alias of a renamed pod interface begins with: who did it, and the version of what follows.
 const OWNER: &str = "guestwire vm-tap v1";
@@ -63,7 +63,7 @@ impl Pod {
         let candidates = match called.args.cni.network {
             // KubeVirt runs a binding after the network's own plugin and names the VM's network, not the interface:
             // the hashed name if it is a secondary network, else the pod's primary interface.
-            Some(network) => vec![names::secondary(&network)?, names::primary()?],
+            Some(network) => vec![kubevirt_names::secondary(&network)?, kubevirt_names::primary()?],
             None => vec![attachment.if_name.clone()],
         };
         Ok(Self { namespace, netlink, sandbox, candidates })
