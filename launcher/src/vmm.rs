@@ -18,6 +18,7 @@ mod machine;
 mod memory;
 mod outcome;
 mod pci;
+mod seccomp;
 mod vcpu;
 mod virtio;
 
@@ -68,6 +69,8 @@ pub(crate) enum VmmError {
     BusFull(#[from] pci::BusFull),
     #[error("the thread of a {name} device ended unexpectedly")]
     DeviceDied { name: &'static str },
+    #[error("the process could not be confined")]
+    Confine(#[from] seccomp::ConfineError),
     #[error("the run ended without a reason")]
     NoOutcome,
     #[error("the guest stopped")]
@@ -175,6 +178,9 @@ impl Guest {
             vcpu::spawn(index, vcpu, Arc::clone(&bus), end.clone(), Arc::clone(&start))
                 .map_err(|source| VmmError::Resource { what: "a vCPU thread", source })?;
         }
+        // Every thread is through its beginnings; none has run the guest.
+        start.wait();
+        seccomp::confine()?;
         channel.send_event(&Event::Running)?;
         start.wait();
         event_loop.run();

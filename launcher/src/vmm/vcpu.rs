@@ -49,7 +49,8 @@ pub(crate) enum VcpuError {
     },
 }
 
-/// Starts the thread of a vCPU; it waits at `start` before it runs the guest.
+/// Starts the thread of a vCPU. It waits at `start` twice before it runs the guest: once when the thread is set up,
+/// once until the process is.
 pub(crate) fn spawn(
     index: usize,
     mut vcpu: VcpuFd,
@@ -59,6 +60,7 @@ pub(crate) fn spawn(
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(format!("vcpu{index}")).spawn(move || {
         let _watch = DeathWatch { index, end: end.clone() };
+        start.wait();
         start.wait();
         if let Err(error) = run(index, &mut vcpu, &bus, &end) {
             end.come(Outcome::Failed(VmmError::Vcpu(error)));

@@ -4,7 +4,7 @@
 //! Device and live queues are behind one lock, taken once per wake-up here, and by a vCPU only to activate or reset.
 
 use std::os::fd::AsRawFd as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 use std::{io, thread};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -48,7 +48,8 @@ impl Shared {
     }
 }
 
-/// Starts the thread. It ends with the process; a panic in it ends the run.
+/// Starts the thread, and waits until it is through its beginnings. It ends with the process; a panic in it ends the
+/// run.
 pub(super) fn spawn(shared: Arc<Shared>, end: End) -> io::Result<()> {
     let (name, event_fd) = {
         let state = shared.state();
@@ -62,12 +63,16 @@ pub(super) fn spawn(shared: Arc<Shared>, end: End) -> io::Result<()> {
     if let Some(fd) = event_fd {
         epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(edges | EventSet::OUT, EVENT))?;
     }
+    let ready = Arc::new(Barrier::new(2));
+    let begun = Arc::clone(&ready);
     thread::Builder::new().name(name.into()).spawn(move || {
+        begun.wait();
         let _watch = DeathWatch { name, end: end.clone() };
         if let Err(source) = run(&epoll, &shared) {
             end.come(Outcome::Failed(VmmError::Epoll(source)));
         }
     })?;
+    ready.wait();
     Ok(())
 }
 
