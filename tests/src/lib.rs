@@ -13,20 +13,24 @@
     reason = "a helper that fails is a test that fails: the panic is its report"
 )]
 
+mod api_server;
 mod binaries;
 mod cni_call;
 mod command;
 mod guest;
+mod launcher;
 mod namespace;
 mod sandbox;
 mod snapshot;
 mod ssh;
 mod wait;
 
+pub use api_server::ApiServer;
 pub use binaries::{binary, binary_dir};
 pub use cni_call::{Answer, CniCall};
 pub use command::{Daemon, output, run, sh};
 pub use guest::GuestImage;
+pub use launcher::{Launcher, example};
 pub use namespace::Namespace;
 pub use sandbox::Sandbox;
 pub use snapshot::Snapshot;

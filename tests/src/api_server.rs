@@ -1,0 +1,193 @@
+//! A real etcd and kube-apiserver on loopback ports, in a folder of their own; no mock, no container engine.
+//!
+//! Both are built or unpacked by `tests/api/kube-apiserver` into the cache. The server checks RBAC: [`ApiServer::admin`]
+//! is cluster-admin, [`ApiServer::service_account`] may do what was granted to it.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{Daemon, eventually, output};
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+const VERSION: &str = "1.20.2";
+
+/// A running API server. Dropping it ends both processes and removes their data.
+pub struct ApiServer {
+    folder: tempfile::TempDir,
+    binaries: PathBuf,
+    port: u16,
+    etcd_port: u16,
+    accounts: Vec<String>,
+    _etcd: Daemon,
+    server: Option<Daemon>,
+}
+
+impl ApiServer {
+    /// Starts a server that knows these service accounts (`namespace:name`), and waits until it is ready.
+    #[track_caller]
+    pub fn start(accounts: &[&str]) -> Self {
+        let cache = std::env::var_os("GUESTWIRE_CACHE").map(PathBuf::from);
+        let cache =
+            cache.unwrap_or_else(|| Path::new(&std::env::var("HOME").unwrap()).join(".cache/guestwire"));
+        let binaries = cache.join(format!("kube-apiserver-{VERSION}"));
+        assert!(binaries.is_dir(), "{} is missing: run tests/api/kube-apiserver", binaries.display());
+        let folder = tempfile::tempdir().unwrap();
+        let (port, etcd_port, peer_port) = (free_port(), free_port(), free_port());
+        let mut tokens = "admin-token,admin,admin,system:masters\n".to_owned();
+        for account in accounts {
+            tokens += &format!("token-{account},system:serviceaccount:{account},{account}\n");
+        }
+        fs::write(folder.path().join("tokens"), tokens).unwrap();
+        let etcd = Daemon::start(
+            quiet(Command::new(binaries.join("etcd")), folder.path(), "etcd")
+                .arg("--data-dir")
+                .arg(folder.path().join("etcd"))
+                .arg(format!("--listen-client-urls=http://127.0.0.1:{etcd_port}"))
+                .arg(format!("--advertise-client-urls=http://127.0.0.1:{etcd_port}"))
+                .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer_port}"))
+                .arg("--unsafe-no-fsync"),
+        );
+        let accounts = accounts.iter().map(|&account| account.to_owned()).collect();
+        let mut server = Self { folder, binaries, port, etcd_port, accounts, _etcd: etcd, server: None };
+        server.resume();
+        server
+    }
+
+    /// Kills the API server, as a crash would; etcd keeps the data.
+    pub fn crash(&mut self) {
+        self.server = None;
+    }
+
+    /// Starts the API server again, on the same port, and waits until it is ready.
+    #[track_caller]
+    pub fn resume(&mut self) {
+        let folder = self.folder.path();
+        let key = folder.join("service-account.key");
+        if !key.exists() {
+            let made = output(Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048"));
+            assert!(made.status.success(), "openssl: {made:?}");
+        }
+        self.server = Some(Daemon::start(
+            quiet(Command::new(self.binaries.join("kube-apiserver")), folder, "kube-apiserver")
+                .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port))
+                .arg(format!("--cert-dir={}", folder.join("certificates").display()))
+                .arg(format!("--secure-port={}", self.port))
+                .args([
+                    "--bind-address=127.0.0.1",
+                    "--advertise-address=127.0.0.1",
+                    "--authorization-mode=RBAC",
+                ])
+                .args(["--service-cluster-ip-range=10.96.0.0/16", "--service-account-issuer=https://api"])
+                .args(["--feature-gates=MixedProtocolLBService=true"])
+                .arg(format!("--service-account-key-file={}", key.display()))
+                .arg(format!("--service-account-signing-key-file={}", key.display()))
+                .arg(format!("--token-auth-file={}", folder.join("tokens").display())),
+        ));
+        eventually("kube-apiserver is ready", PATIENCE, || {
+            let (status, _) = self.request("GET", "/readyz", None);
+            (status == 200).then_some(())
+        });
+    }
+
+    /// A kubeconfig with every right.
+    pub fn admin(&self) -> PathBuf {
+        self.kubeconfig("admin", "admin-token")
+    }
+
+    /// A kubeconfig of one of the service accounts given at the start.
+    #[track_caller]
+    pub fn service_account(&self, account: &str) -> PathBuf {
+        assert!(self.accounts.iter().any(|known| known == account), "{account} was not given to start()");
+        self.kubeconfig(&account.replace(':', "-"), &format!("token-{account}"))
+    }
+
+    fn kubeconfig(&self, name: &str, token: &str) -> PathBuf {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {
+                "server": self.url(), "insecure-skip-tls-verify": true,
+            }}],
+            "users": [{"name": "test", "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        });
+        let path = self.folder.path().join(format!("{name}.kubeconfig"));
+        fs::write(&path, config.to_string()).unwrap();
+        path
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// A request with every right: status code (0: no answer) and body.
+    pub fn request(&self, method: &str, path: &str, body: Option<&str>) -> (u16, Value) {
+        let mut command = Command::new("curl");
+        command.args([
+            "-sk",
+            "-X",
+            method,
+            "-w",
+            "\n%{http_code}",
+            "-H",
+            "Authorization: Bearer admin-token",
+        ]);
+        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/yaml" };
+        if let Some(body) = body {
+            // From a file: a body may be longer than a command line.
+            let file = self.folder.path().join(format!("body-{:?}", std::thread::current().id()));
+            fs::write(&file, body).unwrap();
+            command.args(["-H", &format!("Content-Type: {kind}"), "--data-binary"]);
+            command.arg(format!("@{}", file.display()));
+        }
+        let text = String::from_utf8(output(command.arg(format!("{}{path}", self.url()))).stdout).unwrap();
+        let (body, status) = text.rsplit_once('\n').unwrap_or_default();
+        (status.parse().unwrap_or(0), serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    /// Creates an object (YAML or JSON) in the collection at `path`.
+    #[track_caller]
+    pub fn create(&self, path: &str, object: &str) -> Value {
+        let (status, answer) = self.request("POST", path, Some(object));
+        assert_eq!(status, 201, "POST {path}: {answer}");
+        answer
+    }
+
+    /// Makes a kind of object known: `kubevirt.io/v1` unless `group` says otherwise; any fields are kept.
+    #[track_caller]
+    pub fn define(&self, group: &str, kind: &str, plural: &str) {
+        let definition = json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("{plural}.{group}")},
+            "spec": {
+                "group": group, "scope": "Namespaced",
+                "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+                    "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+                }}}],
+            },
+        });
+        self.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition.to_string());
+        eventually("the new kind is served", PATIENCE, || {
+            let (status, _) = self.request("GET", &format!("/apis/{group}/v1/{plural}"), None);
+            (status == 200).then_some(())
+        });
+    }
+}
+
+/// Its output goes to a file in `folder`: kept out of the test's report, there to look at when a test stops.
+fn quiet(mut command: Command, folder: &Path, name: &str) -> Command {
+    let log = fs::File::create(folder.join(format!("{name}.log"))).unwrap();
+    command.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log));
+    command
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
