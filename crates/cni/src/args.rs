@@ -22,6 +22,11 @@ impl Args {
         Ok(Self { pairs })
     }
 
+    /// All pairs in order.
+    pub(crate) fn pairs(&self) -> &[(String, String)] {
+        &self.pairs
+    }
+
     /// The value of `key`; of several, the last.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.pairs.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value.as_str())

@@ -7,7 +7,9 @@
 //! This crate touches no network: it reads, runs and prints.
 
 mod args;
+mod delegate;
 mod error;
+mod exec;
 mod mutation;
 mod output;
 mod plugin;
@@ -18,6 +20,7 @@ mod version;
 pub mod runtime;
 
 pub use args::Args;
+pub use delegate::Ipam;
 pub use error::{Code, Error};
 pub use mutation::mutated;
 pub use plugin::{Plugin, main};

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::{Args, Code, Error, Success, Version};
 
-const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
+pub(crate) const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
 
 /// Members of a configuration that are the protocol's own.
 const PROTOCOL_KEYS: [&str; 13] = [

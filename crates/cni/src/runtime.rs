@@ -4,19 +4,19 @@
 //! any point [`Runtime::del`] finds the configuration it has to take down. The record is kept until DEL succeeds.
 
 mod cache;
-mod exec;
 mod network;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 pub use cache::{CacheError, Cached};
-pub use exec::ExecError;
 pub use network::{NetworkConfigError, NetworkConfigList};
 
-use crate::request::{Attachment, Command};
+use crate::exec;
+pub use crate::exec::ExecError;
+use crate::request::{Attachment, Command, VALID_ATTACHMENTS};
 use crate::{Error, Success, output};
 
 /// A CNI runtime.
@@ -133,7 +133,7 @@ impl Runtime {
         let mut previous = None;
         for plugin in network.plugins() {
             let answer = self.call(Command::Add, network, plugin, invocation, previous.as_ref())?;
-            let success = serde_json::from_slice(&answer)
+            let success = Success::read(&answer)
                 .map_err(|source| exec_error(network, plugin, ExecError::Answer(source)))?;
             previous = Some(success);
         }
@@ -182,6 +182,59 @@ impl Runtime {
         Ok(())
     }
 
+    /// Asks every plugin of `network` whether an ADD could work now. Networks of versions before 1.1.0 cannot say.
+    pub fn status(&self, network: &NetworkConfigList) -> Result<(), RuntimeError> {
+        if network.version() < Command::Status.since() {
+            return Ok(());
+        }
+        for plugin in network.plugins() {
+            self.call_whole(Command::Status, network, plugin, None)?;
+        }
+        Ok(())
+    }
+
+    /// Has every plugin of `network` remove what belongs to none of `valid`. All are asked even if one fails; the
+    /// first failure is returned. Networks of versions before 1.1.0 cannot.
+    pub fn gc(&self, network: &NetworkConfigList, valid: &[Attachment]) -> Result<(), RuntimeError> {
+        if network.version() < Command::Gc.since() {
+            return Ok(());
+        }
+        let valid: Vec<_> = valid
+            .iter()
+            .map(|one| json!({"containerID": one.container.as_str(), "ifname": one.if_name.as_str()}))
+            .collect();
+        let mut first = None;
+        for plugin in network.plugins() {
+            if let Err(error) = self.call_whole(Command::Gc, network, plugin, Some(&valid)) {
+                tracing::warn!("{:#}", Chain(&error));
+                first.get_or_insert(error);
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// A call that is about the network as a whole, not about an attachment.
+    fn call_whole(
+        &self,
+        command: Command,
+        network: &NetworkConfigList,
+        plugin: &network::PluginConfig,
+        valid: Option<&[Value]>,
+    ) -> Result<(), RuntimeError> {
+        let mut config = plugin.for_call(network, &Map::new(), None);
+        if let Some(valid) = valid {
+            config.insert(VALID_ATTACHMENTS.to_owned(), valid.into());
+        }
+        let call = exec::Call {
+            command,
+            attachment: None,
+            args: &[],
+            path: &self.plugin_path,
+            timeout: self.timeout,
+        };
+        run(&call, network, plugin, &Value::Object(config)).map(drop)
+    }
+
     /// Everything attached according to the records.
     pub fn cached(&self) -> Result<Vec<Cached>, RuntimeError> {
         Ok(cache::all(&self.cache)?)
@@ -195,27 +248,43 @@ impl Runtime {
         invocation: &Invocation,
         previous: Option<&Success>,
     ) -> Result<Vec<u8>, RuntimeError> {
-        let refused = |source| RuntimeError::Plugin {
-            network: network.name().to_owned(),
-            plugin: plugin.kind().to_owned(),
-            command,
-            source,
-        };
         let previous = previous.map(|success| output::success(success, network.version())).transpose();
-        let previous = previous.map_err(refused)?;
+        let previous = previous.map_err(|source| refusal(network, plugin, command, source))?;
         let stdin = Value::Object(plugin.for_call(network, &invocation.capabilities, previous));
         let call = exec::Call {
             command,
-            attachment: &invocation.attachment,
+            attachment: Some(&invocation.attachment),
             args: &invocation.args,
             path: &self.plugin_path,
             timeout: self.timeout,
         };
-        match exec::call(&call, plugin.kind(), stdin.to_string().as_bytes()) {
-            Ok(answer) => Ok(answer),
-            Err(ExecError::Plugin(source)) => Err(refused(source)),
-            Err(source) => Err(exec_error(network, plugin, source)),
-        }
+        run(&call, network, plugin, &stdin)
+    }
+}
+
+fn run(
+    call: &exec::Call<'_>,
+    network: &NetworkConfigList,
+    plugin: &network::PluginConfig,
+    stdin: &Value,
+) -> Result<Vec<u8>, RuntimeError> {
+    exec::call(call, plugin.kind(), stdin.to_string().as_bytes()).map_err(|error| match error {
+        ExecError::Plugin(source) => refusal(network, plugin, call.command, source),
+        source => exec_error(network, plugin, source),
+    })
+}
+
+fn refusal(
+    network: &NetworkConfigList,
+    plugin: &network::PluginConfig,
+    command: Command,
+    source: Error,
+) -> RuntimeError {
+    RuntimeError::Plugin {
+        network: network.name().to_owned(),
+        plugin: plugin.kind().to_owned(),
+        command,
+        source,
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The result of an ADD; also what the next plugin of a chain gets as `prevResult`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -20,6 +21,30 @@ pub struct Success {
     /// Name resolution.
     #[serde(default, skip_serializing_if = "Dns::is_empty")]
     pub dns: Dns,
+}
+
+/// One address as 0.1.0 and 0.2.0 have it: `ip4` and `ip6`.
+#[derive(Deserialize)]
+struct OldIp {
+    ip: IpNetwork,
+    gateway: Option<IpAddr>,
+    #[serde(default)]
+    routes: Vec<Route>,
+}
+
+impl Success {
+    /// Reads a plugin's answer in the shape of any version; an empty one means nothing was done.
+    pub(crate) fn read(answer: &[u8]) -> Result<Self, serde_json::Error> {
+        let mut value: Value = serde_json::from_slice(answer)?;
+        let old = ["ip4", "ip6"].map(|key| value.get_mut(key).map(Value::take).filter(|old| !old.is_null()));
+        let mut success: Self = serde_json::from_value(value)?;
+        for old in old.into_iter().flatten() {
+            let OldIp { ip, gateway, routes } = serde_json::from_value(old)?;
+            success.ips.push(Ip { interface: None, address: ip, gateway });
+            success.routes.extend(routes);
+        }
+        Ok(success)
+    }
 }
 
 /// One interface.

@@ -56,16 +56,17 @@ fn searched(path: &[PathBuf]) -> String {
 }
 
 /// The environment of a call.
-pub(super) struct Call<'a> {
-    pub(super) command: Command,
-    pub(super) attachment: &'a Attachment,
-    pub(super) args: &'a [(String, String)],
-    pub(super) path: &'a [PathBuf],
-    pub(super) timeout: Duration,
+pub(crate) struct Call<'a> {
+    pub(crate) command: Command,
+    /// None for STATUS and GC.
+    pub(crate) attachment: Option<&'a Attachment>,
+    pub(crate) args: &'a [(String, String)],
+    pub(crate) path: &'a [PathBuf],
+    pub(crate) timeout: Duration,
 }
 
 /// The file that is plugin `kind`.
-pub(super) fn find(path: &[PathBuf], kind: &str) -> Result<PathBuf, ExecError> {
+pub(crate) fn find(path: &[PathBuf], kind: &str) -> Result<PathBuf, ExecError> {
     path.iter()
         .map(|directory| directory.join(kind))
         .find(|program| program.is_file())
@@ -73,7 +74,7 @@ pub(super) fn find(path: &[PathBuf], kind: &str) -> Result<PathBuf, ExecError> {
 }
 
 /// Runs plugin `kind` with `stdin`; its standard output if it succeeds.
-pub(super) fn call(call: &Call<'_>, kind: &str, stdin: &[u8]) -> Result<Vec<u8>, ExecError> {
+pub(crate) fn call(call: &Call<'_>, kind: &str, stdin: &[u8]) -> Result<Vec<u8>, ExecError> {
     let program = find(call.path, kind)?;
     let mut child = Process::new(&program)
         .env_clear()
@@ -101,16 +102,18 @@ pub(super) fn call(call: &Call<'_>, kind: &str, stdin: &[u8]) -> Result<Vec<u8>,
 }
 
 fn environment(call: &Call<'_>) -> Vec<(&'static str, String)> {
-    let Attachment { container, if_name, netns } = call.attachment;
     let args: Vec<_> = call.args.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut environment = vec![
         ("CNI_COMMAND", call.command.as_str().to_owned()),
-        ("CNI_CONTAINERID", container.to_string()),
-        ("CNI_IFNAME", if_name.to_string()),
-        ("CNI_NETNS", netns.as_ref().map(|path| path.display().to_string()).unwrap_or_default()),
         ("CNI_ARGS", args.join(";")),
         ("CNI_PATH", searched(call.path)),
     ];
+    if let Some(Attachment { container, if_name, netns }) = call.attachment {
+        environment.push(("CNI_CONTAINERID", container.to_string()));
+        environment.push(("CNI_IFNAME", if_name.to_string()));
+        environment
+            .push(("CNI_NETNS", netns.as_ref().map(|path| path.display().to_string()).unwrap_or_default()));
+    }
     // What a plugin needs to find its tools, and what makes it log.
     for name in ["PATH", "GUESTWIRE_LOG", "GUESTWIRE_CRASH_AFTER"] {
         if let Ok(value) = env::var(name) {
