@@ -1,0 +1,107 @@
+//! `vm-launcher` as a person uses it, in directories of the test's own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::binaries::binary;
+use crate::command::{output, run};
+use crate::guest::GuestImage;
+use crate::ssh::SshKey;
+
+/// The launcher, with its run and state directories below the test's folder.
+#[derive(Debug)]
+pub struct Launcher {
+    folder: PathBuf,
+}
+
+impl Launcher {
+    /// One that keeps everything in `folder`.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// Its run directory, which `down` leaves as it was before.
+    pub fn run_dir(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
+    /// A command line: `launcher.command("down", &["vm1"])`.
+    pub fn command(&self, verb: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("vm-launcher"));
+        command.arg(verb).args(arguments);
+        command.arg("--run").arg(self.run_dir()).arg("--state").arg(self.folder.join("state"));
+        command
+    }
+
+    /// `up` with the quick-test guest's kernel, whatever its outcome.
+    #[track_caller]
+    pub fn up(&self, manifest: &Path, arguments: &[&str]) -> Output {
+        let guest = GuestImage::get();
+        let mut command = self.command("up", arguments);
+        command.arg("--file").arg(manifest);
+        output(command.arg("--kernel").arg(guest.kernel).arg("--initrd").arg(guest.initrd))
+    }
+
+    /// Runs a verb that must succeed, and gives what it prints.
+    #[track_caller]
+    pub fn run(&self, verb: &str, arguments: &[&str]) -> String {
+        run(&mut self.command(verb, arguments))
+    }
+
+    /// The VM's VirtualMachineInstance in the default namespace.
+    #[track_caller]
+    pub fn status(&self, name: &str) -> Value {
+        let text = self.run("status", &[name, "--output", "json"]);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// The addresses that the VM's first NIC is seen to use.
+    #[track_caller]
+    pub fn addresses(&self, name: &str) -> Vec<String> {
+        let status = self.status(name);
+        let addresses =
+            status["status"]["interfaces"][0]["ipAddresses"].as_array().cloned().unwrap_or_default();
+        addresses.iter().filter_map(|address| address.as_str().map(str::to_owned)).collect()
+    }
+
+    /// The process that owns the VM: its supervisor.
+    #[track_caller]
+    pub fn supervisor(&self, name: &str) -> i32 {
+        let path = self.run_dir().join("locks").join(format!("default_{name}"));
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        text.trim().parse().unwrap_or_else(|error| panic!("{text:?}: {error}"))
+    }
+
+    /// The VM's VMM: its supervisor's only child.
+    #[track_caller]
+    pub fn vmm(&self, name: &str) -> Option<i32> {
+        let supervisor = self.supervisor(name);
+        let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    }
+
+    /// What the guest wrote to its console.
+    pub fn console(&self, name: &str) -> String {
+        let log = self.run_dir().join("vms/default").join(name).join("console.log");
+        fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+}
+
+/// A manifest of `docs/examples`, with `key` in it, in `folder`.
+///
+/// # Panics
+/// If there is no such example, or no place for the key in it.
+#[track_caller]
+pub fn example(name: &str, key: &SshKey, folder: &Path) -> PathBuf {
+    let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples").join(name);
+    let text =
+        fs::read_to_string(&original).unwrap_or_else(|error| panic!("{}: {error}", original.display()));
+    let (before, after) =
+        text.split_once("REPLACE-WITH-YOUR-PUBLIC-SSH-KEY").expect("the example has a place for a key");
+    let path = folder.join(name);
+    fs::write(&path, format!("{before}{}{after}", key.public())).expect("the test's folder is writable");
+    path
+}
