@@ -23,14 +23,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A running `vm-launcher vmm`. Killed when dropped.
-pub struct Vmm {
-    pub channel: Channel,
-    pub console: UnixStream,
-    pub process: Child,
+pub(crate) struct Vmm {
+    pub(crate) channel: Channel,
+    pub(crate) console: UnixStream,
+    pub(crate) process: Child,
 }
 
 /// A configuration for one vCPU and 32 MiB, and the outer end of its console.
-pub fn config(kernel: OwnedFd) -> (VmmConfig, UnixStream) {
+pub(crate) fn config(kernel: OwnedFd) -> (VmmConfig, UnixStream) {
     let (console, serial) = UnixStream::pair().unwrap();
     console.set_read_timeout(Some(LIMIT)).unwrap();
     let kvm = File::options().read(true).write(true).open("/dev/kvm").expect("these tests need /dev/kvm");
@@ -50,7 +50,7 @@ pub fn config(kernel: OwnedFd) -> (VmmConfig, UnixStream) {
 
 impl Vmm {
     /// A process that waits for its configuration.
-    pub fn idle() -> (Channel, Child) {
+    pub(crate) fn idle() -> (Channel, Child) {
         let (channel, theirs) = Channel::pair().unwrap();
         // The shell puts the channel where the supervisor would.
         let process = Command::new("sh")
@@ -62,21 +62,21 @@ impl Vmm {
         (channel, process)
     }
 
-    pub fn start((config, console): (VmmConfig, UnixStream)) -> Self {
+    pub(crate) fn start((config, console): (VmmConfig, UnixStream)) -> Self {
         let (channel, process) = Self::idle();
         channel.send_config(&config).unwrap();
         Self { channel, console, process }
     }
 
     /// A VMM that runs `code`, and has said so.
-    pub fn run(code: &[u8]) -> Self {
+    pub(crate) fn run(code: &[u8]) -> Self {
         let vmm = Self::start(config(elf(code)));
         assert_eq!(vmm.event(), Event::Running);
         vmm
     }
 
     /// The next event.
-    pub fn event(&self) -> Event {
+    pub(crate) fn event(&self) -> Event {
         let limit = Timespec::try_from(LIMIT).unwrap();
         let mut ready = [PollFd::from_borrowed_fd(self.channel.as_fd(), PollFlags::IN)];
         assert_eq!(poll(&mut ready, Some(&limit)).unwrap(), 1, "the VMM says nothing");
@@ -87,7 +87,7 @@ impl Vmm {
     }
 
     /// The next event, which must be an error's.
-    pub fn error(&self) -> String {
+    pub(crate) fn error(&self) -> String {
         match self.event() {
             Event::Error { message } => message,
             other => panic!("{other:?} instead of an error"),
@@ -95,18 +95,18 @@ impl Vmm {
     }
 
     /// Waits for the console to say `text` and nothing else.
-    pub fn hear(&mut self, text: &str) {
+    pub(crate) fn hear(&mut self, text: &str) {
         let mut heard = vec![0; text.len()];
         self.console.read_exact(&mut heard).unwrap();
         assert_eq!(String::from_utf8_lossy(&heard), text);
     }
 
-    pub fn type_in(&mut self, text: &str) {
+    pub(crate) fn type_in(&mut self, text: &str) {
         self.console.write_all(text.as_bytes()).unwrap();
     }
 
     /// Waits for the process's end; a signal's is `None`.
-    pub fn exit_code(mut self) -> Option<i32> {
+    pub(crate) fn exit_code(mut self) -> Option<i32> {
         self.process.wait().unwrap().code()
     }
 }
@@ -119,7 +119,7 @@ impl Drop for Vmm {
 }
 
 /// An ELF kernel with `code` at 1 MiB.
-pub fn elf(code: &[u8]) -> OwnedFd {
+pub(crate) fn elf(code: &[u8]) -> OwnedFd {
     const ENTRY: u64 = 0x10_0000;
     const HEADERS: u64 = 0x1000;
     let mut image = b"\x7fELF\x02\x01\x01".to_vec();
@@ -142,22 +142,22 @@ pub fn elf(code: &[u8]) -> OwnedFd {
 }
 
 /// An unnamed file with this content.
-pub fn file(content: &[u8]) -> OwnedFd {
+pub(crate) fn file(content: &[u8]) -> OwnedFd {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(content).unwrap();
     file.into()
 }
 
 /// Machine code: `mov dx, port; mov al, value; out dx, al`.
-pub fn out(port: u16, value: u8) -> Vec<u8> {
+pub(crate) fn out(port: u16, value: u8) -> Vec<u8> {
     let [low, high] = port.to_le_bytes();
     vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
 }
 
 /// Machine code that writes `text` to the serial port.
-pub fn say(text: &str) -> Vec<u8> {
+pub(crate) fn say(text: &str) -> Vec<u8> {
     text.bytes().flat_map(|byte| out(0x3f8, byte)).collect()
 }
 
 /// Machine code: `hlt`, for ever.
-pub const HALT: [u8; 3] = [0xf4, 0xeb, 0xfd];
+pub(crate) const HALT: [u8; 3] = [0xf4, 0xeb, 0xfd];
