@@ -108,9 +108,12 @@ impl Netlink {
     /// Makes a bridge, down.
     pub fn create_bridge(&self, bridge: &NewBridge<'_>) -> Result<(), Error> {
         let NewBridge { name, mac, mtu, vlan_filtering, multicast_snooping } = *bridge;
-        let mut link = LinkMessageBuilder::<LinkBridge>::new(name.as_str())
-            .vlan_filtering(vlan_filtering)
-            .mcast_snooping(multicast_snooping);
+        let mut link =
+            LinkMessageBuilder::<LinkBridge>::new(name.as_str()).mcast_snooping(multicast_snooping);
+        // A kernel without VLAN filtering refuses even to be told that there is none.
+        if vlan_filtering {
+            link = link.vlan_filtering(true);
+        }
         if let Some(mac) = mac {
             link = link.address(mac.octets().to_vec());
         }
