@@ -12,6 +12,7 @@ mod bridge;
 mod error;
 mod link;
 mod route;
+mod settle;
 
 use std::future::Future;
 
@@ -22,6 +23,7 @@ pub use bridge::{BridgeInfo, NewBridge, PortFlag, PortInfo, PortVlan, VlanRange}
 pub use error::Error;
 pub use link::{Link, NewVeth, Peer};
 pub use route::Route;
+pub use settle::Settled;
 
 /// An open route-netlink socket.
 #[derive(Debug)]

@@ -84,10 +84,7 @@ impl Netlink {
         let filter = RouteMessageBuilder::<Ipv6Addr>::new().table_id(libc::RT_TABLE_LOCAL.into()).build();
         let messages = self.handle.route().get(filter).execute().try_collect();
         let messages: Vec<_> = self.wait("list local routes of link with index", index, messages)?;
-        let wanted = [
-            RouteAttribute::Oif(index),
-            RouteAttribute::Destination(RouteAddress::Inet6(address)),
-        ];
+        let wanted = [RouteAttribute::Oif(index), RouteAttribute::Destination(RouteAddress::Inet6(address))];
         Ok(messages.iter().any(|message| {
             message.header.kind == RouteType::Local
                 && wanted.iter().all(|attribute| message.attributes.contains(attribute))

@@ -224,11 +224,11 @@ mod tests {
         assert_ne!(made.id().unwrap(), home);
         let inside = made.run(|| NetNs::current().unwrap().id().unwrap()).unwrap();
         assert_eq!(inside, made.id().unwrap());
-        let failed: Result<(), &str> = (|| {
-            let _inside = made.enter().map_err(|_| "enter")?;
-            Err("work")
+        let failed: Result<(), String> = (|| {
+            let _inside = made.enter().map_err(|error| error.to_string())?;
+            Err("work".to_owned())
         })();
-        assert_eq!(failed, Err("work"));
+        assert_eq!(failed, Err("work".to_owned()));
         assert_eq!(NetNs::current().unwrap().id().unwrap(), home);
         NetNs::remove(&path).unwrap();
     }
