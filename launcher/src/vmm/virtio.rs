@@ -85,3 +85,8 @@ impl Queues {
         self.0.get_mut(index).and_then(Option::as_mut)
     }
 }
+
+#[cfg(test)]
+mod queue_tests;
+#[cfg(test)]
+mod ring;

@@ -197,3 +197,7 @@ impl Device for Block {
         Progress::More
     }
 }
+
+#[cfg(test)]
+#[path = "blk_tests.rs"]
+mod tests;

@@ -146,3 +146,6 @@ impl Device for Net {
         progress
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -258,3 +258,7 @@ fn read_bytes(bytes: &[u8], offset: u64, data: &mut [u8]) {
     let rest = bytes.get(start..).unwrap_or_default();
     data.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
 }
+
+#[cfg(test)]
+#[path = "transport_tests.rs"]
+mod tests;

@@ -29,8 +29,8 @@ pub(super) struct Receive {
 enum Delivery {
     /// The guest has it, or will never have it.
     Over,
-    /// More buffers are needed.
-    Waits,
+    /// More buffers are needed than there were; true if some have come since.
+    Waits(bool),
 }
 
 impl Receive {
@@ -72,8 +72,8 @@ impl Receive {
                     }
                 }
             }
-            if self.deliver(queue) == Delivery::Waits {
-                progress = if queue.wait() { Progress::More } else { Progress::Done };
+            if let Delivery::Waits(more) = self.deliver(queue) {
+                progress = if more { Progress::More } else { Progress::Done };
                 break;
             }
         }
@@ -98,8 +98,10 @@ impl Receive {
     fn deliver(&mut self, queue: &mut VirtQueue) -> Delivery {
         while self.mergeable && self.segments.length() < self.waiting {
             if !self.add_chain(queue) {
+                // Asked while all chains are taken, so that only new ones count.
+                let more = queue.wait();
                 queue.unpop(self.chains.len());
-                return Delivery::Waits;
+                return Delivery::Waits(more);
             }
         }
         let count = u16::try_from(self.chains.len()).unwrap_or(u16::MAX);
