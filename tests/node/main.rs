@@ -5,6 +5,8 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "tests report by panicking")]
 
 mod a_kvm_guest;
+mod a_vmm_boots_linux;
 mod cnv_bridge_vlans;
 mod the_node;
 mod vm_tap_wires;
+mod vms_live;

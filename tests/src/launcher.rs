@@ -83,6 +83,19 @@ impl Launcher {
         children.split_whitespace().next()?.parse().ok()
     }
 
+    /// Status, log and console of all VMs, for a test that fails.
+    pub fn story(&self) -> String {
+        let vms = fs::read_dir(self.run_dir().join("vms/default")).into_iter().flatten().flatten();
+        vms.map(|vm| {
+            let name = vm.file_name().to_string_lossy().into_owned();
+            let log = fs::read_to_string(vm.path().join("supervisor.log")).unwrap_or_default();
+            let status = output(&mut self.command("status", &[&name]));
+            let status = String::from_utf8_lossy(&status.stdout).into_owned();
+            format!("== {name}\n{status}\n{log}\n{}\n", self.console(&name))
+        })
+        .collect()
+    }
+
     /// What the guest wrote to its console.
     pub fn console(&self, name: &str) -> String {
         let log = self.run_dir().join("vms/default").join(name).join("console.log");
