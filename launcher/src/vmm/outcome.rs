@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -59,5 +60,51 @@ impl End {
 impl AsRawFd for End {
     fn as_raw_fd(&self) -> RawFd {
         self.shared.event.as_raw_fd()
+    }
+}
+
+/// Turns a panic of the thread that has this on its stack into the end of the run, instead of a guest that hangs.
+pub(crate) struct DeathWatch {
+    end: End,
+    error: Option<VmmError>,
+}
+
+impl DeathWatch {
+    /// `error` says whose thread it was.
+    pub(crate) fn new(end: End, error: VmmError) -> Self {
+        Self { end, error: Some(error) }
+    }
+}
+
+impl Drop for DeathWatch {
+    fn drop(&mut self) {
+        if let (true, Some(error)) = (thread::panicking(), self.error.take()) {
+            self.end.come(Outcome::Failed(error));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reason_counts() {
+        let end = End::new().unwrap();
+        end.come(Outcome::Reset);
+        end.clone().come(Outcome::Shutdown);
+        assert!(matches!(end.outcome(), Some(Outcome::Reset)));
+    }
+
+    #[test]
+    fn a_thread_that_panics_ends_the_run() {
+        let end = End::new().unwrap();
+        let watched = end.clone();
+        let thread = thread::spawn(move || {
+            let _watch = DeathWatch::new(watched, VmmError::NoOutcome);
+            panic!("on purpose");
+        });
+        assert!(thread.join().is_err());
+        assert!(matches!(end.outcome(), Some(Outcome::Failed(VmmError::NoOutcome))));
     }
 }

@@ -8,7 +8,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::VmmError;
 use super::bus::Bus;
-use super::outcome::{End, Outcome};
+use super::outcome::{DeathWatch, End, Outcome};
 
 /// KVM_SYSTEM_EVENT_SHUTDOWN, _RESET and _CRASH (`Documentation/virt/kvm/api.rst`, 5).
 const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
@@ -59,27 +59,13 @@ pub(crate) fn spawn(
     start: Arc<Barrier>,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(format!("vcpu{index}")).spawn(move || {
-        let _watch = DeathWatch { index, end: end.clone() };
+        let _watch = DeathWatch::new(end.clone(), VmmError::Vcpu(VcpuError::Died { index }));
         start.wait();
         start.wait();
         if let Err(error) = run(index, &mut vcpu, &bus, &end) {
             end.come(Outcome::Failed(VmmError::Vcpu(error)));
         }
     })
-}
-
-/// Turns a panic of the thread into the end of the run, instead of a guest that hangs.
-struct DeathWatch {
-    index: usize,
-    end: End,
-}
-
-impl Drop for DeathWatch {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.end.come(Outcome::Failed(VmmError::Vcpu(VcpuError::Died { index: self.index })));
-        }
-    }
 }
 
 fn run(index: usize, vcpu: &mut VcpuFd, bus: &Bus, end: &End) -> Result<(), VcpuError> {

@@ -64,8 +64,16 @@ impl Net {
         config[10..].copy_from_slice(&u16::from(mtu).to_le_bytes());
         Ok(Self { tap, features: offered(uso), config, receive: Receive::new(), transmit: Transmit::new() })
     }
+
+    fn set_offloads(&self, offloads: Offloads) {
+        if let Err(error) = self.tap.set_offloads(offloads) {
+            // Only what was offered can be accepted, and only what the tap took is offered.
+            tracing::warn!("the tap refused offloads it knew before: {error}");
+        }
+    }
 }
 
+/// The feature bits for a tap that knows USO, or does not.
 fn offered(uso: bool) -> u64 {
     let always = [
         VIRTIO_NET_F_MAC,
@@ -114,13 +122,11 @@ impl Device for Net {
 
     fn activate(&mut self, features: u64) {
         self.receive.activate(features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0);
-        if let Err(error) = self.tap.set_offloads(offloads(features)) {
-            // Only what was offered can be accepted, and only what the tap took is offered.
-            tracing::warn!("the tap refused offloads it knew before: {error}");
-        }
+        self.set_offloads(offloads(features));
     }
 
     fn reset(&mut self) {
+        self.set_offloads(Offloads::default());
         self.receive.reset();
         self.transmit.reset();
     }

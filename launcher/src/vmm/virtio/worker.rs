@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{Cause, Device, Progress, Queues};
 use crate::vmm::VmmError;
-use crate::vmm::outcome::{End, Outcome};
+use crate::vmm::outcome::{DeathWatch, End, Outcome};
 
 /// The epoll value of the device's own event; queues have their number.
 const EVENT: u64 = u64::MAX;
@@ -67,7 +67,7 @@ pub(super) fn spawn(shared: Arc<Shared>, end: End) -> io::Result<()> {
     let begun = Arc::clone(&ready);
     thread::Builder::new().name(name.into()).spawn(move || {
         begun.wait();
-        let _watch = DeathWatch { name, end: end.clone() };
+        let _watch = DeathWatch::new(end.clone(), VmmError::DeviceDied { name });
         if let Err(source) = run(&epoll, &shared) {
             end.come(Outcome::Failed(VmmError::Epoll(source)));
         }
@@ -96,18 +96,5 @@ fn run(epoll: &Epoll, shared: &Shared) -> io::Result<()> {
         causes.extend(unfinished.drain(..).filter(|cause| !causes.contains(cause)).collect::<Vec<_>>());
         unfinished = causes;
         unfinished.retain(|cause| shared.serve(*cause) == Progress::More);
-    }
-}
-
-struct DeathWatch {
-    name: &'static str,
-    end: End,
-}
-
-impl Drop for DeathWatch {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.end.come(Outcome::Failed(VmmError::DeviceDied { name: self.name }));
-        }
     }
 }

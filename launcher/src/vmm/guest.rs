@@ -1,0 +1,112 @@
+//! One guest, from its configuration to its end: puts the parts together, in the order they need.
+
+use std::fs::File;
+use std::sync::{Arc, Barrier, Mutex};
+
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::boot::{self, Sources, cpuid, registers};
+use super::bus::Bus;
+use super::event_loop::EventLoop;
+use super::legacy::{PowerPorts, SerialPort, gsi};
+use super::machine::{Machine, failed};
+use super::outcome::End;
+use super::pci::{PciRoot, Wiring};
+use super::virtio::{Block, Device, Net, Rng, Transport};
+use super::{VmmError, acpi, memory, seccomp, vcpu};
+use crate::control::{Channel, Disk, Event, Nic, VcpuCount, VmmConfig};
+
+/// A guest that is ready to run.
+pub(super) struct Guest {
+    machine: Machine,
+    vcpus: Vec<VcpuFd>,
+    bus: Arc<Bus>,
+    power_button: EventFd,
+    /// Says how it ended, once it has.
+    pub(super) end: End,
+}
+
+impl Guest {
+    /// Builds the machine the configuration describes, up to the guest's first instruction.
+    pub(super) fn prepare(config: VmmConfig) -> Result<Self, VmmError> {
+        let VmmConfig { vcpus, memory, command_line, kvm, kernel, initrd, serial, disks, nics } = config;
+        let machine = Machine::new(kvm, memory::map(memory)?)?;
+        let end = End::new().map_err(|source| VmmError::Resource { what: "an eventfd", source })?;
+        let serial = SerialPort::new(serial, interrupt_line(&machine, gsi::SERIAL)?)
+            .map_err(|source| VmmError::Resource { what: "the serial port", source })?;
+        let pci = devices(&machine, &end, disks, nics)?;
+        let bus = Arc::new(Bus {
+            serial: Arc::new(serial),
+            power: PowerPorts::new(end.clone()),
+            pci: Mutex::new(pci),
+        });
+        let sources = Sources { kernel: File::from(kernel), initrd: initrd.map(File::from), command_line };
+        let entry = boot::load(&machine.ram, sources)?;
+        acpi::write(&machine.ram, vcpus).map_err(VmmError::Acpi)?;
+        let power_button = interrupt_line(&machine, gsi::POWER_BUTTON)?;
+        let vcpus = set_up_vcpus(&machine, vcpus, entry)?;
+        Ok(Self { machine, vcpus, bus, power_button, end })
+    }
+
+    /// Runs until the end; its reason is in `self.end`.
+    pub(super) fn run(self, channel: &Channel) -> Result<(), VmmError> {
+        let Self { machine: _machine, vcpus, bus, power_button, end } = self;
+        let event_loop = EventLoop::new(channel, Arc::clone(&bus.serial), power_button, end.clone())
+            .map_err(|source| VmmError::Resource { what: "the event loop", source })?;
+        let start = Arc::new(Barrier::new(vcpus.len() + 1));
+        for (index, vcpu) in vcpus.into_iter().enumerate() {
+            vcpu::spawn(index, vcpu, Arc::clone(&bus), end.clone(), Arc::clone(&start))
+                .map_err(|source| VmmError::Resource { what: "a vCPU thread", source })?;
+        }
+        // Every thread is through its beginnings; none has run the guest.
+        start.wait();
+        seccomp::confine()?;
+        channel.send_event(&Event::Running)?;
+        start.wait();
+        event_loop.run();
+        Ok(())
+    }
+}
+
+/// The PCI bus with all devices: disks first, then NICs, each in the order of the configuration.
+fn devices(machine: &Machine, end: &End, disks: Vec<Disk>, nics: Vec<Nic>) -> Result<PciRoot, VmmError> {
+    let mut devices: Vec<Box<dyn Device>> = Vec::new();
+    for (index, disk) in disks.into_iter().enumerate() {
+        devices.push(Box::new(Block::new(disk).map_err(|source| VmmError::Disk { index, source })?));
+    }
+    for (index, nic) in nics.into_iter().enumerate() {
+        devices.push(Box::new(Net::new(nic).map_err(|source| VmmError::Nic { index, source })?));
+    }
+    devices.push(Box::new(Rng::new()));
+    let wiring = Arc::new(Wiring::new(Arc::clone(&machine.vm)));
+    let mut root = PciRoot::new();
+    for device in devices {
+        let (ram, wiring) = (Arc::clone(&machine.ram), Arc::clone(&wiring));
+        let transport = Transport::new(device, &mut root, ram, wiring, end.clone())?;
+        root.add(Box::new(transport))?;
+    }
+    Ok(root)
+}
+
+/// An event that raises an IOAPIC pin.
+fn interrupt_line(machine: &Machine, gsi: u32) -> Result<EventFd, VmmError> {
+    let event =
+        EventFd::new(EFD_NONBLOCK).map_err(|source| VmmError::Resource { what: "an eventfd", source })?;
+    machine.vm.register_irqfd(&event, gsi).map_err(failed("KVM_IRQFD"))?;
+    Ok(event)
+}
+
+fn set_up_vcpus(machine: &Machine, count: VcpuCount, entry: u64) -> Result<Vec<VcpuFd>, VmmError> {
+    registers::write_tables(&machine.ram)?;
+    let supported = cpuid::supported(&machine.kvm)?;
+    let vcpus = machine.create_vcpus(count)?;
+    for (index, vcpu) in (0..).zip(&vcpus) {
+        cpuid::set(vcpu, &supported, index, count)?;
+        registers::set_msrs(vcpu)?;
+        if index == 0 {
+            registers::enter_kernel(vcpu, entry)?;
+        }
+    }
+    Ok(vcpus)
+}
