@@ -123,6 +123,12 @@ impl Netlink {
         self.wait("add bridge", name, self.handle.link().add(link.build()).execute())
     }
 
+    /// Makes a bridge keep VLANs apart, or not.
+    pub fn set_vlan_filtering(&self, name: &IfName, on: bool) -> Result<(), Error> {
+        let bridge = LinkMessageBuilder::<LinkBridge>::new(name.as_str()).vlan_filtering(on).build();
+        self.wait("set VLAN filtering of bridge", name, self.handle.link().change(bridge).execute())
+    }
+
     /// Switches a setting of a bridge port.
     pub fn set_port_flag(&self, index: u32, flag: PortFlag, on: bool) -> Result<(), Error> {
         let port = LinkBridgePort::new(index).append_info_data(match flag {

@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use netlink_packet_core::DecodeError;
 use netns::NetNsError;
 
 /// Why a netlink verb failed.
@@ -33,6 +34,19 @@ pub enum Error {
         /// By which neighbour.
         gateway: IpAddr,
     },
+    /// The kernel answered what cannot be read.
+    #[error("cannot {verb} {object}: the answer is malformed")]
+    Malformed {
+        /// What was asked.
+        verb: &'static str,
+        /// Of what.
+        object: String,
+        /// Where it goes wrong.
+        source: DecodeError,
+    },
+    /// Events cannot be waited for.
+    #[error("cannot wait for events of the kernel")]
+    Events(#[source] io::Error),
     /// The exchange itself broke.
     #[error("cannot {verb} {object}: the netlink exchange failed")]
     Exchange {
@@ -59,7 +73,12 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Refused { source, .. } => source.raw_os_error(),
-            Self::Open(_) | Self::Namespace(_) | Self::MixedFamilies { .. } | Self::Exchange { .. } => None,
+            Self::Open(_)
+            | Self::Namespace(_)
+            | Self::MixedFamilies { .. }
+            | Self::Malformed { .. }
+            | Self::Events(_)
+            | Self::Exchange { .. } => None,
         }
     }
 

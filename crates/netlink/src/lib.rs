@@ -5,14 +5,17 @@
 //! kernel reports comes back as plain values ([`Link`], [`PortVlan`] …), what it refuses as an [`Error`] that
 //! names the verb, the object and the errno.
 //!
-//! Callers decide order and undo. Deliberately absent: waiting for events, nftables, traffic control.
+//! [`Events`] is for those who wait until something is so. Callers decide order and undo. Deliberately absent:
+//! nftables, traffic control.
 
 mod address;
 mod bridge;
 mod error;
+mod events;
 mod link;
 mod route;
 mod settle;
+mod sriov;
 
 use std::future::Future;
 
@@ -21,9 +24,11 @@ use rtnetlink::Handle;
 
 pub use bridge::{BridgeInfo, NewBridge, PortFlag, PortInfo, PortVlan, VlanRange};
 pub use error::Error;
+pub use events::Events;
 pub use link::{Link, NewVeth, Peer};
 pub use route::Route;
 pub use settle::Settled;
+pub use sriov::{Vf, VfLinkState, VfRate, VfVlan, VlanProtocol, virtual_functions};
 
 /// An open route-netlink socket.
 #[derive(Debug)]

@@ -29,6 +29,9 @@ pub struct Link {
     pub kind: String,
     /// `IFLA_IFALIAS`; empty if none is set.
     pub alias: String,
+    /// The device it is a function of, a PCI address for instance (`IFLA_PARENT_DEV_NAME`, since kernel 5.14); empty for
+    /// virtual links.
+    pub parent: String,
     /// Index of its master: the bridge it is a port of.
     pub master: Option<u32>,
     /// Index of the link it is tied to (a veth's other end), in the namespace that [`Link::peer_is_elsewhere`] tells of.
@@ -139,6 +142,19 @@ impl Netlink {
         self.change("rename link with index", index, |link| link.name(name.as_str()))
     }
 
+    /// Takes an alternative name from a link; one it does not have is an error.
+    pub fn delete_alt_name(&self, index: u32, name: &str) -> Result<(), Error> {
+        let request = self.handle.link().property_del(index).alt_ifname(&[name]);
+        self.wait("delete alternative name of link with index", index, request.execute())
+    }
+
+    /// Moves a link to another namespace, where it is called `name`. It is down afterwards.
+    pub fn move_link(&self, index: u32, namespace: &NetNs, name: &IfName) -> Result<(), Error> {
+        self.change("move link with index", index, |link| {
+            link.name(name.as_str()).setns_by_fd(namespace.as_fd().as_raw_fd())
+        })
+    }
+
     /// Writes a link's alias, at most 255 bytes.
     pub fn set_alias(&self, index: u32, alias: &str) -> Result<(), Error> {
         self.change("set alias of link with index", index, |link| link.alias(alias))
@@ -165,6 +181,16 @@ impl Netlink {
     /// Switches promiscuous mode.
     pub fn set_promiscuous(&self, index: u32, on: bool) -> Result<(), Error> {
         self.change("set promiscuous mode of link with index", index, |link| link.promiscuous(on))
+    }
+
+    /// Switches reception of all multicast.
+    pub fn set_all_multicast(&self, index: u32, on: bool) -> Result<(), Error> {
+        self.change("set all-multicast mode of link with index", index, |link| link.allmulticast(on))
+    }
+
+    /// Sets a link's transmit queue length in packets.
+    pub fn set_tx_queue_len(&self, index: u32, length: u32) -> Result<(), Error> {
+        self.change("set queue length of link with index", index, |link| link.txqueuelen(length))
     }
 
     fn change(
@@ -197,6 +223,7 @@ impl From<LinkMessage> for Link {
             mtu: 0,
             kind: String::new(),
             alias: String::new(),
+            parent: String::new(),
             master: None,
             peer: None,
             peer_is_elsewhere: false,
@@ -215,6 +242,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Address(address) => link.mac = Mac::try_from(address.as_slice()).ok(),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::IfAlias(alias) => link.alias = alias,
+                LinkAttribute::ParentDevName(parent) => link.parent = parent,
                 LinkAttribute::Controller(master) => link.master = Some(master),
                 LinkAttribute::Link(peer) => link.peer = Some(peer),
                 LinkAttribute::LinkNetNsId(_) => link.peer_is_elsewhere = true,
