@@ -168,3 +168,20 @@ fn untrusted_addresses_are_not_served() {
     let dns = Dns::start(dir.path(), &["--trust", "guest-agent,multus-status"]);
     assert_eq!(dns.status("vm1.ns1.vm.example.com", "A"), ("NOERROR".into(), 0));
 }
+
+#[test]
+fn a_server_on_every_address_replies_from_the_one_it_was_asked_on() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &vmi("ns1", "vm1", &[("blue", &["10.1.0.5"])]));
+    for (listen, addresses) in
+        [("0.0.0.0:0", &["127.0.0.1", "127.0.0.77"][..]), ("[::]:0", &["127.0.0.77", "::1"])]
+    {
+        let dns = Dns::start_on(listen, dir.path(), &[]);
+        for address in addresses {
+            // dig ignores replies that come from elsewhere.
+            let server = std::net::SocketAddr::new(address.parse().unwrap(), dns.address.port());
+            let (_, text) = support::dig(server, &["+notcp", "+short", "vm1.ns1.vm.example.com"]);
+            assert_eq!(text, "10.1.0.5\n", "{listen} asked on {address}");
+        }
+    }
+}

@@ -159,6 +159,33 @@ impl ApiServer {
         answer
     }
 
+    /// Creates many objects in the collection at `path`, many at a time.
+    #[track_caller]
+    pub fn create_many(&self, path: &str, objects: impl Iterator<Item = String>) {
+        let folder = self.folder.path().join("many");
+        fs::create_dir_all(&folder).unwrap();
+        let mut config = String::new();
+        for (n, object) in objects.enumerate() {
+            let file = folder.join(n.to_string());
+            fs::write(&file, object).unwrap();
+            config += &format!(
+                "url = {}{path}\nheader = \"Authorization: Bearer admin-token\"\n\
+                 header = \"Content-Type: application/json\"\ndata-binary = @{}\n\
+                 insecure\nsilent\noutput = /dev/null\nwrite-out = \"%{{http_code}}\\n\"\nnext\n",
+                self.url(),
+                file.display(),
+            );
+        }
+        let script = folder.join("config");
+        fs::write(&script, config).unwrap();
+        let mut curl = Command::new("curl");
+        curl.args(["--parallel", "--parallel-max", "16", "--config"]).arg(&script);
+        let codes = String::from_utf8(output(&mut curl).stdout).unwrap();
+        let failed = codes.lines().find(|code| *code != "201");
+        assert!(failed.is_none() && !codes.is_empty(), "POST {path}: {failed:?}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
     /// Makes a kind of object known: `kubevirt.io/v1` unless `group` says otherwise; any fields are kept.
     #[track_caller]
     pub fn define(&self, group: &str, kind: &str, plural: &str) {

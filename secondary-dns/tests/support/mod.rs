@@ -29,9 +29,14 @@ pub(crate) struct Dns {
 impl Dns {
     /// Starts the server for `vm.example.com` on `dir` and waits until it answers.
     pub(crate) fn start(dir: &Path, more: &[&str]) -> Self {
+        Self::start_on("127.0.0.1:0", dir, more)
+    }
+
+    /// The same on another address than 127.0.0.1.
+    pub(crate) fn start_on(listen: &str, dir: &Path, more: &[&str]) -> Self {
         let source = format!("dir:{}", dir.display());
         let mut child = Command::new(env!("CARGO_BIN_EXE_secondary-dns"))
-            .args(["--source", &source, "--domain", "example.com", "--listen", "127.0.0.1:0"])
+            .args(["--source", &source, "--domain", "example.com", "--listen", listen])
             .args(["--log-format", "json"])
             .args(more)
             .stderr(Stdio::piped())
