@@ -107,7 +107,8 @@ fn bridge(pod: &Pod, target: &Target, steps: &mut Vec<Step>) -> Result<Link, Mas
     let bridge = NewBridge {
         name,
         mac: Some(BRIDGE_MAC),
-        mtu: Some(target.mtu),
+        // Only one that is set later does not follow the ports.
+        mtu: None,
         vlan_filtering: false,
         // One guest: there is nobody to spare its multicast.
         multicast_snooping: false,
@@ -118,6 +119,7 @@ fn bridge(pod: &Pod, target: &Target, steps: &mut Vec<Step>) -> Result<Link, Mas
     let link = pod.link(name)?;
     pod.netlink.set_alias(link.index, &target.bridge_alias)?;
     cni::mutated("alias of the bridge");
+    set_mtu(pod, &link, target.mtu)?;
     Ok(link)
 }
 

@@ -104,8 +104,8 @@ const V4: &str = "10.0.2.0/24";
 const V6: &str = "fd10:0:2::/120";
 /// The ports a live migration uses: the manual promises that they never reach the guest.
 const MIGRATION_PORTS: [i64; 2] = [49152, 49153];
-/// `ETH_MIN_MTU` and the largest MTU of a tap (`ETH_MAX_MTU`), in bytes.
-const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
+/// `ETH_MIN_MTU`, and the largest MTU of a tap (`ETH_MAX_MTU` less its link header), in bytes.
+const MTU: std::ops::RangeInclusive<u32> = 68..=65521;
 /// `MAX_TAP_QUEUES` (drivers/net/tun.c).
 const MAX_QUEUES: u16 = 256;
 

@@ -4,5 +4,13 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "tests report by panicking")]
 
 mod cnv_bridge_attaches;
+mod cnv_bridge_keys;
 mod cnv_bridge_refuses;
+mod cnv_tuning;
+mod masquerade_connects;
+mod masquerade_ground;
+mod masquerade_guards;
+mod masquerade_istio;
+mod masquerade_lives;
+mod masquerade_refuses;
 mod sandbox;
