@@ -42,10 +42,16 @@ pub(crate) struct BarOffset {
     pub(crate) offset: u64,
 }
 
-/// There are more devices than a bus has slots.
+/// There is no room for another device.
 #[derive(Debug, thiserror::Error)]
-#[error("more than {SLOTS} PCI devices are not supported")]
-pub(crate) struct BusFull;
+pub(crate) enum BusFull {
+    /// There are more devices than a bus has slots.
+    #[error("more than {SLOTS} PCI devices are not supported")]
+    Slots,
+    /// Their memory does not fit below 4 GiB.
+    #[error("{0} bytes do not fit into the PCI memory window")]
+    Window(u32),
+}
 
 /// The bus.
 pub(crate) struct PciRoot {
@@ -63,17 +69,22 @@ impl PciRoot {
     }
 
     /// An address for a memory BAR of `size` bytes, a power of two, as firmware would assign it.
-    pub(crate) fn assign_bar(&mut self, size: u32) -> u32 {
+    pub(crate) fn assign_bar(&mut self, size: u32) -> Result<u32, BusFull> {
         let at = self.next_bar.next_multiple_of(size.into());
-        self.next_bar = at + u64::from(size);
-        // Slots and BAR sizes are few and small against the window of 512 MiB.
-        u32::try_from(at).unwrap_or(0)
+        let end = at + u64::from(size);
+        match u32::try_from(at) {
+            Ok(address) if end <= layout::PCI_WINDOW_END => {
+                self.next_bar = end;
+                Ok(address)
+            }
+            _ => Err(BusFull::Window(size)),
+        }
     }
 
     /// Puts a device into the next slot.
     pub(crate) fn add(&mut self, function: Box<dyn Function>) -> Result<(), BusFull> {
         if self.functions.len() >= SLOTS {
-            return Err(BusFull);
+            return Err(BusFull::Slots);
         }
         self.functions.push(function);
         Ok(())
@@ -249,8 +260,9 @@ mod tests {
     #[test]
     fn bars_are_aligned_to_their_size_and_inside_the_window() {
         let mut root = PciRoot::new();
-        let first = root.assign_bar(0x1000);
-        let second = root.assign_bar(0x8000);
+        let first = root.assign_bar(0x1000).unwrap();
+        let second = root.assign_bar(0x8000).unwrap();
         assert_eq!((first, second), (0xc000_0000, 0xc000_8000));
+        assert!(matches!(root.assign_bar(1 << 30), Err(BusFull::Window(_))));
     }
 }

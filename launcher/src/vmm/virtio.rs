@@ -87,6 +87,4 @@ impl Queues {
 }
 
 #[cfg(test)]
-mod queue_tests;
-#[cfg(test)]
 mod ring;

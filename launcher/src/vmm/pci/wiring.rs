@@ -122,12 +122,11 @@ fn pins() -> impl Iterator<Item = kvm_irq_routing_entry> {
     })
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "an address goes to KVM in halves")]
 fn message((gsi, (address, data)): (&u32, &(u64, u32))) -> kvm_irq_routing_entry {
-    let [low, high] = [*address & 0xffff_ffff, *address >> 32];
     let msi = kvm_irq_routing_msi {
-        // Both are below 2^32 by now.
-        address_lo: u32::try_from(low).unwrap_or(0),
-        address_hi: u32::try_from(high).unwrap_or(0),
+        address_lo: *address as u32,
+        address_hi: (*address >> 32) as u32,
         data: *data,
         ..Default::default()
     };

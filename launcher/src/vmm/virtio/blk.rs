@@ -199,5 +199,4 @@ impl Device for Block {
 }
 
 #[cfg(test)]
-#[path = "blk_tests.rs"]
 mod tests;

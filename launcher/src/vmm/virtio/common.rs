@@ -225,13 +225,13 @@ impl CommonConfig {
 }
 
 /// The low (0) or high (1) half of a 64-bit value; others are zero.
+#[expect(clippy::cast_possible_truncation, reason = "a half is what is asked for")]
 fn half(value: u64, select: u32) -> u32 {
-    let part = match select {
-        0 => value & 0xffff_ffff,
-        1 => value >> 32,
+    match select {
+        0 => value as u32,
+        1 => (value >> 32) as u32,
         _ => 0,
-    };
-    u32::try_from(part).unwrap_or(0)
+    }
 }
 
 fn set_half(value: &mut u64, select: u32, part: u32) {

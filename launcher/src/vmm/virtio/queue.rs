@@ -96,3 +96,6 @@ impl VirtQueue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,8 +15,8 @@ use super::{Device, Queues};
 use crate::vmm::memory::GuestRam;
 use crate::vmm::outcome::End;
 use crate::vmm::pci::{
-    BarOffset, ConfigSpace, Function, Identity, MSIX_CONTROL_WRITABLE, Msix, PciRoot, Wiring, WiringError,
-    event,
+    BarOffset, BusFull, ConfigSpace, Function, Identity, MSIX_CONTROL_WRITABLE, Msix, PciRoot, Wiring,
+    WiringError, event,
 };
 
 /// The one BAR, and what lies where in it; each part has a page.
@@ -51,6 +51,9 @@ pub(crate) enum TransportError {
     /// An event or an interrupt could not be had.
     #[error("cannot wire the device's events")]
     Wiring(#[from] WiringError),
+    /// There is no place for its BAR.
+    #[error("cannot place the device's memory window")]
+    Bus(#[from] BusFull),
     /// Its thread could not be started.
     #[error("cannot start the device's thread")]
     Thread(#[source] io::Error),
@@ -62,6 +65,8 @@ pub(crate) struct Transport {
     msix: Arc<Msix>,
     msix_capability: usize,
     common: CommonConfig,
+    /// The device's own configuration, which never changes.
+    device_config: Vec<u8>,
     shared: Arc<Shared>,
     ram: Arc<GuestRam>,
     wiring: Arc<Wiring>,
@@ -80,6 +85,7 @@ impl Transport {
     ) -> Result<Self, TransportError> {
         let kind = device.kind();
         let common = CommonConfig::new(device.features(), device.queue_sizes());
+        let device_config = device.config().to_vec();
         let queues = common.queues.len();
         // One vector a queue, and one for changes of the configuration, as drivers ask for.
         let vectors = u16::try_from(queues + 1).map_err(|_many| WiringError::NoInterruptLeft)?;
@@ -97,9 +103,19 @@ impl Transport {
             subsystem: number,
         };
         let mut config = ConfigSpace::new(&identity);
-        config.add_bar(BAR, BAR_SIZE, root.assign_bar(BAR_SIZE));
+        config.add_bar(BAR, BAR_SIZE, root.assign_bar(BAR_SIZE)?);
         let msix_capability = add_capabilities(&mut config, vectors);
-        Ok(Self { config, msix, msix_capability, common, shared, ram, wiring, notify_at: None })
+        Ok(Self {
+            config,
+            msix,
+            msix_capability,
+            common,
+            device_config,
+            shared,
+            ram,
+            wiring,
+            notify_at: None,
+        })
     }
 
     /// Follows the BAR with the notify registers' ioeventfds.
@@ -220,7 +236,7 @@ impl Function for Transport {
         let (part, offset) = split(at);
         match part {
             COMMON => self.common.read(offset, data),
-            DEVICE => read_bytes(self.shared.state().device.config(), offset, data),
+            DEVICE => read_bytes(&self.device_config, offset, data),
             MSIX_TABLE => self.msix.read_table(offset, data),
             MSIX_PENDING => self.msix.read_pending(offset, data),
             _ => {}
@@ -260,5 +276,4 @@ fn read_bytes(bytes: &[u8], offset: u64, data: &mut [u8]) {
 }
 
 #[cfg(test)]
-#[path = "transport_tests.rs"]
 mod tests;

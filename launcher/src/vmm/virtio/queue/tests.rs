@@ -1,5 +1,5 @@
-use super::ring::{AVAILABLE, BUFFERS, Driver, END, nonsense, readable, writable};
-use super::segments::{BadBuffer, Direction, Segments};
+use crate::vmm::virtio::ring::{AVAILABLE, BUFFERS, Driver, END, nonsense, readable, writable};
+use crate::vmm::virtio::segments::{BadBuffer, Direction, Segments};
 
 #[test]
 fn both_halves_of_a_chain_are_seen_in_order() {
