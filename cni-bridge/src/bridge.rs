@@ -11,10 +11,13 @@ mod attach;
 mod check;
 mod config;
 mod detach;
+mod device;
 mod error;
+mod layer3;
 mod port;
+mod vlans;
 
-use cni::{Error, Request, Success};
+use cni::{Error, Ipam, Request, Success};
 
 use config::Config;
 use port::Port;
@@ -26,26 +29,30 @@ pub struct CnvBridge;
 impl cni::Plugin for CnvBridge {
     fn add(&self, request: &Request) -> Result<Success, Error> {
         let config = Config::try_from(request)?;
-        Ok(attach::add(&config, &Port::of(request)?)?)
+        Ok(attach::add(&config, &Port::of(request)?, Ipam::of(request)?.as_ref())?)
     }
 
     fn del(&self, request: &Request) -> Result<(), Error> {
         let config = Config::try_from(request)?;
-        Ok(detach::del(&config, &Port::of(request)?)?)
+        Ok(detach::del(&config, &Port::of(request)?, Ipam::of(request)?.as_ref())?)
     }
 
     fn check(&self, request: &Request) -> Result<(), Error> {
         let config = Config::try_from(request)?;
+        if let Some(ipam) = Ipam::of(request)? {
+            ipam.check()?;
+        }
         Ok(check::check(&config, &Port::of(request)?, request.prev_result.as_ref())?)
     }
 
     fn status(&self, request: &Request) -> Result<(), Error> {
         let config = Config::try_from(request)?;
-        Ok(check::status(&config)?)
+        Ok(check::status(&config, Ipam::of(request)?.as_ref())?)
     }
 
     fn gc(&self, request: &Request) -> Result<(), Error> {
         let config = Config::try_from(request)?;
-        Ok(detach::gc(&config, &request.network, &request.valid_attachments()?)?)
+        let valid = request.valid_attachments()?;
+        Ok(detach::gc(&config, &request.network, &valid, Ipam::of(request)?.as_ref())?)
     }
 }

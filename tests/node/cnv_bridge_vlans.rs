@@ -113,3 +113,39 @@ fn what_a_crash_left_is_gone_after_del() {
     }
     assert_eq!(crashes, 8, "one crash for each change that ADD makes");
 }
+
+#[test]
+fn a_trunk_carries_its_vlans_beside_a_native_one() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge vlan_filtering 1");
+    let before = Snapshot::take(&[]);
+    let trunk = json!([{"id": 50}, {"minID": 10, "maxID": 20}]);
+    let (pod, call) =
+        attach("a", "192.0.2.1", json!({"vlan": 100, "vlanTrunk": trunk, "preserveDefaultVlan": false}));
+    let shown = vlans_of(&call, &pod);
+    for part in ["10-20", "50", "100 PVID Egress Untagged"] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    let tagged = json!({"vlan": 15, "preserveDefaultVlan": false});
+    let (access, access_call) = attach("b", "198.51.100.2", tagged);
+    pod.sh("ip link add link net1 name net1.15 type vlan id 15");
+    pod.sh("ip address add 198.51.100.1/24 dev net1.15");
+    pod.sh("ip link set net1.15 up");
+    assert!(pings(&pod, "198.51.100.2"), "a tagged frame of the trunk does not arrive");
+    call.call("DEL").success();
+    access_call.call("DEL").success();
+    drop((pod, access));
+    before.assert_unchanged();
+}
+
+#[test]
+fn vlan_filtering_is_switched_on_where_the_network_says_so() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    let pod = Namespace::new("pod");
+    let wanted = config(json!({"vlan": 100, "preserveDefaultVlan": false}));
+    let call = CniCall::new("cnv-bridge", wanted).netns(&pod);
+    assert_eq!(call.call("ADD").error().0, 102);
+    call.with("enableVlanFiltering", true.into()).call("ADD").success();
+    assert!(sh("ip -d link show br1").contains("vlan_filtering 1"));
+}

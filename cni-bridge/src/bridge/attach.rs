@@ -3,14 +3,17 @@
 //! Everything is checked before anything is made. The port is closed (down, spoof check in place, VLAN set) until
 //! the last two steps set both ends up, so nothing leaks into the wrong VLAN meanwhile.
 
-use cni::{Interface, Success};
-use netlink::{Link, Netlink, NewVeth, Peer, PortVlan};
+use cni::{Interface, Ipam, Success};
+use netlink::{Link, Netlink, NewVeth, Peer, PortFlag};
 use netns::NetNs;
 
 use super::config::Config;
 use super::detach;
+use super::device::{self, BridgeLock};
 use super::error::BridgeError;
+use super::layer3::{self, PodEnd};
 use super::port::Port;
+use super::vlans::Vlans;
 use crate::nf_tables::NfTables;
 use crate::spoof;
 
@@ -19,15 +22,14 @@ struct Ground {
     host: Netlink,
     pod: Netlink,
     namespace: NetNs,
-    bridge: Link,
 }
 
 /// Makes the port and describes it.
-pub(super) fn add(config: &Config, port: &Port) -> Result<Success, BridgeError> {
+pub(super) fn add(config: &Config, port: &Port, ipam: Option<&Ipam<'_>>) -> Result<Success, BridgeError> {
     let ground = survey(config, port)?;
-    build(config, port, &ground).inspect_err(|error| {
+    build(config, port, ipam, &ground).inspect_err(|error| {
         tracing::debug!("undoing ADD after: {error}");
-        if let Err(undo) = detach::del(config, port) {
+        if let Err(undo) = detach::del(config, port, ipam) {
             tracing::error!("after a failed ADD, {} is left behind: {undo}", port.host_name);
         }
     })
@@ -38,7 +40,11 @@ fn survey(config: &Config, port: &Port) -> Result<Ground, BridgeError> {
     let path = port.netns.clone().ok_or(BridgeError::NoNetns)?;
     let namespace = NetNs::open(path.clone()).map_err(BridgeError::Netns)?;
     let host = Netlink::open()?;
-    let bridge = find_bridge(&host, config)?;
+    match device::find(&host, config) {
+        Err(BridgeError::NoBridge(_)) if config.makes_bridge() => {}
+        Err(BridgeError::NoVlanFiltering(_)) if config.enable_vlan_filtering => {}
+        other => drop(other?),
+    }
     let pod = Netlink::open_in(&namespace)?;
     if pod.link_by_name(port.if_name.as_str())?.is_some() {
         return Err(BridgeError::InterfaceExists { if_name: port.if_name.clone(), netns: path });
@@ -48,34 +54,63 @@ fn survey(config: &Config, port: &Port) -> Result<Ground, BridgeError> {
             "{} is left over from an attachment that was never deleted: removing it",
             port.host_name
         );
-        detach::del(config, port)?;
+        detach::remove_port(config, port, &host)?;
     }
-    Ok(Ground { host, pod, namespace, bridge })
+    Ok(Ground { host, pod, namespace })
 }
 
-/// The bridge, if it can do what the network asks.
-pub(super) fn find_bridge(host: &Netlink, config: &Config) -> Result<Link, BridgeError> {
-    let name = &config.bridge;
-    let link = host.link_by_name(name.as_str())?.ok_or_else(|| BridgeError::NoBridge(name.clone()))?;
-    let Some(bridge) = link.bridge else {
-        return Err(BridgeError::NotABridge { name: name.clone(), kind: link.kind });
+fn build(
+    config: &Config,
+    port: &Port,
+    ipam: Option<&Ipam<'_>>,
+    ground: &Ground,
+) -> Result<Success, BridgeError> {
+    let Ground { host, pod, namespace } = ground;
+    let (bridge, host_end, pod_end) = {
+        // Until the port is on the bridge, another's DEL would find the bridge unused.
+        let _lock = if config.makes_bridge() { Some(BridgeLock::take()?) } else { None };
+        let bridge = device::ensure(host, config)?;
+        let (host_end, pod_end) = make_veth(config, port, ground, bridge.mtu)?;
+        host.set_master(host_end.index, Some(bridge.index))?;
+        cni::mutated("bridge port");
+        (bridge, host_end, pod_end)
     };
-    match config.vlan {
-        Some(vlan) if !bridge.vlan_filtering => {
-            Err(BridgeError::NoVlanFiltering { bridge: name.clone(), vlan })
+    set_port(config, host, host_end.index, &bridge)?;
+    host.set_up(host_end.index)?;
+    cni::mutated("host end up");
+    let mut success = describe(config, port, &bridge, &host_end, &pod_end);
+    match ipam {
+        Some(ipam) => {
+            let position = success.interfaces.len() - 1;
+            let pod_end = PodEnd { namespace, netlink: pod, link: &pod_end, position };
+            let assigned = layer3::configure(config, ipam, host, &bridge, &pod_end)?;
+            success = Success { interfaces: success.interfaces, ..assigned };
         }
-        _ => Ok(link),
+        None if config.keep_pod_end_down => {}
+        None => {
+            pod.set_up(pod_end.index)?;
+            cni::mutated("pod end up");
+        }
     }
+    if !config.dns.is_empty() {
+        success.dns = config.dns.clone();
+    }
+    Ok(success)
 }
 
-fn build(config: &Config, port: &Port, ground: &Ground) -> Result<Success, BridgeError> {
-    let Ground { host, pod, namespace, bridge } = ground;
-    // A port with a smaller MTU than its bridge would shrink a bridge whose MTU follows its ports.
-    let mtu = config.mtu.unwrap_or(bridge.mtu);
+/// Both ends, down, the host's guarded and with its owner written on it.
+fn make_veth(
+    config: &Config,
+    port: &Port,
+    ground: &Ground,
+    bridge_mtu: u32,
+) -> Result<(Link, Link), BridgeError> {
+    let Ground { host, pod, namespace } = ground;
     host.create_veth(&NewVeth {
         name: &port.host_name,
         peer: Peer { name: &port.if_name, mac: config.mac, namespace },
-        mtu: Some(mtu),
+        // A port with a smaller MTU than its bridge would shrink a bridge whose MTU follows its ports.
+        mtu: Some(config.mtu.unwrap_or(bridge_mtu)),
     })?;
     cni::mutated("veth pair");
     let vanished = || BridgeError::Vanished(port.host_name.clone());
@@ -83,57 +118,51 @@ fn build(config: &Config, port: &Port, ground: &Ground) -> Result<Success, Bridg
     host.set_alias(host_end.index, &port.alias)?;
     cni::mutated("alias");
     let pod_end = pod.link_by_name(port.if_name.as_str())?.ok_or_else(vanished)?;
-    let pod_mac = pod_end.mac.ok_or_else(vanished)?;
     if config.mac_spoof_check {
-        spoof::install(&NfTables::open()?, &port.host_name, pod_mac, &port.alias)?;
+        let mac = pod_end.mac.ok_or_else(vanished)?;
+        spoof::install(&NfTables::open()?, &port.host_name, mac, &port.alias)?;
         cni::mutated("spoof check");
     }
-    host.set_master(host_end.index, Some(bridge.index))?;
-    cni::mutated("bridge port");
-    set_vlans(config, host, host_end.index, bridge)?;
-    host.set_up(host_end.index)?;
-    cni::mutated("host end up");
-    pod.set_up(pod_end.index)?;
-    cni::mutated("pod end up");
-    Ok(describe(config, port, bridge, &host_end, &pod_end, mtu))
+    Ok((host_end, pod_end))
 }
 
-fn set_vlans(config: &Config, host: &Netlink, index: u32, bridge: &Link) -> Result<(), BridgeError> {
-    let Some(vlan) = config.vlan else { return Ok(()) };
+/// What the port does on its bridge: flags and VLANs.
+fn set_port(config: &Config, host: &Netlink, index: u32, bridge: &Link) -> Result<(), BridgeError> {
+    for (flag, on) in [(PortFlag::Hairpin, config.hairpin), (PortFlag::Isolated, config.isolated)] {
+        if on {
+            host.set_port_flag(index, flag, true)?;
+            cni::mutated("port flag");
+        }
+    }
     let default = bridge.bridge.and_then(|bridge| bridge.default_pvid);
+    let Some(wanted) = Vlans::wanted(config, default) else { return Ok(()) };
     if let Some(default) = default
-        && !config.preserve_default_vlan
-        && default != vlan
+        && !wanted.contains(default)
     {
         host.delete_port_vlans(index, default.into())?;
         cni::mutated("default VLAN left");
     }
-    host.add_port_vlan(index, PortVlan::access(vlan))?;
-    cni::mutated("VLAN");
+    for range in wanted.ranges() {
+        host.add_port_vlan(index, range)?;
+        cni::mutated("VLAN");
+    }
     Ok(())
 }
 
 /// The three interfaces in the order of the reference plugin: bridge, host end, pod end.
-fn describe(
-    config: &Config,
-    port: &Port,
-    bridge: &Link,
-    host_end: &Link,
-    pod_end: &Link,
-    mtu: u32,
-) -> Success {
-    let interface = |name: &str, link: &Link, mtu: u32, sandbox: String| Interface {
+fn describe(config: &Config, port: &Port, bridge: &Link, host_end: &Link, pod_end: &Link) -> Success {
+    let interface = |name: &str, link: &Link, sandbox: String| Interface {
         name: name.to_owned(),
         mac: link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
-        mtu: Some(mtu),
+        mtu: Some(link.mtu),
         sandbox,
         ..Interface::default()
     };
     let sandbox = port.netns.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     let interfaces = vec![
-        interface(config.bridge.as_str(), bridge, bridge.mtu, String::new()),
-        interface(port.host_name.as_str(), host_end, mtu, String::new()),
-        interface(port.if_name.as_str(), pod_end, mtu, sandbox),
+        interface(config.bridge.as_str(), bridge, String::new()),
+        interface(port.host_name.as_str(), host_end, String::new()),
+        interface(port.if_name.as_str(), pod_end, sandbox),
     ];
     Success { interfaces, ..Success::default() }
 }

@@ -1,14 +1,15 @@
 //! CHECK and STATUS.
 
-use cni::Success;
+use cni::{Ipam, Success};
 use net_types::Mac;
-use netlink::{Link, Netlink, PortVlan};
+use netlink::{Link, Netlink};
 use netns::NetNs;
 
-use super::attach::find_bridge;
 use super::config::Config;
+use super::device;
 use super::error::BridgeError;
 use super::port::Port;
+use super::vlans::Vlans;
 use crate::compare::{difference, expect, index, state};
 use crate::nf_tables::NfTables;
 use crate::spoof;
@@ -20,14 +21,17 @@ pub(super) fn check(config: &Config, port: &Port, previous: Option<&Success>) ->
     let guest_mac = mac_in_result(port, &sandbox, previous)?;
     let namespace = NetNs::open(path).map_err(BridgeError::Netns)?;
     let host = Netlink::open()?;
-    let bridge = find_bridge(&host, config)?;
+    let bridge = device::find(&host, config)?;
     let host_name = &port.host_name;
     let host_end = host.link_by_name(host_name.as_str())?;
     let host_end = host_end.ok_or_else(|| difference(host_name, "absent", "present"))?;
     expect(&format!("alias of {host_name}"), &host_end.alias, &port.alias)?;
     expect(&format!("state of {host_name}"), state(host_end.up), state(true))?;
     expect(&format!("master of {host_name}"), index(host_end.master), index(Some(bridge.index)))?;
-    check_pod_end(config, port, &host_end, &Netlink::open_in(&namespace)?, guest_mac)?;
+    check_flags(config, &host_end)?;
+    let pod = Netlink::open_in(&namespace)?;
+    check_pod_end(config, port, &host_end, &pod, guest_mac)?;
+    check_addresses(port, &pod, previous)?;
     check_vlans(config, port, &host, host_end.index, &bridge)?;
     if config.mac_spoof_check {
         let found = match spoof::state(&NfTables::open()?, host_name)? {
@@ -54,7 +58,7 @@ fn check_pod_end(
     let peer = host_end.peer.map(|peer| pod.link_by_index(peer)).transpose()?.flatten();
     let peer = peer.filter(|peer| peer.kind == "veth" && peer.peer == Some(host_end.index));
     let peer = peer.ok_or_else(|| difference(other_end(), "not in the container", "in the container"))?;
-    expect(&format!("state of {}", peer.name), state(peer.up), state(true))?;
+    expect(&format!("state of {}", peer.name), state(peer.up), state(!config.keep_pod_end_down))?;
     if let Some(mtu) = config.mtu {
         expect(&format!("MTU of {}", peer.name), peer.mtu, mtu)?;
     }
@@ -69,17 +73,41 @@ fn check_vlans(
     port_index: u32,
     bridge: &Link,
 ) -> Result<(), BridgeError> {
-    let Some(vlan) = config.vlan else { return Ok(()) };
-    let mut expected = vec![PortVlan::access(vlan)];
-    let default = bridge.bridge.and_then(|bridge| bridge.default_pvid).filter(|default| *default != vlan);
-    if let (Some(default), true) = (default, config.preserve_default_vlan) {
-        expected.push(PortVlan { range: default.into(), pvid: false, untagged: true });
+    let default = bridge.bridge.and_then(|bridge| bridge.default_pvid);
+    let Some(wanted) = Vlans::wanted(config, default) else { return Ok(()) };
+    let found = Vlans::from_list(host.port_vlans(port_index)?);
+    Ok(expect(&format!("VLANs of {}", port.host_name), found.to_string(), wanted.to_string())?)
+}
+
+/// Hairpin and isolation.
+fn check_flags(config: &Config, host_end: &Link) -> Result<(), BridgeError> {
+    let flags = host_end.port.unwrap_or_default();
+    expect(&format!("hairpin mode of {}", host_end.name), flags.hairpin, config.hairpin)?;
+    Ok(expect(&format!("isolation of {}", host_end.name), flags.isolated, config.isolated)?)
+}
+
+/// Addresses and routes, as far as the interface still has ADD's name and kind: another plugin answers for its own.
+fn check_addresses(port: &Port, pod: &Netlink, previous: Option<&Success>) -> Result<(), BridgeError> {
+    let named = &port.if_name;
+    let Some(result) = previous.filter(|result| !result.ips.is_empty()) else { return Ok(()) };
+    let Some(link) = pod.link_by_name(named.as_str())?.filter(|link| link.kind == "veth") else {
+        return Ok(());
+    };
+    let is_own = |name: &str| name == named.as_str();
+    let own = result.interfaces.iter().position(|one| is_own(&one.name) && !one.sandbox.is_empty());
+    let addresses = pod.addresses(link.index)?;
+    for ip in result.ips.iter().filter(|ip| ip.interface.is_none() || ip.interface == own) {
+        if !addresses.contains(&ip.address) {
+            return Err(difference(format!("address {} of {named}", ip.address), "absent", "present").into());
+        }
     }
-    let mut found = host.port_vlans(port_index)?;
-    for list in [&mut expected, &mut found] {
-        list.sort_by_key(|vlan| vlan.range.first);
+    let routes = pod.routes(link.index)?;
+    for route in &result.routes {
+        if !routes.iter().any(|found| found.destination == route.dst) {
+            return Err(difference(format!("route to {} by {named}", route.dst), "absent", "present").into());
+        }
     }
-    Ok(expect(&format!("VLANs of {}", port.host_name), vlans(&found), vlans(&expected))?)
+    Ok(())
 }
 
 /// The address that ADD reported for the container's interface.
@@ -90,21 +118,15 @@ fn mac_in_result(port: &Port, sandbox: &str, previous: Option<&Success>) -> Resu
 }
 
 /// An ADD could work now: the bridge is there and does what the network needs, and so is the packet filter.
-pub(super) fn status(config: &Config) -> Result<(), BridgeError> {
-    find_bridge(&Netlink::open()?, config)?;
+pub(super) fn status(config: &Config, ipam: Option<&Ipam<'_>>) -> Result<(), BridgeError> {
+    match device::find(&Netlink::open()?, config) {
+        Err(BridgeError::NoBridge(_)) if config.makes_bridge() => {}
+        Err(BridgeError::NoVlanFiltering(_)) if config.enable_vlan_filtering => {}
+        other => drop(other?),
+    }
+    ipam.map_or(Ok(()), Ipam::status)?;
     if config.mac_spoof_check {
         NfTables::open()?;
     }
     Ok(())
-}
-
-fn vlans(list: &[PortVlan]) -> String {
-    let one = |vlan: &PortVlan| {
-        let (first, last) = (vlan.range.first, vlan.range.last);
-        let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
-        let pvid = if vlan.pvid { " PVID" } else { "" };
-        let untagged = if vlan.untagged { " untagged" } else { "" };
-        format!("{range}{pvid}{untagged}")
-    };
-    if list.is_empty() { "none".to_owned() } else { list.iter().map(one).collect::<Vec<_>>().join(", ") }
 }

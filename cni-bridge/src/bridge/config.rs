@@ -1,7 +1,8 @@
 //! The configuration of `cnv-bridge`, checked.
 
-use cni::{Code, Error, Request};
+use cni::{Code, Dns, Error, Ipam, Request};
 use net_types::{IfName, Mac, VlanId};
+use netlink::VlanRange;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -10,9 +11,13 @@ use serde_json::{Map, Value};
 pub(crate) struct Config {
     /// The bridge to attach to.
     pub(crate) bridge: IfName,
-    /// The access VLAN; none leaves the port as the bridge makes it.
+    /// Switch VLAN filtering on if the bridge lacks it and the network needs it (`enableVlanFiltering`, ours).
+    pub(crate) enable_vlan_filtering: bool,
+    /// The access VLAN, or the native one next to a trunk; none leaves the port as the bridge makes it.
     pub(crate) vlan: Option<VlanId>,
-    /// Next to `vlan`: the port also stays in the bridge's default VLAN.
+    /// VLANs that come and go tagged.
+    pub(crate) trunk: Vec<VlanRange>,
+    /// The port also stays in the bridge's default VLAN.
     pub(crate) preserve_default_vlan: bool,
     /// Only the pod's own address may send.
     pub(crate) mac_spoof_check: bool,
@@ -20,6 +25,71 @@ pub(crate) struct Config {
     pub(crate) mtu: Option<u32>,
     /// The pod interface's address; none lets the kernel choose.
     pub(crate) mac: Option<Mac>,
+    /// Frames may leave by the port they came in by.
+    pub(crate) hairpin: bool,
+    /// No frames to other isolated ports.
+    pub(crate) isolated: bool,
+    /// The bridge takes all frames.
+    pub(crate) promiscuous: bool,
+    /// What the bridge is to the pod's addresses.
+    pub(crate) gateway: Gateway,
+    /// Replace an address of the bridge that is in the way of the gateway's.
+    pub(crate) force_address: bool,
+    /// Wait for IPv6 duplicate address detection instead of skipping it.
+    pub(crate) detect_duplicates: bool,
+    /// Leave the pod's interface down.
+    pub(crate) keep_pod_end_down: bool,
+    /// An IPAM plugin assigns addresses.
+    pub(crate) has_ipam: bool,
+    /// Replaces what IPAM says of name resolution, unless empty.
+    pub(crate) dns: Dns,
+}
+
+/// `isGateway` and `isDefaultGateway`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Gateway {
+    /// A switch and nothing more.
+    No,
+    /// It has an address in each of the pod's subnets.
+    Address,
+    /// And the pod's default routes go by way of it.
+    DefaultRoute,
+}
+
+impl Config {
+    /// A bridge that is missing is made only where it is a network's own gateway or subnet, not one that is meant to
+    /// lead somewhere.
+    pub(crate) fn makes_bridge(&self) -> bool {
+        self.has_ipam || self.gateway > Gateway::No
+    }
+
+    /// The network needs a bridge that keeps VLANs apart.
+    pub(crate) fn needs_vlan_filtering(&self) -> bool {
+        self.vlan.is_some() || !self.trunk.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            bridge: "br1".parse().unwrap(),
+            enable_vlan_filtering: false,
+            vlan: None,
+            trunk: Vec::new(),
+            preserve_default_vlan: true,
+            mac_spoof_check: false,
+            mtu: None,
+            mac: None,
+            hairpin: false,
+            isolated: false,
+            promiscuous: false,
+            gateway: Gateway::No,
+            force_address: false,
+            detect_duplicates: false,
+            keep_pod_end_down: false,
+            has_ipam: false,
+            dns: Dns::default(),
+        }
+    }
 }
 
 /// The configuration as it is written. Names are those of the reference plugin's documentation.
@@ -27,17 +97,46 @@ pub(crate) struct Config {
 #[serde(rename_all = "camelCase")]
 struct Raw {
     bridge: Option<String>,
+    #[serde(default)]
+    enable_vlan_filtering: bool,
     vlan: Option<i64>,
+    #[serde(default)]
+    vlan_trunk: Vec<RawTrunk>,
     preserve_default_vlan: Option<bool>,
     #[serde(default, rename = "macspoofchk")]
     mac_spoof_check: bool,
     mtu: Option<i64>,
     #[serde(default)]
+    hairpin_mode: bool,
+    #[serde(default)]
+    port_isolation: bool,
+    #[serde(default)]
+    promisc_mode: bool,
+    #[serde(default)]
+    is_gateway: bool,
+    #[serde(default)]
+    is_default_gateway: bool,
+    #[serde(default)]
+    force_address: bool,
+    #[serde(default, rename = "enabledad")]
+    detect_duplicates: bool,
+    #[serde(default)]
+    disable_container_interface: bool,
+    #[serde(default)]
+    dns: Dns,
+    #[serde(default)]
     runtime_config: Addresses,
     #[serde(default)]
     args: Args,
-    #[serde(default)]
-    ipam: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct RawTrunk {
+    id: Option<i64>,
+    #[serde(rename = "minID")]
+    min: Option<i64>,
+    #[serde(rename = "maxID")]
+    max: Option<i64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -52,22 +151,26 @@ struct Addresses {
 }
 
 /// Keys that are honoured.
-const KEYS: [&str; 5] = ["bridge", "vlan", "preserveDefaultVlan", "macspoofchk", "mtu"];
-
-/// Keys of the reference plugin that this release refuses to ignore: each would change what the network is.
-const NOT_YET: [&str; 11] = [
+const KEYS: [&str; 15] = [
+    "bridge",
+    "enableVlanFiltering",
+    "vlan",
+    "vlanTrunk",
+    "preserveDefaultVlan",
+    "macspoofchk",
+    "mtu",
+    "hairpinMode",
+    "portIsolation",
+    "promiscMode",
     "isGateway",
     "isDefaultGateway",
     "forceAddress",
-    "ipMasq",
-    "hairpinMode",
-    "promiscMode",
     "enabledad",
     "disableContainerInterface",
-    "portIsolation",
-    "ipMasqBackend",
-    "vlanTrunk",
 ];
+
+/// Keys of the reference plugin that this release refuses to ignore: each would change what the network is.
+const NOT_YET: [&str; 2] = ["ipMasq", "ipMasqBackend"];
 
 /// The smallest MTU Ethernet devices take (`ETH_MIN_MTU`) and the largest of a veth (`ETH_MAX_MTU`), in bytes.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
@@ -80,48 +183,122 @@ impl TryFrom<&Request> for Config {
         let known: Vec<_> = KEYS.into_iter().chain(NOT_YET).collect();
         request.warn_of_unknown_keys(&known);
         refuse_unsupported(&request.config)?;
-        let Raw { bridge, vlan, preserve_default_vlan, mac_spoof_check, mtu, runtime_config, args, ipam } =
-            request.config_as()?;
-        if !ipam.is_empty() {
-            return Err(unsupported("ipam", "a guest's addresses are its own; leave ipam out or empty"));
-        }
+        let raw: Raw = request.config_as()?;
+        let config = Self::from_raw(raw, request)?;
+        config.refuse_contradictions()?;
+        Ok(config)
+    }
+}
+
+impl Config {
+    fn from_raw(raw: Raw, request: &Request) -> Result<Self, Error> {
+        let Raw {
+            bridge,
+            enable_vlan_filtering,
+            vlan,
+            vlan_trunk,
+            preserve_default_vlan,
+            mac_spoof_check,
+            mtu,
+            hairpin_mode,
+            port_isolation,
+            promisc_mode,
+            is_gateway,
+            is_default_gateway,
+            force_address,
+            detect_duplicates,
+            disable_container_interface,
+            dns,
+            runtime_config,
+            args,
+        } = raw;
         let bridge = bridge.filter(|name| !name.is_empty()).unwrap_or_else(|| "cni0".to_owned());
-        let vlan = vlan_of(vlan)?;
-        if vlan.is_some() && preserve_default_vlan.is_none() {
+        let vlan = vlan_of("vlan", vlan.filter(|vlan| *vlan != 0))?;
+        if (vlan.is_some() || !vlan_trunk.is_empty()) && preserve_default_vlan.is_none() {
             tracing::warn!(
                 "preserveDefaultVlan is not set next to vlan: the port stays in the bridge's default VLAN too; \
                  set it to false to leave that VLAN, or to true to keep this without a warning"
             );
         }
-        // The capability is the most particular, the environment the least.
-        let mac = [
-            ("runtimeConfig.mac", runtime_config.mac.as_deref()),
-            ("args.cni.mac", args.cni.mac.as_deref()),
-            ("CNI_ARGS MAC", request.args.get("MAC")),
-        ];
-        let mac =
-            mac.into_iter().find_map(|(field, text)| Some((field, text.filter(|text| !text.is_empty())?)));
         Ok(Self {
             bridge: bridge
                 .parse()
                 .map_err(|error: net_types::IfNameError| invalid("bridge", &error.to_string()))?,
+            enable_vlan_filtering,
             vlan,
+            trunk: vlan_trunk.iter().enumerate().map(trunk_of).collect::<Result<_, _>>()?,
             preserve_default_vlan: preserve_default_vlan.unwrap_or(true),
             mac_spoof_check,
             mtu: mtu_of(mtu)?,
-            mac: mac.map(|(field, text)| mac_of(field, text)).transpose()?,
+            mac: wanted_mac(&runtime_config, &args.cni, request)?,
+            hairpin: hairpin_mode,
+            isolated: port_isolation,
+            promiscuous: promisc_mode,
+            gateway: match (is_gateway, is_default_gateway) {
+                (_, true) => Gateway::DefaultRoute,
+                (true, false) => Gateway::Address,
+                (false, false) => Gateway::No,
+            },
+            force_address,
+            detect_duplicates,
+            keep_pod_end_down: disable_container_interface,
+            has_ipam: Ipam::of(request)?.is_some(),
+            dns,
         })
+    }
+
+    fn refuse_contradictions(&self) -> Result<(), Error> {
+        if self.hairpin && self.promiscuous {
+            // A frame would come back to the guest that sent it.
+            return Err(invalid("hairpinMode", "is set together with promiscMode; allowed: one of them"));
+        }
+        if self.keep_pod_end_down && self.has_ipam {
+            return Err(invalid(
+                "disableContainerInterface",
+                "is set together with ipam; allowed: one of them",
+            ));
+        }
+        Ok(())
     }
 }
 
-fn vlan_of(vlan: Option<i64>) -> Result<Option<VlanId>, Error> {
-    match vlan {
-        None | Some(0) => Ok(None),
-        Some(id) => {
-            let known = u64::try_from(id).ok().and_then(|id| VlanId::try_from(id).ok());
-            known.map(Some).ok_or_else(|| invalid("vlan", &format!("is {id}; allowed: 0 (off), 1 to 4094")))
+/// The capability is the most particular, the environment the least.
+fn wanted_mac(capability: &Addresses, args: &Addresses, request: &Request) -> Result<Option<Mac>, Error> {
+    let given = [
+        ("runtimeConfig.mac", capability.mac.as_deref()),
+        ("args.cni.mac", args.mac.as_deref()),
+        ("CNI_ARGS MAC", request.args.get("MAC")),
+    ];
+    let given =
+        given.into_iter().find_map(|(field, text)| Some((field, text.filter(|text| !text.is_empty())?)));
+    given.map(|(field, text)| mac_of(field, text)).transpose()
+}
+
+fn trunk_of((index, trunk): (usize, &RawTrunk)) -> Result<VlanRange, Error> {
+    let field = |name: &str| format!("vlanTrunk[{index}].{name}");
+    let one = |name: &str, id: Option<i64>| vlan_of(&field(name), id);
+    match (one("id", trunk.id)?, one("minID", trunk.min)?, one("maxID", trunk.max)?) {
+        (Some(vlan), None, None) => Ok(vlan.into()),
+        (None, Some(first), Some(last)) if first <= last => Ok(VlanRange { first, last }),
+        (None, Some(first), Some(last)) => {
+            Err(invalid(&field("minID"), &format!("is {first}, above maxID {last}; allowed: up to maxID")))
+        }
+        (None, Some(_), None) => Err(invalid(&field("maxID"), "is missing next to minID")),
+        (None, None, Some(_)) => Err(invalid(&field("minID"), "is missing next to maxID")),
+        (None, None, None) => Err(invalid(&field("id"), "is missing; allowed: id, or minID and maxID")),
+        (Some(_), _, _) => {
+            Err(invalid(&field("id"), "stands next to minID or maxID; allowed: one or the other"))
         }
     }
+}
+
+fn vlan_of(field: &str, vlan: Option<i64>) -> Result<Option<VlanId>, Error> {
+    let checked = |id: i64| {
+        let known = u64::try_from(id).ok().and_then(|id| VlanId::try_from(id).ok());
+        let off = if field == "vlan" { "0 (off), " } else { "" };
+        known.ok_or_else(|| invalid(field, &format!("is {id}; allowed: {off}1 to 4094")))
+    };
+    vlan.map(checked).transpose()
 }
 
 fn mtu_of(mtu: Option<i64>) -> Result<Option<u32>, Error> {
@@ -150,7 +327,7 @@ fn refuse_unsupported(config: &Map<String, Value>) -> Result<(), Error> {
     };
     match NOT_YET.iter().find(set) {
         None => Ok(()),
-        Some(key) => Err(unsupported(key, "this release attaches virtual machines to existing bridges")),
+        Some(key) => Err(unsupported(key, "this release does not translate addresses")),
     }
 }
 
@@ -193,12 +370,10 @@ mod tests {
             "type": "cnv-bridge", "bridge": "br1", "macspoofchk": true, "vlan": 100, "preserveDefaultVlan": false,
         }));
         let expected = Config {
-            bridge: "br1".parse().unwrap(),
             vlan: VlanId::try_from(100u16).ok(),
             preserve_default_vlan: false,
             mac_spoof_check: true,
-            mtu: None,
-            mac: None,
+            ..Config::for_tests()
         };
         assert_eq!(config, Ok(expected));
     }
@@ -243,8 +418,38 @@ mod tests {
                 "runtimeConfig.mac: is",
             ),
             (json!({"args": {"cni": {"mac": "x"}}}), Code::InvalidConfig, "args.cni.mac: \"x\" is not"),
-            (json!({"isGateway": true}), Code::UnsupportedField, "isGateway is not supported"),
-            (json!({"ipam": {"type": "dhcp"}}), Code::UnsupportedField, "ipam is not supported"),
+            (json!({"ipMasq": true}), Code::UnsupportedField, "ipMasq is not supported"),
+            (json!({"ipam": []}), Code::InvalidConfig, "ipam: must be an object"),
+            (json!({"ipam": {"subnet": "10.0.0.0/8"}}), Code::InvalidConfig, "ipam: type is missing"),
+            (json!({"ipam": {"type": "../sh"}}), Code::InvalidConfig, "ipam: type is"),
+            (
+                json!({"vlanTrunk": [{"id": 0}]}),
+                Code::InvalidConfig,
+                "vlanTrunk[0].id: is 0; allowed: 1 to 4094",
+            ),
+            (
+                json!({"vlanTrunk": [{"id": 7}, {"minID": 9, "maxID": 8}]}),
+                Code::InvalidConfig,
+                "vlanTrunk[1].minID",
+            ),
+            (json!({"vlanTrunk": [{"minID": 9}]}), Code::InvalidConfig, "vlanTrunk[0].maxID: is missing"),
+            (json!({"vlanTrunk": [{"maxID": 9}]}), Code::InvalidConfig, "vlanTrunk[0].minID: is missing"),
+            (
+                json!({"vlanTrunk": [{"id": 7, "maxID": 9}]}),
+                Code::InvalidConfig,
+                "vlanTrunk[0].id: stands next",
+            ),
+            (json!({"vlanTrunk": [{}]}), Code::InvalidConfig, "vlanTrunk[0].id: is missing"),
+            (
+                json!({"hairpinMode": true, "promiscMode": true}),
+                Code::InvalidConfig,
+                "hairpinMode: is set together",
+            ),
+            (
+                json!({"disableContainerInterface": true, "ipam": {"type": "host-local"}}),
+                Code::InvalidConfig,
+                "disableContainerInterface: is set together",
+            ),
         ];
         for (config, code, message) in table {
             let error = parse(config.clone()).unwrap_err();

@@ -1,22 +1,33 @@
 //! DEL and GC.
 
-use cni::ContainerId;
+use cni::{ContainerId, Ipam};
 use netlink::{Link, Netlink};
 
 use super::config::Config;
+use super::device::{self, BridgeLock};
 use super::error::BridgeError;
 use super::port::{self, Port};
 use crate::nf_tables::NfTables;
 use crate::spoof;
 
-/// Removes the port, all of which hangs on the host end: the pod's end goes with it, wherever it is and whatever it
-/// is called by now. Works without the namespace, and again.
-pub(super) fn del(config: &Config, port: &Port) -> Result<(), BridgeError> {
+/// Removes the port, releases its addresses, and removes the bridge if the port was the last on one of ours. Every
+/// part is tried even if one fails; the first failure is returned. Works without the namespace, and again.
+pub(super) fn del(config: &Config, port: &Port, ipam: Option<&Ipam<'_>>) -> Result<(), BridgeError> {
+    let released = ipam.map_or(Ok(()), |ipam| ipam.del().map_err(BridgeError::Ipam));
     let host = Netlink::open()?;
+    let _lock = if config.makes_bridge() { Some(BridgeLock::take()?) } else { None };
+    let removed = remove_port(config, port, &host);
+    let unused = if config.makes_bridge() { device::remove_if_unused(&host, &config.bridge) } else { Ok(()) };
+    released.and(removed).and(unused)
+}
+
+/// Everything of a port hangs on the host end: the pod's end goes with it, wherever it is and whatever it is called
+/// by now.
+pub(super) fn remove_port(config: &Config, port: &Port, host: &Netlink) -> Result<(), BridgeError> {
     if let Some(link) = host.link_by_name(port.host_name.as_str())?
         && is_ours(&link, port)
     {
-        delete_link(&host, &link)?;
+        delete_link(host, &link)?;
     }
     if config.mac_spoof_check {
         spoof::remove(&NfTables::open()?, &port.host_name)?;
@@ -50,9 +61,15 @@ fn delete_link(host: &Netlink, link: &Link) -> Result<(), BridgeError> {
 }
 
 /// Removes every port of `network` that belongs to none of the `valid` attachments. Goes on past failures.
-pub(super) fn gc(config: &Config, network: &str, valid: &[(ContainerId, String)]) -> Result<(), BridgeError> {
+pub(super) fn gc(
+    config: &Config,
+    network: &str,
+    valid: &[(ContainerId, String)],
+    ipam: Option<&Ipam<'_>>,
+) -> Result<(), BridgeError> {
     let host = Netlink::open()?;
-    let mut failures = Vec::new();
+    let mut failures: Vec<_> =
+        ipam.and_then(|ipam| ipam.gc().err()).map(BridgeError::Ipam).into_iter().collect();
     for link in host.links()? {
         let Some(owner) = port::owner(&link.alias) else { continue };
         let is_valid = valid

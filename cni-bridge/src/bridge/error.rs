@@ -1,9 +1,12 @@
 //! What can go wrong at a port, and the code each has in the protocol (`docs/errors.md`).
 
+use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cni::Code;
-use net_types::{IfName, VlanId};
+use ipnetwork::IpNetwork;
+use net_types::IfName;
 use netns::NetNsError;
 
 use crate::compare::Difference;
@@ -24,12 +27,37 @@ pub(crate) enum BridgeError {
         kind: String,
     },
     /// The bridge does not keep VLANs apart.
-    #[error("bridge {bridge} does not filter VLANs, so VLAN {vlan} cannot be kept apart on it")]
-    NoVlanFiltering {
+    #[error("bridge {0} does not filter VLANs, so they cannot be kept apart on it")]
+    NoVlanFiltering(IfName),
+    /// The bridge has another address.
+    #[error("bridge {bridge} has the address {found}, which is in the way of {wanted}")]
+    OtherAddress {
         /// The bridge.
         bridge: IfName,
-        /// The VLAN asked for.
-        vlan: VlanId,
+        /// Its address.
+        found: IpNetwork,
+        /// The gateway's.
+        wanted: IpNetwork,
+    },
+    /// IPAM answered without addresses.
+    #[error("the IPAM plugin assigned no address")]
+    NoAddresses,
+    /// IPAM refused.
+    #[error(transparent)]
+    Ipam(#[from] cni::Error),
+    /// Somebody has the address already.
+    #[error("another host answers to an assigned IPv6 address")]
+    DuplicateAddress,
+    /// Nobody knows whether somebody has it.
+    #[error("IPv6 duplicate address detection is not done after {} s", .0.as_secs())]
+    Undetected(Duration),
+    /// A setting of the kernel could not be used.
+    #[error("cannot use {path}")]
+    Setting {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
     },
     /// The container's namespace is not there.
     #[error("the container's network namespace cannot be used")]
@@ -76,7 +104,11 @@ impl BridgeError {
             Self::NoPrevResult(_) => Code::InvalidConfig,
             Self::NoBridge(_) => Code::Plugin(100),
             Self::NotABridge { .. } => Code::Plugin(101),
-            Self::NoVlanFiltering { .. } => Code::Plugin(102),
+            Self::NoVlanFiltering(_) => Code::Plugin(102),
+            Self::OtherAddress { .. } => Code::Plugin(106),
+            Self::NoAddresses | Self::DuplicateAddress | Self::Undetected(_) => Code::Plugin(107),
+            Self::Ipam(error) => error.code,
+            Self::Setting { .. } => Code::Plugin(112),
             Self::Netns(_) => Code::UnknownContainer,
             Self::NoNetns => Code::InvalidEnvironment,
             Self::InterfaceExists { .. } => Code::Plugin(103),
@@ -92,9 +124,10 @@ impl BridgeError {
             Self::NoBridge(name) => Some(format!(
                 "create it with a NodeNetworkConfigurationPolicy, or: ip link add {name} type bridge vlan_filtering 1"
             )),
-            Self::NoVlanFiltering { bridge, .. } => {
-                Some(format!("switch it on: ip link set {bridge} type bridge vlan_filtering 1"))
-            }
+            Self::NoVlanFiltering(bridge) => Some(format!(
+                "set enableVlanFiltering, or switch it on: ip link set {bridge} type bridge vlan_filtering 1"
+            )),
+            Self::OtherAddress { .. } => Some("forceAddress replaces it".to_owned()),
             _ => None,
         }
     }
@@ -102,6 +135,10 @@ impl BridgeError {
 
 impl From<BridgeError> for cni::Error {
     fn from(error: BridgeError) -> Self {
+        // Another plugin's refusal is passed on in its own words.
+        if let BridgeError::Ipam(refusal) = error {
+            return refusal;
+        }
         let answer = Self::from_error(error.code(), &error);
         match error.hint() {
             Some(hint) => answer.details(hint),

@@ -1,0 +1,213 @@
+//! Addresses: from IPAM into the pod, and the gateway's on the bridge.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use cni::{Ip, Ipam, Route, Success};
+use ipnetwork::IpNetwork;
+use netlink::{Link, Netlink, Settled};
+use netns::NetNs;
+
+use super::config::{Config, Gateway};
+use super::device::write_setting;
+use super::error::BridgeError;
+
+/// How long IPv6 duplicate address detection may take; it takes about 1 s (RFC 4862, `RetransTimer`).
+const DETECTION_LIMIT: Duration = Duration::from_secs(5);
+
+/// The pod's side of the port.
+pub(super) struct PodEnd<'a> {
+    pub(super) namespace: &'a NetNs,
+    pub(super) netlink: &'a Netlink,
+    pub(super) link: &'a Link,
+    /// Its place in the result's interfaces.
+    pub(super) position: usize,
+}
+
+/// Has addresses assigned, and configures pod and bridge with them.
+pub(super) fn configure(
+    config: &Config,
+    ipam: &Ipam<'_>,
+    host: &Netlink,
+    bridge: &Link,
+    pod: &PodEnd<'_>,
+) -> Result<Success, BridgeError> {
+    let mut assigned = ipam.add()?;
+    cni::mutated("addresses assigned");
+    if assigned.ips.is_empty() {
+        return Err(BridgeError::NoAddresses);
+    }
+    for ip in &mut assigned.ips {
+        ip.interface = Some(pod.position);
+        if config.gateway > Gateway::No && ip.gateway.is_none() {
+            ip.gateway = Some(first_host(ip.address));
+        }
+    }
+    if config.gateway == Gateway::DefaultRoute {
+        let families: Vec<_> = assigned.ips.iter().filter_map(|ip| ip.gateway).collect();
+        for gateway in families {
+            add_default_route(&mut assigned, gateway);
+        }
+    }
+    configure_pod(config, &assigned, pod)?;
+    if config.gateway > Gateway::No {
+        configure_bridge(config, &assigned.ips, host, bridge)?;
+    }
+    Ok(assigned)
+}
+
+/// The first address of a subnet after its own: what the reference plugin takes for a gateway.
+fn first_host(network: IpNetwork) -> IpAddr {
+    match network {
+        IpNetwork::V4(v4) => IpAddr::from((u32::from(v4.network()) + 1).to_be_bytes()),
+        IpNetwork::V6(v6) => IpAddr::from((u128::from(v6.network()) + 1).to_be_bytes()),
+    }
+}
+
+fn add_default_route(result: &mut Success, gateway: IpAddr) {
+    let unspecified: IpAddr = match gateway {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // A prefix of no bits is one in either family.
+    let Ok(any) = IpNetwork::new(unspecified, 0) else { return };
+    if !result.routes.iter().any(|route| route.dst == any) {
+        let route = Route {
+            dst: any,
+            gw: Some(gateway),
+            mtu: None,
+            advmss: None,
+            priority: None,
+            table: None,
+            scope: None,
+        };
+        result.routes.push(route);
+    }
+}
+
+fn configure_pod(config: &Config, result: &Success, pod: &PodEnd<'_>) -> Result<(), BridgeError> {
+    let index = pod.link.index;
+    let name = &pod.link.name;
+    // Neighbours that knew the address by another's hardware address learn of the new one at once.
+    let settings = [
+        format!("/proc/sys/net/ipv4/conf/{name}/arp_notify"),
+        format!("/proc/sys/net/ipv6/conf/{name}/ndisc_notify"),
+        format!("/proc/sys/net/ipv6/conf/{name}/keep_addr_on_down"),
+    ];
+    let written = pod.namespace.run(|| settings.iter().try_for_each(|path| write_setting(path, "1")));
+    written.map_err(BridgeError::Netns)??;
+    for ip in &result.ips {
+        if config.detect_duplicates {
+            pod.netlink.add_address(index, ip.address)?;
+        } else {
+            pod.netlink.add_sole_address(index, ip.address)?;
+        }
+        cni::mutated("address");
+    }
+    pod.netlink.set_up(index)?;
+    cni::mutated("pod end up");
+    let has_v6 = result.ips.iter().any(|ip| ip.address.is_ipv6());
+    if config.detect_duplicates && has_v6 {
+        match Netlink::settle_addresses(pod.namespace, index, DETECTION_LIMIT)? {
+            Settled::Usable => {}
+            Settled::Duplicate => return Err(BridgeError::DuplicateAddress),
+            Settled::TimedOut => return Err(BridgeError::Undetected(DETECTION_LIMIT)),
+        }
+    }
+    for route in &result.routes {
+        let same_family = |ip: &&Ip| ip.address.is_ipv6() == route.dst.is_ipv6();
+        let gateway = route.gw.or_else(|| result.ips.iter().find(same_family)?.gateway);
+        pod.netlink.add_route(index, &netlink::Route { destination: route.dst, gateway })?;
+        cni::mutated("route");
+    }
+    Ok(())
+}
+
+/// The bridge answers to the gateways' addresses, and the node forwards.
+fn configure_bridge(config: &Config, ips: &[Ip], host: &Netlink, bridge: &Link) -> Result<(), BridgeError> {
+    for ip in ips {
+        let Some(gateway) = ip.gateway else { continue };
+        // Prefix lengths come from an address of the same family, so the pair is valid.
+        if let Ok(address) = IpNetwork::new(gateway, ip.address.prefix()) {
+            ensure_address(config, host, bridge, address)?;
+        }
+        let forwarding = match gateway {
+            IpAddr::V4(_) => "/proc/sys/net/ipv4/ip_forward",
+            IpAddr::V6(_) => "/proc/sys/net/ipv6/conf/all/forwarding",
+        };
+        write_setting(forwarding, "1")?;
+    }
+    // A bridge follows the lowest address among its ports unless it has been given one: the gateway's must not change.
+    if let Some(mac) = host.link_by_index(bridge.index)?.and_then(|link| link.mac) {
+        host.set_mac(bridge.index, mac)?;
+    }
+    Ok(())
+}
+
+fn ensure_address(
+    config: &Config,
+    host: &Netlink,
+    bridge: &Link,
+    wanted: IpNetwork,
+) -> Result<(), BridgeError> {
+    for found in host.addresses(bridge.index)? {
+        if found == wanted {
+            return Ok(());
+        }
+        if !is_in_the_way(found, wanted) {
+            continue;
+        }
+        if !config.force_address {
+            return Err(BridgeError::OtherAddress { bridge: config.bridge.clone(), found, wanted });
+        }
+        host.delete_address(bridge.index, found)?;
+        cni::mutated("other address removed");
+    }
+    match host.add_sole_address(bridge.index, wanted) {
+        Err(error) if error.already_exists() => {}
+        other => other?,
+    }
+    cni::mutated("gateway's address");
+    Ok(())
+}
+
+/// A bridge has one IPv4 address, and IPv6 ones whose subnets do not overlap.
+fn is_in_the_way(found: IpNetwork, wanted: IpNetwork) -> bool {
+    match (found, wanted) {
+        (IpNetwork::V4(_), IpNetwork::V4(_)) => true,
+        (IpNetwork::V6(_), IpNetwork::V6(_)) => found.contains(wanted.ip()) || wanted.contains(found.ip()),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_nobody_named_is_the_first_address() {
+        for (address, gateway) in
+            [("10.1.2.3/24", "10.1.2.1"), ("fd00::5/64", "fd00::1"), ("10.9.9.9/8", "10.0.0.1")]
+        {
+            assert_eq!(first_host(address.parse().unwrap()).to_string(), gateway);
+        }
+    }
+
+    #[test]
+    fn subnets_overlap_or_do_not() {
+        let table = [
+            ("10.0.0.1/24", "192.168.0.1/24", true),
+            ("fd00::1/64", "fd01::1/64", false),
+            ("fd00::1/64", "fd00::9/64", true),
+            ("fd00::1/48", "fd00:0:0:5::1/64", true),
+            ("10.0.0.1/24", "fd00::1/64", false),
+        ];
+        for (found, wanted, expected) in table {
+            assert_eq!(
+                is_in_the_way(found.parse().unwrap(), wanted.parse().unwrap()),
+                expected,
+                "{found} {wanted}"
+            );
+        }
+    }
+}

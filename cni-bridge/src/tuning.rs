@@ -1,0 +1,50 @@
+//! `cnv-tuning`: sets what the plugin before it in the chain leaves alone: sysctls of the pod's namespace, and address,
+//! MTU, queue length, promiscuous and all-multicast mode of its interface.
+//!
+//! What the interface was is written to a file before the first change and restored at DEL. Sysctls are not restored:
+//! they go with the pod's namespace. An address that changes here changes in the spoof check that `cnv-bridge` made
+//! for the same port, and in the result.
+
+mod apply;
+mod config;
+mod error;
+mod saved;
+mod sysctl;
+
+use cni::{Code, Error, Request, Success};
+
+use config::Config;
+
+/// The plugin.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CnvTuning;
+
+impl cni::Plugin for CnvTuning {
+    fn add(&self, request: &Request) -> Result<Success, Error> {
+        let config = Config::try_from(request)?;
+        let previous = request.prev_result.clone().ok_or_else(|| {
+            Error::new(Code::InvalidConfig, "prevResult is missing")
+                .details("cnv-tuning comes second in a chain")
+        })?;
+        Ok(apply::add(&config, request.attachment()?, previous)?)
+    }
+
+    fn del(&self, request: &Request) -> Result<(), Error> {
+        let config = Config::try_from(request)?;
+        Ok(apply::del(&config, request.attachment()?)?)
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Error> {
+        let config = Config::try_from(request)?;
+        Ok(apply::check(&config, request.attachment()?)?)
+    }
+
+    fn status(&self, request: &Request) -> Result<(), Error> {
+        Config::try_from(request).map(drop)
+    }
+
+    fn gc(&self, request: &Request) -> Result<(), Error> {
+        let config = Config::try_from(request)?;
+        Ok(saved::gc(&config.data_dir, &request.valid_attachments()?)?)
+    }
+}

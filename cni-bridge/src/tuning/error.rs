@@ -1,0 +1,79 @@
+//! What can go wrong while tuning, and the code each has in the protocol (`docs/errors.md`).
+
+use std::io;
+use std::path::PathBuf;
+
+use cni::Code;
+use net_types::IfName;
+use netns::NetNsError;
+
+use crate::compare::Difference;
+use crate::nf_tables::NfTablesError;
+
+/// Why an interface could not be tuned, checked or restored.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TuningError {
+    /// CNI_NETNS is missing.
+    #[error("CNI_NETNS is not set")]
+    NoNetns,
+    /// The container's namespace is not there.
+    #[error("the container's network namespace cannot be used")]
+    Netns(#[source] NetNsError),
+    /// There is nothing to tune.
+    #[error("the container has no interface {0}")]
+    NoInterface(IfName),
+    /// The node's administrator has not allowed this setting.
+    #[error("sysctl {0:?} is not in the node's allowlist /etc/cni/tuning/allowlist.conf")]
+    NotAllowed(String),
+    /// The allowlist has a line that is no pattern.
+    #[error("the allowlist /etc/cni/tuning/allowlist.conf has {line:?}, which is no regular expression")]
+    Allowlist {
+        /// The line.
+        line: String,
+        /// What is wrong with it.
+        source: regex_lite::Error,
+    },
+    /// A file could not be used.
+    #[error("cannot {operation} {}", path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file of saved values is none.
+    #[error("{} does not hold an interface's saved values", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where it goes wrong.
+        source: serde_json::Error,
+    },
+    /// Netlink refused.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// nf_tables refused.
+    #[error(transparent)]
+    NfTables(#[from] NfTablesError),
+    /// CHECK found a difference.
+    #[error(transparent)]
+    Differs(#[from] Difference),
+}
+
+impl From<TuningError> for cni::Error {
+    fn from(error: TuningError) -> Self {
+        let code = match &error {
+            TuningError::NoNetns => Code::InvalidEnvironment,
+            TuningError::Netns(_) => Code::UnknownContainer,
+            TuningError::NoInterface(_) => Code::Plugin(110),
+            TuningError::NotAllowed(_) | TuningError::Allowlist { .. } => Code::Plugin(113),
+            TuningError::File { .. } => Code::Plugin(112),
+            TuningError::Corrupt { .. } => Code::Plugin(114),
+            TuningError::Netlink(_) | TuningError::NfTables(_) => Code::Plugin(104),
+            TuningError::Differs(_) => Code::Plugin(105),
+        };
+        Self::from_error(code, &error)
+    }
+}
