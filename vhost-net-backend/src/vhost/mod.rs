@@ -1,0 +1,312 @@
+//! vhost-user: guests come and go over a Unix socket.
+//!
+//! Each vhost-user end has a thread of its own ([`VhostEnd`]) that accepts (or, as client, connects), then serves one
+//! connection after the other; it is blocked in a read nearly always. Queues themselves run in the link's worker.
+//! A connection that ends, for whatever reason, leaves the end waiting for the next.
+
+mod features;
+mod session;
+mod vring;
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
+
+use crate::counters::LinkCounters;
+use crate::port::{Hangup, Port, Queue, VhostPort};
+use crate::worker::{Stopped, WorkerHandle};
+use session::Session;
+
+/// How long a client waits before it tries to connect again, in seconds.
+const RETRY_SECONDS: i64 = 1;
+
+/// Which side of the socket we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// We listen, the VMM connects.
+    Server,
+    /// The VMM listens.
+    Client,
+}
+
+/// How a vhost-user end is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VhostSettings {
+    /// The socket.
+    pub socket: PathBuf,
+    /// Our side of it.
+    pub role: Role,
+    /// The most queue pairs a guest may use.
+    pub queue_pairs: NonZeroUsize,
+    /// The MTU to tell the guest.
+    pub mtu: Option<u16>,
+}
+
+/// A vhost-user end could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum VhostError {
+    /// There is something else at the path.
+    #[error("{0} exists and is no socket")]
+    NoSocket(PathBuf),
+    /// Another process listens there.
+    #[error("another process listens on {0}")]
+    InUse(PathBuf),
+    /// The kernel refused.
+    #[error("{operation} failed for {socket}")]
+    Io {
+        /// The call.
+        operation: &'static str,
+        /// The socket's path.
+        socket: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// A guest's port in its worker, for its session.
+#[derive(Debug, Clone)]
+pub struct PortHandle {
+    /// The link's worker.
+    pub worker: WorkerHandle,
+    /// The link's place there.
+    pub link: usize,
+    /// Which end of the link it is.
+    pub side: usize,
+}
+
+impl PortHandle {
+    /// Runs `work` on the port, if the link still exists.
+    fn with_port<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut VhostPort) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (link, side) = (self.link, self.side);
+        let result = self.worker.call(move |links| {
+            let (link, _) = links.get(link)?;
+            let Port::Vhost(port) = link.port(side) else { return None };
+            let result = work(port);
+            link.share_offloads();
+            Some(result)
+        })?;
+        result.ok_or(Stopped)
+    }
+
+    fn connect(&self, hangup: Hangup) -> Result<(), Stopped> {
+        self.with_port(|port| port.connect(hangup))
+    }
+
+    fn disconnect(&self) -> Result<(), Stopped> {
+        self.unwatch(None)?;
+        self.with_port(VhostPort::disconnect)
+    }
+
+    fn start(&self, index: u32, queue: Queue) -> Result<(), Stopped> {
+        let place = index as usize;
+        self.with_port(move |port| port.start(place, queue))?;
+        let (link, side) = (self.link, self.side);
+        self.worker.call(move |links| {
+            if let Some((link, _)) = links.get(link) {
+                link.wake(side, place / 2);
+            }
+        })
+    }
+
+    fn stop(&self, index: u32) -> Result<Option<u16>, Stopped> {
+        let place = index as usize;
+        if !place.is_multiple_of(2) {
+            self.unwatch(Some(place / 2))?;
+        }
+        self.with_port(move |port| port.stop(place))
+    }
+
+    fn set_call(&self, index: u32, call: Option<File>) -> Result<(), Stopped> {
+        let place = index as usize;
+        self.with_port(move |port| {
+            if let Some(ring) = port.ring_mut(place) {
+                ring.set_call(call);
+            }
+        })
+    }
+
+    fn unwatch(&self, queue: Option<usize>) -> Result<(), Stopped> {
+        let (link, side) = (self.link, self.side);
+        self.worker.call(move |links| {
+            if let Some((link, poller)) = links.get(link) {
+                match queue {
+                    Some(queue) => link.unwatch(side, queue, poller),
+                    None => link.unwatch_all(side, poller),
+                }
+            }
+        })
+    }
+}
+
+/// A vhost-user end: its socket and its thread.
+#[derive(Debug)]
+pub struct VhostEnd {
+    stop: Arc<OwnedFd>,
+    thread: JoinHandle<()>,
+}
+
+impl VhostEnd {
+    /// Starts serving. The link exists already.
+    pub fn start(
+        settings: VhostSettings,
+        port: PortHandle,
+        counters: Arc<LinkCounters>,
+    ) -> Result<Self, VhostError> {
+        let socket = settings.socket.clone();
+        let failed = |operation| {
+            let socket = socket.clone();
+            move |source: io::Error| VhostError::Io { operation, socket, source }
+        };
+        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| failed("eventfd")(errno.into()))?;
+        let stop = Arc::new(stop);
+        let listener = match settings.role {
+            Role::Server => Some(Listener::bind(&settings.socket)?),
+            Role::Client => None,
+        };
+        let end = Server { settings, port, counters, stop: Arc::clone(&stop) };
+        let thread = std::thread::Builder::new()
+            .name("vhost-user".to_owned())
+            .spawn(move || end.run(listener))
+            .map_err(failed("start a thread"))?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Asks it to stop; it does once its link is removed from the worker, which hangs up.
+    pub fn stop(&self) {
+        if let Err(error) = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes()) {
+            tracing::error!(%error, "cannot stop a vhost-user end");
+        }
+    }
+
+    /// Waits until it has.
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("a vhost-user thread has panicked");
+        }
+    }
+}
+
+/// A listening socket, removed from the file system when dropped.
+#[derive(Debug)]
+struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Listens, in place of a socket that nobody listens on any more.
+    fn bind(path: &Path) -> Result<Self, VhostError> {
+        let failed = |operation| move |source| VhostError::Io { operation, socket: path.to_owned(), source };
+        if let Ok(metadata) = std::fs::symlink_metadata(path) {
+            if !metadata.file_type().is_socket() {
+                return Err(VhostError::NoSocket(path.to_owned()));
+            }
+            match UnixStream::connect(path) {
+                Ok(_) => return Err(VhostError::InUse(path.to_owned())),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    std::fs::remove_file(path).map_err(failed("remove"))?;
+                }
+                Err(error) => return Err(failed("connect")(error)),
+            }
+        }
+        let listener = UnixListener::bind(path).map_err(failed("bind"))?;
+        listener.set_nonblocking(true).map_err(failed("set non-blocking"))?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(%error, socket = %self.path.display(), "removing a socket");
+        }
+    }
+}
+
+/// What the thread works with.
+struct Server {
+    settings: VhostSettings,
+    port: PortHandle,
+    counters: Arc<LinkCounters>,
+    stop: Arc<OwnedFd>,
+}
+
+impl Server {
+    fn run(&self, listener: Option<Listener>) {
+        let socket = self.settings.socket.display();
+        while !self.stopped(listener.as_ref()) {
+            let stream = match &listener {
+                Some(listener) => listener.listener.accept().map(|(stream, _)| stream),
+                None => UnixStream::connect(&self.settings.socket),
+            };
+            match stream {
+                Ok(stream) => {
+                    tracing::info!(%socket, "connected");
+                    if let Err(Stopped) = self.serve(stream) {
+                        break;
+                    }
+                    tracing::info!(%socket, "disconnected");
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => tracing::debug!(%socket, %error, "no connection"),
+            }
+        }
+    }
+
+    /// Waits for something to do: a connection to accept, or for a client the time to try again.
+    fn stopped(&self, listener: Option<&Listener>) -> bool {
+        let mut fds = vec![PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN)];
+        if let Some(listener) = listener {
+            fds.push(PollFd::from_borrowed_fd(listener.listener.as_fd(), PollFlags::IN));
+        }
+        let retry = Timespec { tv_sec: RETRY_SECONDS, tv_nsec: 0 };
+        if let Err(error) = poll(&mut fds, listener.is_none().then_some(&retry)) {
+            tracing::debug!(%error, "poll was interrupted");
+        }
+        fds.first().is_some_and(|stop| !stop.revents().is_empty())
+    }
+
+    /// Serves one connection until it ends.
+    fn serve(&self, stream: UnixStream) -> Result<(), Stopped> {
+        let socket = self.settings.socket.display();
+        let hangup = match stream.set_nonblocking(false).and_then(|()| stream.try_clone()) {
+            Ok(copy) => Hangup(copy),
+            Err(error) => {
+                tracing::error!(%socket, %error, "cannot use a connection");
+                return Ok(());
+            }
+        };
+        self.port.connect(hangup)?;
+        let session = Session::new(self.port.clone(), self.settings.clone());
+        let mut handler = BackendReqHandler::from_stream(stream, Arc::new(Mutex::new(session)));
+        let error = loop {
+            match handler.handle_request() {
+                Ok(()) | Err(ProtocolError::SocketRetry(_)) => {}
+                Err(error) => break error,
+            }
+        };
+        match &error {
+            ProtocolError::Disconnected | ProtocolError::SocketBroken(_) => {}
+            ProtocolError::ReqHandlerError(cause) => self.refuse(cause.get_ref().map(|error| error as _)),
+            other => self.refuse(Some(other)),
+        }
+        self.port.disconnect()
+    }
+
+    fn refuse(&self, error: Option<&(dyn std::error::Error + 'static)>) {
+        self.counters.fault(self.port.side, "message");
+        tracing::warn!(socket = %self.settings.socket.display(), error, "ending the connection");
+    }
+}

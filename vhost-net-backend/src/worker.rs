@@ -1,0 +1,168 @@
+//! A worker: one thread on one core that runs some links, polling while there are frames, asleep when there are none.
+//!
+//! Everything of a link's data path belongs to its worker's thread, so there is no lock around it. Sessions and the
+//! control plane change links by calling the worker ([`WorkerHandle::call`]): a closure runs between two batches,
+//! and the caller waits for its result.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::thread::JoinHandle;
+
+use crate::fault::Fault;
+use crate::link::Link;
+use crate::poller::Poller;
+
+/// Rounds of polling between two looks for lanes to wake.
+const ROUNDS: u32 = 16;
+
+type Job = Box<dyn FnOnce(&mut Links) + Send>;
+
+/// The links of a worker.
+#[derive(Debug)]
+pub struct Links {
+    links: Vec<Option<Link>>,
+    poller: Poller,
+    stop: bool,
+}
+
+impl Links {
+    /// Adds a link; returns its place.
+    pub fn add(&mut self, link: Link) -> usize {
+        let free = self.links.iter().position(Option::is_none);
+        let place = free.unwrap_or_else(|| {
+            self.links.push(None);
+            self.links.len() - 1
+        });
+        self.links[place] = Some(link);
+        place
+    }
+
+    /// Takes a link out; its ends are closed.
+    pub fn remove(&mut self, place: usize) {
+        let Some(mut link) = self.links.get_mut(place).and_then(Option::take) else { return };
+        for side in [0, 1] {
+            link.unwatch_all(side, &self.poller);
+            link.port(side).close();
+        }
+    }
+
+    /// The link at a place, and the poller its queues are watched by.
+    pub fn get(&mut self, place: usize) -> Option<(&mut Link, &Poller)> {
+        Some((self.links.get_mut(place)?.as_mut()?, &self.poller))
+    }
+}
+
+/// A way to reach a worker from other threads.
+#[derive(Debug, Clone)]
+pub struct WorkerHandle {
+    jobs: Sender<Job>,
+    waiting: Arc<AtomicBool>,
+    caller: Arc<OwnedFd>,
+}
+
+/// The worker is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the worker has stopped")]
+pub struct Stopped;
+
+impl WorkerHandle {
+    /// Runs `work` in the worker's thread, between two batches, and returns its result.
+    pub fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Links) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (sender, result) = sync_channel(1);
+        let job: Job = Box::new(move |links| drop(sender.send(work(links))));
+        self.jobs.send(job).map_err(|_returned| Stopped)?;
+        self.waiting.store(true, Ordering::Release);
+        if let Err(error) = rustix::io::write(&*self.caller, &1_u64.to_ne_bytes()) {
+            // The counter is full: the worker is called already.
+            tracing::debug!(%error, "calling a worker");
+        }
+        result.recv().map_err(|_gone| Stopped)
+    }
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Worker {
+    handle: WorkerHandle,
+    thread: JoinHandle<()>,
+}
+
+impl Worker {
+    /// Starts a worker, on `core` if given.
+    ///
+    /// # Errors
+    /// [`Fault::Io`] naming the call: epoll, the thread, or its affinity.
+    pub fn start(core: Option<usize>) -> Result<Self, Fault> {
+        let (poller, caller) = Poller::new()?;
+        let (jobs, inbox) = channel();
+        let waiting = Arc::new(AtomicBool::new(false));
+        let handle = WorkerHandle { jobs, waiting: Arc::clone(&waiting), caller: Arc::new(caller) };
+        let (pinned, result) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name(core.map_or_else(|| "worker".to_owned(), |core| format!("worker-{core}")))
+            .spawn(move || {
+                if pinned.send(pin(core)).is_ok() {
+                    run(Links { links: Vec::new(), poller, stop: false }, &inbox, &waiting);
+                }
+            })
+            .map_err(|source| Fault::Io { operation: "start a thread", source })?;
+        result.recv().unwrap_or(Ok(()))?;
+        Ok(Self { handle, thread })
+    }
+
+    /// To reach it.
+    pub fn handle(&self) -> &WorkerHandle {
+        &self.handle
+    }
+
+    /// Stops it; its links are closed.
+    pub fn stop(self) {
+        if let Err(Stopped) = self.handle.call(|links| links.stop = true) {
+            tracing::error!("a worker had stopped already");
+        }
+        if self.thread.join().is_err() {
+            tracing::error!("a worker has panicked");
+        }
+    }
+}
+
+fn pin(core: Option<usize>) -> Result<(), Fault> {
+    let Some(core) = core else { return Ok(()) };
+    let mut set = rustix::thread::CpuSet::new();
+    if core < rustix::thread::CpuSet::MAX_CPU {
+        set.set(core);
+    }
+    rustix::thread::sched_setaffinity(None, &set).map_err(Fault::io("sched_setaffinity"))
+}
+
+fn run(mut links: Links, inbox: &Receiver<Job>, waiting: &AtomicBool) {
+    let mut round = 0;
+    while !links.stop {
+        if waiting.load(Ordering::Relaxed) && waiting.swap(false, Ordering::Acquire) {
+            inbox.try_iter().for_each(|job| job(&mut links));
+        }
+        let mut awake = false;
+        for (place, link) in links.links.iter_mut().enumerate() {
+            if let Some(link) = link {
+                awake |= link.turn(place, &links.poller);
+            }
+        }
+        round = (round + 1) % ROUNDS;
+        if !awake || round == 0 {
+            let all = &mut links.links;
+            links.poller.wait(!awake && !waiting.load(Ordering::Acquire), |token| {
+                if let Some(link) = all.get_mut(token.link).and_then(Option::as_mut) {
+                    link.wake(token.side, token.queue);
+                }
+            });
+        }
+    }
+    for place in 0..links.links.len() {
+        links.remove(place);
+    }
+}
