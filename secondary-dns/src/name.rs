@@ -45,8 +45,8 @@ impl Name {
         Ok(Self(octets.into()))
     }
 
-    /// A relative name from its octets, which the caller wrote down itself.
-    pub(crate) fn from_label_octets(octets: &'static [u8]) -> Self {
+    /// A name from octets that are one already: a constant, or a part of another name.
+    pub(crate) fn from_labels(octets: &[u8]) -> Self {
         Self(octets.into())
     }
 
@@ -57,6 +57,12 @@ impl Name {
             return Err(NameError::TooLong(self.to_string()));
         }
         Ok(Self(octets.into()))
+    }
+
+    /// The octets behind the first label.
+    pub fn parent(&self) -> &[u8] {
+        let first = self.0.first().map_or(0, |length| 1 + usize::from(*length));
+        self.0.get(first..).unwrap_or_default()
     }
 
     /// The octets on the wire.

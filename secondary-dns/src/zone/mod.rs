@@ -151,7 +151,7 @@ impl Zone {
     pub fn new(settings: Arc<Settings>, serial: u32) -> Self {
         let mut names = HashTrieMapSync::new_sync();
         if !settings.name_servers.is_empty() {
-            names.insert_mut(name_server_label(), Some(Arc::clone(&settings.name_servers)));
+            names.insert_mut(Name::from_labels(NAME_SERVER), Some(Arc::clone(&settings.name_servers)));
         }
         Self { settings, serial, names, addresses: RedBlackTreeMapSync::new_sync() }
     }
@@ -221,6 +221,4 @@ impl Zone {
 }
 
 /// `ns`, where the name server's own addresses are.
-fn name_server_label() -> Name {
-    Name::from_label_octets(b"\x02ns")
-}
+const NAME_SERVER: &[u8] = b"\x02ns";

@@ -88,8 +88,6 @@ pub struct NicRecords {
 pub struct VmRecords {
     /// `<vm>.<namespace>`, relative to the zone.
     pub name: Name,
-    /// Its namespace's label, relative to the zone.
-    pub namespace: Name,
     /// RFC 3339; empty if the object does not say. Decides who had an address first.
     pub created: Box<str>,
     /// Its NICs on secondary networks, in the order of the status; the first one answers for the VM's name too.
@@ -114,7 +112,6 @@ impl VmRecords {
     pub fn of(vmi: &Vmi, policy: &Policy) -> Result<Option<Self>, NameError> {
         let metadata = &vmi.metadata;
         let name = vm_name(&metadata.namespace, &metadata.name)?;
-        let namespace = Name::join(&[&metadata.namespace], &[])?;
         if matches!(vmi.status.phase, Phase::Succeeded | Phase::Failed) || policy.only_ready && not_ready(vmi)
         {
             return Ok(None);
@@ -128,8 +125,9 @@ impl VmRecords {
                 nics.push(nic_records(nic, interface, policy));
             }
         }
+        nics.shrink_to_fit();
         let created = metadata.creation_timestamp.as_deref().unwrap_or_default().into();
-        Ok((!nics.is_empty()).then_some(Self { name, namespace, created, nics }))
+        Ok((!nics.is_empty()).then_some(Self { name, created, nics }))
     }
 }
 

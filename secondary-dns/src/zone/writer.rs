@@ -3,13 +3,14 @@
 //! It is owned by the source's task. Per VM it remembers the contribution, so that a change touches only the names
 //! that differ. Names of different VMs never meet (each lies at or below its own `<vm>.<namespace>`); addresses
 //! may: several VMs can claim one, and then the best-believed and oldest claim alone has the PTR record, whatever
-//! order the claims arrived in, so that replicas agree.
+//! order the claims arrived in, so that replicas agree. Nearly every address has one claimant only: claims are kept
+//! where there are more.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Name, SharedZone, VmRecords, Zone, name_server_label};
+use super::{Name, NicRecords, SharedZone, VmRecords, Zone};
 
 /// Makes snapshots and publishes them.
 #[derive(Debug)]
@@ -21,8 +22,8 @@ pub struct ZoneWriter {
     vms: HashMap<Name, VmRecords>,
     /// VMs with a name, per namespace: its label exists as long as there is one.
     namespaces: HashMap<Name, usize>,
-    /// Everybody who claims an address of a reverse zone, the best first.
-    claims: HashMap<IpAddr, Vec<Claim>>,
+    /// Everybody who claims an address that more than one does, the best first.
+    contested: HashMap<IpAddr, Vec<Claim>>,
 }
 
 /// Ordered as claims are preferred.
@@ -45,22 +46,23 @@ impl ZoneWriter {
             changed: false,
             vms: HashMap::new(),
             namespaces: HashMap::new(),
-            claims: HashMap::new(),
+            contested: HashMap::new(),
         }
     }
 
     /// Sets what the VM `name` (`<vm>.<namespace>`) contributes; `None` takes it away.
     pub fn set(&mut self, name: &Name, records: Option<VmRecords>) {
-        let old = self.vms.remove(name);
-        if old != records {
-            self.changed = true;
-            self.update_namespace(old.as_ref(), records.as_ref());
-            self.update_names(old.as_ref(), records.as_ref());
-            self.update_claims(old.as_ref(), records.as_ref());
+        if self.vms.get(name) == records.as_ref() {
+            return;
         }
-        if let Some(records) = records {
-            self.vms.insert(name.clone(), records);
-        }
+        self.changed = true;
+        let old = match records.clone() {
+            Some(records) => self.vms.insert(name.clone(), records),
+            None => self.vms.remove(name),
+        };
+        self.update_namespace(name, old.is_some(), records.is_some());
+        self.update_names(old.as_ref(), records.as_ref());
+        self.update_claims(old.as_ref(), records.as_ref());
     }
 
     /// Takes away every VM that is not in `present`.
@@ -88,30 +90,28 @@ impl ZoneWriter {
         self.shared.publish(self.next.clone());
     }
 
-    fn update_namespace(&mut self, old: Option<&VmRecords>, new: Option<&VmRecords>) {
-        match (old, new) {
-            (None, Some(records)) => {
-                let vms = self.namespaces.entry(records.namespace.clone()).or_insert(0);
+    fn update_namespace(&mut self, vm: &Name, was: bool, is: bool) {
+        let label = vm.parent();
+        if is && !was {
+            if let Some(vms) = self.namespaces.get_mut(label) {
                 *vms += 1;
-                // A namespace called `ns` shares its label with the name server, whose addresses stay.
-                if *vms == 1 && !self.next.names.contains_key(&records.namespace) {
-                    self.next.names.insert_mut(records.namespace.clone(), None);
+                return;
+            }
+            let label = Name::from_labels(label);
+            // A namespace called `ns` shares its label with the name server, whose addresses stay.
+            if !self.next.names.contains_key(&label) {
+                self.next.names.insert_mut(label.clone(), None);
+            }
+            self.namespaces.insert(label, 1);
+        } else if was && !is {
+            let Some(vms) = self.namespaces.get_mut(label) else { return };
+            *vms -= 1;
+            if *vms == 0 {
+                self.namespaces.remove(label);
+                if matches!(self.next.names.get(label), Some(None)) {
+                    self.next.names.remove_mut(label);
                 }
             }
-            (Some(records), None) => {
-                let left = self.namespaces.get_mut(&records.namespace).map_or(0, |vms| {
-                    *vms -= 1;
-                    *vms
-                });
-                if left == 0 {
-                    self.namespaces.remove(&records.namespace);
-                    if records.namespace != name_server_label() || self.next.settings.name_servers.is_empty()
-                    {
-                        self.next.names.remove_mut(&records.namespace);
-                    }
-                }
-            }
-            _ => {}
         }
     }
 
@@ -132,19 +132,24 @@ impl ZoneWriter {
         if self.next.settings.reverse.is_empty() {
             return;
         }
-        for (address, claim) in old.into_iter().flat_map(claims) {
-            self.release(address, &claim);
+        for (address, records, nic) in old.into_iter().flat_map(claims) {
+            self.release(address, &Claim::new(records, nic));
         }
-        for (address, claim) in new.into_iter().flat_map(claims) {
-            self.claim(address, claim);
+        for (address, records, nic) in new.into_iter().flat_map(claims) {
+            if self.next.settings.reverse.iter().any(|(_, network)| network.contains(address)) {
+                self.claim(address, records, nic);
+            }
         }
     }
 
-    fn claim(&mut self, address: IpAddr, claim: Claim) {
-        if !self.next.settings.reverse.iter().any(|(_, network)| network.contains(address)) {
+    fn claim(&mut self, address: IpAddr, records: &VmRecords, nic: &NicRecords) {
+        let Some(holder) = self.next.addresses.get(&address).filter(|holder| **holder != nic.name) else {
+            self.next.addresses.insert_mut(address, nic.name.clone());
             return;
-        }
-        let all = self.claims.entry(address).or_default();
+        };
+        let claim = Claim::new(records, nic);
+        let holders = self.claim_of(holder);
+        let all = self.contested.entry(address).or_insert_with(|| holders.into_iter().collect());
         if let Err(place) = all.binary_search(&claim) {
             all.insert(place, claim);
         }
@@ -154,16 +159,35 @@ impl ZoneWriter {
     }
 
     fn release(&mut self, address: IpAddr, claim: &Claim) {
-        let Some(all) = self.claims.get_mut(&address) else { return };
+        let Some(all) = self.contested.get_mut(&address) else {
+            if self.next.addresses.get(&address) == Some(&claim.nic) {
+                self.next.addresses.remove_mut(&address);
+            }
+            return;
+        };
         if let Ok(place) = all.binary_search(claim) {
             all.remove(place);
         }
         if let Some(best) = all.first() {
             self.next.addresses.insert_mut(address, best.nic.clone());
-        } else {
-            self.claims.remove(&address);
-            self.next.addresses.remove_mut(&address);
         }
+        if all.len() < 2 {
+            self.contested.remove(&address);
+        }
+    }
+
+    /// The claim of a NIC that has an address, from what its VM contributes.
+    fn claim_of(&self, nic: &Name) -> Option<Claim> {
+        let records = self.vms.get(nic.parent())?;
+        let nic = records.nics.iter().find(|known| known.name == *nic)?;
+        Some(Claim::new(records, nic))
+    }
+}
+
+impl Claim {
+    fn new(records: &VmRecords, nic: &NicRecords) -> Self {
+        let created = records.created.clone();
+        Self { rank: nic.rank, undated: created.is_empty(), created, nic: nic.name.clone() }
     }
 }
 
@@ -173,13 +197,8 @@ fn owners(records: &VmRecords) -> impl Iterator<Item = (&Name, &Arc<super::Addre
     own.into_iter().chain(records.nics.iter().map(|nic| (&nic.name, &nic.addresses)))
 }
 
-fn claims(records: &VmRecords) -> impl Iterator<Item = (IpAddr, Claim)> {
-    let undated = records.created.is_empty();
-    records.nics.iter().flat_map(move |nic| {
-        let claim =
-            Claim { rank: nic.rank, undated, created: records.created.clone(), nic: nic.name.clone() };
-        nic.addresses.iter().map(move |address| (address, claim.clone()))
-    })
+fn claims(records: &VmRecords) -> impl Iterator<Item = (IpAddr, &VmRecords, &NicRecords)> {
+    records.nics.iter().flat_map(move |nic| nic.addresses.iter().map(move |address| (address, records, nic)))
 }
 
 #[cfg(test)]

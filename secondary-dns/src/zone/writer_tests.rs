@@ -153,3 +153,37 @@ fn of_equal_claims_the_oldest_vm_has_the_reverse_name_in_every_order() {
         assert_eq!(reverse(&shared, "2001:db8::1"), "n.z-old.a");
     }
 }
+
+proptest::proptest! {
+    /// Whatever happened before, the zone is what its VMs say now: the same as one made from them at once.
+    #[test]
+    fn history_leaves_no_trace(
+        steps in proptest::collection::vec((0..4u8, proptest::option::of((0..3u8, 0..3u8, 0..3u8))), 1..40),
+    ) {
+        let changed = shared(&[]);
+        let mut writer = ZoneWriter::new(Arc::clone(&changed));
+        let mut now = std::collections::BTreeMap::new();
+        for (number, content) in steps {
+            let records = content.map(|(first, second, age)| {
+                let addresses = [format!("10.0.0.{first}"), format!("10.0.0.{second}")];
+                let nics: [(&str, &[&str], &str); 2] = [("a", &[&addresses[0]], "wire"), ("b", &[&addresses[1]], "guest-agent")];
+                vm("ns", &format!("vm{number}"), &nics, &format!("2026-01-0{}T00:00:00Z", age + 1))
+            });
+            writer.set(&crate::zone::vm_name("ns", &format!("vm{number}")).unwrap(), records.clone());
+            now.insert(number, records);
+        }
+        writer.publish(9);
+        let fresh = shared(&[]);
+        let mut writer = ZoneWriter::new(Arc::clone(&fresh));
+        now.into_values().flatten().for_each(|records| writer.set(&records.name.clone(), Some(records)));
+        writer.publish(9);
+        let all = |shared: &SharedZone| {
+            let zone = shared.load_full();
+            let mut names: Vec<String> = zone.forward_records().map(|(name, set)| format!("{name} {:?}", set.iter().collect::<Vec<_>>())).collect();
+            names.sort_unstable();
+            let pointers = zone.reverse_records("10.0.0.0/8".parse().unwrap()).map(|(ip, name)| format!("{ip} {name}"));
+            (names, pointers.collect::<Vec<_>>(), zone.size())
+        };
+        proptest::prop_assert_eq!(all(&changed), all(&fresh));
+    }
+}
