@@ -1,0 +1,63 @@
+//! macpool's own certification authority: one key that signs the certificates of all replicas.
+//!
+//! Pure but for the random keys: who stores the authority, and when it is renewed, is decided by the caller. A leaf
+//! never outlives its authority.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use time::{Duration, OffsetDateTime};
+
+/// How long an authority is good for.
+pub const CA_DAYS: i64 = 365;
+/// How long a leaf is good for; renewed after half of it.
+pub const LEAF_DAYS: i64 = 30;
+/// Clocks of API server and replicas may differ by so much.
+const SKEW: Duration = Duration::hours(1);
+
+/// A certificate could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("make a certificate")]
+pub struct CertError(#[from] rcgen::Error);
+
+/// A certificate and its key, as PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The certificate.
+    pub cert: String,
+    /// The private key (PKCS #8).
+    pub key: String,
+}
+
+/// A new authority, good from now for [`CA_DAYS`].
+pub fn authority(now: OffsetDateTime) -> Result<Pair, CertError> {
+    let mut params = authority_params();
+    params.not_before = now - SKEW;
+    params.not_after = now + Duration::days(CA_DAYS);
+    let key = KeyPair::generate()?;
+    let cert = params.self_signed(&key)?;
+    Ok(Pair { cert: cert.pem(), key: key.serialize_pem() })
+}
+
+/// What every authority of ours has in common: an issuer is this and a key.
+fn authority_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "macpool");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    params
+}
+
+/// A new server certificate for `names` (DNS names or IP addresses), signed by `authority`.
+pub fn leaf(authority: &Pair, names: &[String], now: OffsetDateTime) -> Result<Pair, CertError> {
+    let issuer = Issuer::new(authority_params(), KeyPair::from_pem(&authority.key)?);
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name.push(DnType::CommonName, "macpool");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.not_before = now - SKEW;
+    params.not_after = now + Duration::days(LEAF_DAYS);
+    let key = KeyPair::generate()?;
+    let cert = params.signed_by(&key, &issuer)?;
+    Ok(Pair { cert: cert.pem(), key: key.serialize_pem() })
+}

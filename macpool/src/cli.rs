@@ -1,0 +1,126 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use telemetry::LogFormat;
+
+use crate::range::MacRange;
+use crate::store::OnDuplicate;
+
+/// Unique MAC addresses for virtual machines and pods, as an admission webhook.
+#[derive(Debug, Parser)]
+#[command(name = "macpool", version = telemetry::VERSION)]
+pub struct Args {
+    /// What to do; without a command, serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Where reservations are kept: kube (the API server, any number of replicas) or dir:PATH (a journal, one process).
+    #[arg(long, global = true, default_value = "kube")]
+    pub store: StoreKind,
+
+    /// Address and port for reviews (HTTPS).
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:8000")]
+    pub listen: SocketAddr,
+
+    /// Address and port for /metrics, /healthz and /readyz (HTTP).
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:8080")]
+    pub listen_metrics: SocketAddr,
+
+    /// Addresses to give: FIRST-LAST. May be repeated. Without it the ConfigMap kubemacpool-mac-range-config counts
+    /// (kube), or a range picked once at random (dir).
+    #[arg(long, value_name = "RANGE")]
+    pub range: Vec<MacRange>,
+
+    /// Addresses of the range not to give: FIRST-LAST or one address. May be repeated.
+    #[arg(long, value_name = "RANGE", requires = "range")]
+    pub exclude: Vec<MacRange>,
+
+    /// What happens to a VM that asks for an address another VM has.
+    #[arg(long, value_enum, default_value_t)]
+    pub on_duplicate: OnDuplicate,
+
+    /// Seconds an address stays reserved although nothing has been seen with it. At least twice the API server's
+    /// --request-timeout.
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
+    pub grace: Duration,
+
+    /// Leave pods alone: neither serve /mutate-pods nor watch pods.
+    #[arg(long)]
+    pub no_pods: bool,
+
+    /// Certificate chain (PEM, leaf first), read again when it changes. Without it macpool makes its own CA.
+    #[arg(long, value_name = "PATH", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Key of the certificate (PEM).
+    #[arg(long, value_name = "PATH", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Names the own certificate is for. May be repeated. Default: the service's names (kube), localhost (dir).
+    #[arg(long, value_name = "NAME")]
+    pub tls_name: Vec<String>,
+
+    /// The Service that leads to the replicas.
+    #[arg(long, value_name = "NAME", default_value = "macpool")]
+    pub service: String,
+
+    /// The MutatingWebhookConfiguration that gets the own CA.
+    #[arg(long, value_name = "NAME", default_value = "kubemacpool-mutator")]
+    pub webhook: String,
+
+    /// Namespace of leases, ConfigMap and Secret. Default: $POD_NAMESPACE, else the kubeconfig's.
+    #[arg(long, value_name = "NAME", global = true)]
+    pub namespace: Option<String>,
+
+    /// How log lines are written to stderr.
+    #[arg(long, value_enum, default_value_t, global = true)]
+    pub log_format: LogFormat,
+}
+
+/// What else can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print who holds which address and why, sorted by address.
+    Inspect {
+        /// Only this address.
+        mac: Option<net_types::Mac>,
+    },
+}
+
+/// `--store`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreKind {
+    /// The API server.
+    Kube,
+    /// A directory.
+    Dir(PathBuf),
+}
+
+/// A store nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a store (kube, or dir:PATH)")]
+pub struct StoreKindError(String);
+
+impl FromStr for StoreKind {
+    type Err = StoreKindError;
+
+    fn from_str(text: &str) -> Result<Self, StoreKindError> {
+        match text.split_once(':') {
+            None if text == "kube" => Ok(Self::Kube),
+            Some(("dir", path)) if !path.is_empty() => Ok(Self::Dir(path.into())),
+            _ => Err(StoreKindError(text.to_owned())),
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+        _ => Err("a number of seconds from 1 to 86400".to_owned()),
+    }
+}

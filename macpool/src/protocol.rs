@@ -1,0 +1,72 @@
+//! How replicas share one range, with nothing between them but the API server. Documentation; no code.
+//!
+//! # Objects
+//! The address space is cut into **blocks** of 256 addresses (the first five octets). A block that was ever used has a
+//! **record** ([`crate::record::Record`]), the cluster-scoped custom object `MacBlock` named after it:
+//!
+//! - `holder`: the replica that may give addresses of this block, from its memory, without asking; or nobody;
+//! - `taken`: 256 bits, the addresses that must not be given;
+//! - `claims`: who asked for an address by name and has not been seen with it yet;
+//! - `recall`: somebody asks the holder to hand the block back;
+//! - `turn`: a counter that makes every write a change.
+//!
+//! Each start of a replica is a new **identity** (`<pod>-<random>`), with a `Lease` of that name in macpool's own
+//! namespace. Every write of either object is a compare-and-swap: PUT or DELETE with the `resourceVersion` that was
+//! read, or a POST that fails if the object exists. An answer that got lost counts as "maybe": the object is read again.
+//!
+//! # Rules
+//! 1. **Hold.** A replica swaps `holder` from nobody to itself and then gives, from memory, addresses that are neither
+//!    in `taken` nor already given. It gives only while its lease is valid: until T after it *sent* the last renewal
+//!    that succeeded, by its own monotonic clock.
+//! 2. **Retire.** A block without free addresses, one that is recalled, and every block at shutdown goes back: memory
+//!    first (nothing is given from it any more), then one swap to `holder: nobody, taken ∪= given`.
+//! 3. **Claim.** An address that a user asks for by name is put into `taken` and `claims` by a swap before the review is
+//!    answered, whether or not it lies in the range and whether or not it was there before (`turn` changes). If the
+//!    holder is another replica the claimer sets `recall` and waits for rule 2 or 4. If the holder is the claimer itself,
+//!    its memory is enough.
+//! 4. **Depose.** A replica that sees another's lease unchanged for T plus a margin, by its own clock, deletes that lease at
+//!    the version it saw. Whose lease is gone is gone for good: a renewal is a PUT, never a POST, so the deposed replica
+//!    finds out, drops all its blocks and begins again under a new identity. A block whose holder has no lease may be
+//!    swapped to `holder: nobody, taken: all`: what the dead one gave is unknown, so all of it counts as given.
+//! 5. **Sweep.** Addresses become free again only here. A block that nobody holds and whose record has not changed for
+//!    the grace time, by the sweeper's own clock, is compared with what exists: bits whose address no VM, VMI or pod
+//!    has are cleared, by a swap at the version that was observed all the while. "What exists" is the watch cache *after* it has
+//!    caught up with a consistent read made after the observation. A VMI counts until it is gone, so a deleted VM's
+//!    address waits for its guest.
+//! 6. **Own sweep.** A holder may make an address of its own block free again under the same two conditions: given
+//!    longer than the grace time ago, and absent from a cache that has caught up.
+//!
+//! # Why no address is given twice
+//! An address is given by rule 1 or 3 only. Call the API server's order of writes to one record its history.
+//!
+//! - *Two holders*: `holder` changes from nobody to one replica by a swap, so at most one replica holds by the record. A
+//!   replica that holds in memory but no longer in the record has been deposed (rule 4; rule 2 forgets first). The
+//!   deposer waited T after it saw version *v* of the lease and then deleted exactly *v*: no renewal succeeded after *v*,
+//!   and validity from *v* or earlier was counted from before it was seen. So the deposed gives nothing any more
+//!   when its blocks are swapped. Clocks need no agreement, only rates within the margin.
+//! - *Holder and claimer*: a claim swaps a record that nobody holds. A holder that comes later sees the bit.
+//! - *After a crash*: rule 4 sets every bit. The answer of a dead replica that is still on its way to etcd is covered as below.
+//! - *After a sweep*: a bit is cleared while an object with that address is on its way to etcd? It was given either before
+//!   the observation began, then it has landed or failed within the grace time (the API server bounds a request, 60 s by
+//!   default, and so the grace time is at least twice that) and the cache contains it; or afterwards, then the record
+//!   has changed, as giving needs a holder and claiming writes, and the swap fails. An update whose old object
+//!   has the address needs no claim: the API server writes it only if that old object is still the stored one.
+//! - *Stale caches* feed rule 1 only with more taken addresses, rule 5 only after the catch-up. A stale record makes a
+//!   swap fail.
+//! - *A dry run* gives nothing: it is shown an address that is free now.
+//!
+//! # Why no write waits
+//! A create without addresses touches memory only. Blocks are held ahead of need, so API server hiccups up to the
+//! validity of the lease pass unnoticed. A replica that must not give answers 503 with `Retry-After`, on which the API server
+//! asks again and reaches another. A claim on an address in a live replica's current block costs a hand-over, some
+//! milliseconds; in a dead one's, at most the lease time, which stays below the webhook's timeout.
+//!
+//! # What it rests on
+//! etcd's linearizable reads and conditional writes; monotonic clocks whose rates differ by less than the margin; requests
+//! that the API server ends within half the grace time; resource versions of one resource type comparable as integers
+//! (Kubernetes KEP-5504). Objects that never came through the webhook (namespaces that opted out, a webhook that
+//! was switched off) are seen by the watch only, and kept free of as soon as they are seen.
+//!
+//! `tests/protocol_model.rs` explores these rules, the same functions of [`crate::record`], over all interleavings of
+//! small configurations with crashes, lost answers, slow lands and stale reads; it also checks that it finds a
+//! double grant as soon as a swap stops comparing.

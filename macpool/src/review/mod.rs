@@ -1,0 +1,99 @@
+//! AdmissionReviews: bytes in, what each NIC wants out, and the answer back to bytes.
+//!
+//! [`envelope`] reads the request around the object, [`vm`] and [`pod`] read the object, [`answer`] writes the reply.
+//! Only the fields that decide are read, in place; everything else in the object passes by unread and is never written
+//! back, because the answer is a patch of single fields. What is wanted becomes addresses in [`crate::admit`].
+
+pub mod answer;
+pub mod envelope;
+pub mod pod;
+pub mod vm;
+
+use net_types::Mac;
+
+/// What one NIC of a reviewed object wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    /// Its place in the object's list of NICs, from 0.
+    pub index: usize,
+    /// Its name, for messages and for finding it again: the interface's, or the pod network's.
+    pub nic: String,
+    /// What it wants.
+    pub address: Address,
+}
+
+/// The address wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Address {
+    /// Any.
+    Any,
+    /// The one it had before this update: it is in the stored object, so no claim is needed.
+    Restored(Mac),
+    /// This one, by name, new to the object.
+    Named(Mac),
+}
+
+/// Why an object is refused. The text is what the user reads.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The object cannot be read.
+    #[error("the object is malformed: {0}")]
+    Malformed(String),
+    /// An address that is none.
+    #[error("interface {nic:?}: macAddress {source}")]
+    NotAnAddress {
+        /// Which NIC.
+        nic: String,
+        /// What is wrong.
+        source: net_types::MacError,
+    },
+    /// An address that no NIC can have.
+    #[error("interface {nic:?}: macAddress {mac} is a group address or zero; a NIC needs a unicast one")]
+    NotUnicast {
+        /// Which NIC.
+        nic: String,
+        /// The address.
+        mac: Mac,
+    },
+    /// Two NICs of the object with one address.
+    #[error("interfaces {first:?} and {second:?} have the same macAddress {mac}")]
+    SameAddress {
+        /// The address.
+        mac: Mac,
+        /// One NIC.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Two NICs of the object with one name: which address is whose could not be told.
+    #[error("two interfaces are called {0:?}")]
+    SameName(String),
+    /// More NICs than any machine has.
+    #[error("{0} interfaces, at most {MAX_NICS} are handled")]
+    TooMany(usize),
+    /// The networks annotation of a pod makes no sense.
+    #[error("annotation k8s.v1.cni.cncf.io/networks: {0}")]
+    Networks(String),
+}
+
+/// NICs of one object: beyond that it is no machine but an attack on the pool. (q35 has 32 slots per bus.)
+pub const MAX_NICS: usize = 256;
+
+/// A unicast address from a manifest.
+fn parse_mac(nic: &str, text: &str) -> Result<Mac, Refusal> {
+    let mac: Mac = text.parse().map_err(|source| Refusal::NotAnAddress { nic: nic.to_owned(), source })?;
+    if mac.is_unicast() { Ok(mac) } else { Err(Refusal::NotUnicast { nic: nic.to_owned(), mac }) }
+}
+
+/// Refuses an address that two NICs share. Quadratic, over at most [`MAX_NICS`].
+fn refuse_shared<'a>(macs: impl Iterator<Item = (&'a str, Mac)> + Clone) -> Result<(), Refusal> {
+    for (at, (second, mac)) in macs.clone().enumerate() {
+        if let Some((first, _)) = macs.clone().take(at).find(|(_, other)| *other == mac) {
+            return Err(Refusal::SameAddress { mac, first: first.to_owned(), second: second.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+//! Reviews as the API server sends them, and as nobody should.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::answer::PatchOp;
+use super::envelope::{Request, ReviewError};
+use super::*;
+
+const VMS: &str = "virtualmachines.kubevirt.io";
+const OLD: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const NEW: Mac = Mac([2, 0, 0, 0, 0, 2]);
+
+fn nic(name: &str, mac: Option<&str>) -> Value {
+    match mac {
+        Some(mac) => json!({"name": name, "bridge": {}, "macAddress": mac}),
+        None => json!({"name": name, "bridge": {}}),
+    }
+}
+
+/// A VM whose NICs are all on secondary networks, but for `pod` and `nat`.
+fn machine(nics: &[Value]) -> Value {
+    let networks: Vec<_> = nics
+        .iter()
+        .map(|nic| match nic["name"].as_str().unwrap() {
+            name @ ("pod" | "nat") => json!({"name": name, "pod": {}}),
+            name => json!({"name": name, "multus": {"networkName": "br1"}}),
+        })
+        .collect();
+    json!({
+        "metadata": {"name": "vm", "namespace": "ns", "annotations": {"x": "y"}},
+        "spec": {"running": true, "unknown": {"deep": [1]}, "template": {"spec": {
+            "domain": {"devices": {"interfaces": nics}}, "networks": networks,
+        }}},
+    })
+}
+
+fn review(operation: &str, object: &Value, old: &Value) -> Value {
+    json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": "u-1", "operation": operation, "namespace": "ns", "name": "vm", "dryRun": false,
+            "resource": {"group": "kubevirt.io", "version": "v1", "resource": "virtualmachines"},
+            "object": object, "oldObject": old,
+        },
+    })
+}
+
+fn vm_wants(review: &Value) -> Result<Vec<(usize, String, Address)>, Refusal> {
+    let body = review.to_string();
+    let request = Request::parse(body.as_bytes(), VMS).unwrap();
+    let wants = vm::wants(&request)?;
+    Ok(wants.into_iter().map(|Want { index, nic, address }| (index, nic, address)).collect())
+}
+
+fn create(nics: &[Value]) -> Result<Vec<(usize, String, Address)>, Refusal> {
+    vm_wants(&review("CREATE", &machine(nics), &Value::Null))
+}
+
+fn update(new: &[Value], old: &[Value]) -> Result<Vec<(usize, String, Address)>, Refusal> {
+    vm_wants(&review("UPDATE", &machine(new), &machine(old)))
+}
+
+#[test]
+fn a_new_vm_gets_addresses_on_secondary_networks_and_behind_nat() {
+    let nat = json!({"name": "nat", "masquerade": {}});
+    let wants = create(&[nic("pod", None), nat, nic("red", None), nic("blue", Some("02-00-00-00-00-01"))]);
+    assert_eq!(
+        wants.unwrap(),
+        [
+            (1, "nat".into(), Address::Any),
+            (2, "red".into(), Address::Any),
+            (3, "blue".into(), Address::Named(OLD)),
+        ]
+    );
+    assert_eq!(create(&[nic("red", Some(""))]).unwrap(), [(0, "red".into(), Address::Any)]);
+}
+
+#[test]
+fn an_update_keeps_addresses_and_restores_what_the_users_yaml_lacks() {
+    let old = [nic("red", Some("02:00:00:00:00:01")), nic("blue", Some("02:00:00:00:00:02"))];
+    assert_eq!(update(&old, &old).unwrap(), []);
+    let applied = [nic("blue", None), nic("red", None), nic("green", None)];
+    assert_eq!(
+        update(&applied, &old).unwrap(),
+        [
+            (0, "blue".into(), Address::Restored(NEW)),
+            (1, "red".into(), Address::Restored(OLD)),
+            (2, "green".into(), Address::Any),
+        ]
+    );
+    let changed = [nic("red", Some("02:00:00:00:00:03"))];
+    let three = Mac([2, 0, 0, 0, 0, 3]);
+    assert_eq!(update(&changed, &old).unwrap(), [(0, "red".into(), Address::Named(three))]);
+    let swapped = [nic("red", Some("02:00:00:00:00:02")), nic("blue", Some("02:00:00:00:00:01"))];
+    assert_eq!(update(&swapped, &old).unwrap(), [], "both are its own");
+}
+
+#[test]
+fn what_a_vm_does_wrong_is_refused_by_name() {
+    let refused = |nics: &[Value]| create(nics).unwrap_err().to_string();
+    let one = Some("02:00:00:00:00:01");
+    assert_eq!(
+        refused(&[nic("red", one), nic("blue", Some("0200.0000.0001"))]),
+        r#"interfaces "red" and "blue" have the same macAddress 02:00:00:00:00:01"#
+    );
+    assert_eq!(
+        refused(&[nic("red", Some("01:00:5e:00:00:01"))]),
+        "interface \"red\": macAddress 01:00:5e:00:00:01 is a group address or zero; a NIC needs a unicast one"
+    );
+    for mac in ["ff-ff-ff-ff-ff-ff", "0000.0000.0000"] {
+        assert!(refused(&[nic("red", Some(mac))]).contains("unicast"));
+    }
+    assert!(refused(&[nic("red", Some("02:00:00:00:00"))]).contains("is not an Ethernet address"));
+    assert_eq!(refused(&[nic("red", None), nic("red", None)]), r#"two interfaces are called "red""#);
+    let many: Vec<_> = (0..300).map(|n| nic(&format!("n{n}"), None)).collect();
+    assert!(refused(&many).contains("300 interfaces"));
+}
+
+#[test]
+fn an_update_is_judged_by_what_it_changes() {
+    let bad =
+        [nic("red", Some("junk")), nic("a", Some("02:00:00:00:00:01")), nic("b", Some("02:00:00:00:00:01"))];
+    assert_eq!(update(&bad, &bad).unwrap(), [], "it was stored so, and must be able to lose its finalizers");
+    let worse = [bad[0].clone(), bad[1].clone(), bad[2].clone(), nic("c", Some("02:00:00:00:00:01"))];
+    assert!(matches!(update(&worse, &bad), Err(Refusal::SameAddress { .. })));
+    // Restoring would make the same mistake: the user moved the address, and now re-applies an older manifest.
+    let old = [nic("a", Some("02:00:00:00:00:01")), nic("b", Some("02:00:00:00:00:02"))];
+    let moved = [nic("a", None), nic("b", Some("02:00:00:00:00:01"))];
+    assert!(matches!(update(&moved, &old), Err(Refusal::SameAddress { mac: OLD, .. })));
+    let mut leaving = machine(&[nic("red", Some("junk"))]);
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    assert_eq!(vm_wants(&review("UPDATE", &leaving, &machine(&[]))).unwrap(), []);
+    assert_eq!(vm_wants(&review("DELETE", &Value::Null, &machine(&bad))).unwrap(), []);
+}
+
+#[test]
+fn a_patch_touches_single_addresses() {
+    let body = answer::allow("u-1", &[PatchOp::interface_mac(2, OLD)], &["careful".into()]).unwrap();
+    let answer: Value = serde_json::from_slice(&body).unwrap();
+    let patch = BASE64_STANDARD.decode(answer["response"]["patch"].as_str().unwrap()).unwrap();
+    let path = "/spec/template/spec/domain/devices/interfaces/2/macAddress";
+    assert_eq!(
+        serde_json::from_slice::<Value>(&patch).unwrap(),
+        json!([{"op": "add", "path": path, "value": "02:00:00:00:00:01"}])
+    );
+    assert_eq!(answer["response"]["patchType"], "JSONPatch");
+    assert_eq!(answer["response"]["uid"], "u-1");
+    assert_eq!(answer["response"]["warnings"], json!(["careful"]));
+    let nothing: Value = serde_json::from_slice(&answer::allow("u-2", &[], &[]).unwrap()).unwrap();
+    assert_eq!(nothing["response"], json!({"uid": "u-2", "allowed": true}));
+}
+
+fn pod_wants(annotations: Value, labels: Value) -> Result<Option<pod::PodWants>, Refusal> {
+    let mut review =
+        review("CREATE", &json!({"metadata": {"annotations": annotations, "labels": labels}}), &Value::Null);
+    review["request"]["resource"] = json!({"group": "", "version": "v1", "resource": "pods"});
+    let body = review.to_string();
+    pod::wants(&Request::parse(body.as_bytes(), "pods").unwrap())
+}
+
+fn annotated(text: &str) -> Result<Option<pod::PodWants>, Refusal> {
+    pod_wants(json!({"a": "b", pod::NETWORKS: text}), Value::Null)
+}
+
+#[test]
+fn both_forms_of_a_pods_networks_get_addresses() {
+    let json = r#"[{"name": "red", "ips": ["10.0.0.1/24"], "x": {"y": 1}}, {"name": "blue", "mac": "02:00:00:00:00:02"}]"#;
+    let wants = annotated(json).unwrap().unwrap();
+    let addresses: Vec<_> = wants.wants.iter().map(|want| want.address).collect();
+    assert_eq!(addresses, [Address::Any, Address::Named(NEW)]);
+    assert_eq!(
+        serde_json::from_str::<Value>(&wants.with([(0, OLD)]).unwrap()).unwrap(),
+        json!([
+            {"name": "red", "ips": ["10.0.0.1/24"], "x": {"y": 1}, "mac": "02:00:00:00:00:01"},
+            {"name": "blue", "mac": "02:00:00:00:00:02"},
+        ])
+    );
+    let wants = annotated("red, other/blue@net7").unwrap().unwrap();
+    assert_eq!(wants.wants.len(), 2);
+    assert_eq!(
+        serde_json::from_str::<Value>(&wants.with([(0, OLD), (1, NEW)]).unwrap()).unwrap(),
+        json!([
+            {"name": "red", "mac": "02:00:00:00:00:01"},
+            {"name": "blue", "namespace": "other", "interface": "net7", "mac": "02:00:00:00:00:02"},
+        ])
+    );
+}
+
+#[test]
+fn pods_without_networks_and_those_of_vms_are_left_alone() {
+    assert_eq!(pod_wants(Value::Null, Value::Null).unwrap(), None);
+    assert_eq!(pod_wants(json!({"a": "b"}), json!({"kubevirt.io": "x"})).unwrap(), None);
+    assert_eq!(annotated(" ").unwrap(), None);
+    let launcher = pod_wants(json!({pod::NETWORKS: "red"}), json!({"kubevirt.io": "virt-launcher"}));
+    assert_eq!(launcher.unwrap(), None);
+}
+
+#[test]
+fn a_networks_annotation_that_makes_no_sense_is_refused() {
+    for text in ["[", "[1]", "a//b", "a@", "a@b@c", "red,,blue", "A", r#"[{"name":"a","mac":7}]"#, "a/b/c"] {
+        assert!(matches!(annotated(text), Err(Refusal::Networks(_))), "{text}");
+    }
+    let twice = r#"[{"name":"a","mac":"02:00:00:00:00:01"},{"name":"b","mac":"02-00-00-00-00-01"}]"#;
+    assert!(matches!(annotated(twice), Err(Refusal::SameAddress { .. })));
+    let group = r#"[{"name":"a","mac":"01:00:00:00:00:01"}]"#;
+    assert!(matches!(annotated(group), Err(Refusal::NotUnicast { .. })));
+    assert!(matches!(annotated("a,".repeat(300).trim_end_matches(',')), Err(Refusal::TooMany(300))));
+}
+
+#[test]
+fn bodies_that_are_no_review_of_ours_are_told_so() {
+    let parse = |value: &Value| {
+        let body = value.to_string();
+        Request::<'_, vm::Vm<'_>>::parse(body.as_bytes(), VMS).map(|_| ()).unwrap_err()
+    };
+    let good = review("CREATE", &machine(&[]), &Value::Null);
+    let changed = |path: &str, value: Value| {
+        let mut review = good.clone();
+        *review.pointer_mut(path).unwrap() = value;
+        parse(&review)
+    };
+    assert!(matches!(changed("/kind", json!("Pod")), ReviewError::Kind { .. }));
+    assert!(matches!(changed("/apiVersion", json!("admission.k8s.io/v1beta1")), ReviewError::Kind { .. }));
+    assert!(matches!(changed("/request", Value::Null), ReviewError::NoRequest));
+    assert!(matches!(changed("/request/uid", json!(1)), ReviewError::Json(_)));
+    assert!(matches!(changed("/request/operation", json!("PATCH")), ReviewError::Json(_)));
+    assert!(matches!(changed("/request/resource/resource", json!("pods")), ReviewError::Resource { .. }));
+    let object = changed("/request/object/spec/template/spec/domain/devices/interfaces", json!("x"));
+    assert!(matches!(object, ReviewError::Object { uid, .. } if uid == "u-1"));
+    assert!(matches!(parse(&json!([])), ReviewError::Json(_)));
+}
+
+proptest! {
+    /// Damaged reviews are errors, not panics, and do not take for ever.
+    #[test]
+    fn no_bytes_make_it_panic(at in 0usize..2000, bytes: Vec<u8>, comma in "\\PC{0,40}") {
+        let good = review("UPDATE", &machine(&[nic("red", None)]), &machine(&[nic("red", Some("02:00:00:00:00:01"))]));
+        let mut body = good.to_string().into_bytes();
+        let at = at.min(body.len());
+        let end = (at + bytes.len()).min(body.len());
+        body.splice(at..end, bytes);
+        if let Ok(request) = Request::<'_, vm::Vm<'_>>::parse(&body, VMS) {
+            let _any = vm::wants(&request);
+        }
+        let _any = annotated(&comma);
+    }
+}

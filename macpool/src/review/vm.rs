@@ -1,0 +1,185 @@
+//! What the NICs of a VirtualMachine want.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use net_types::Mac;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::envelope::{Operation, Request};
+use super::{Address, MAX_NICS, Refusal, Want, parse_mac, refuse_shared};
+
+/// The fields of a VM that decide. Borrows from the review.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Vm<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+    #[serde(borrow)]
+    spec: Spec<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata<'a> {
+    deletion_timestamp: Option<IgnoredAny>,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Spec<'a> {
+    #[serde(borrow)]
+    template: Option<Template<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Template<'a> {
+    #[serde(borrow)]
+    spec: InstanceSpec<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct InstanceSpec<'a> {
+    #[serde(borrow)]
+    domain: Domain<'a>,
+    #[serde(borrow)]
+    networks: Option<Vec<Network<'a>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Domain<'a> {
+    #[serde(borrow)]
+    devices: Devices<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Devices<'a> {
+    #[serde(borrow)]
+    interfaces: Option<Vec<Interface<'a>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Interface<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    mac_address: Option<Cow<'a, str>>,
+    masquerade: Option<IgnoredAny>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Network<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    multus: Option<IgnoredAny>,
+}
+
+impl Interface<'_> {
+    fn mac_text(&self) -> Option<&str> {
+        self.mac_address.as_deref().filter(|text| !text.is_empty())
+    }
+}
+
+impl<'a> InstanceSpec<'a> {
+    fn interfaces(&self) -> &[Interface<'a>] {
+        self.domain.devices.interfaces.as_deref().unwrap_or_default()
+    }
+
+    /// KubeMacPool's choice: secondary networks, and the pod network behind NAT. In KubeVirt's bridge mode the guest
+    /// takes over the address that the pod's own CNI plugin gave.
+    fn is_ours(&self, interface: &Interface<'_>) -> bool {
+        let networks = self.networks.as_deref().unwrap_or_default();
+        interface.masquerade.is_some()
+            || networks.iter().any(|network| network.multus.is_some() && network.name == interface.name)
+    }
+
+    /// The addresses in the spec that are ones, for the index. Others were refused or never came by.
+    pub(crate) fn macs(&self) -> Vec<Mac> {
+        self.interfaces().iter().filter_map(|interface| interface.mac_text()?.parse().ok()).collect()
+    }
+}
+
+impl Vm<'_> {
+    fn instance(&self) -> Option<&InstanceSpec<'_>> {
+        self.spec.template.as_ref().map(|template| &template.spec)
+    }
+
+    /// The addresses in the spec.
+    pub(crate) fn macs(&self) -> Vec<Mac> {
+        self.instance().map(InstanceSpec::macs).unwrap_or_default()
+    }
+
+    /// The VM's name in its metadata.
+    pub fn name(&self) -> &str {
+        &self.metadata.name
+    }
+}
+
+/// The most interesting part of a review of a VM: what its NICs want. Empty if nothing is to be done.
+///
+/// An update is judged only by what it changes: a VM that was stored with two equal addresses, or is being deleted,
+/// must be able to lose its finalizers.
+pub fn wants(request: &Request<'_, Vm<'_>>) -> Result<Vec<Want>, Refusal> {
+    let empty = InstanceSpec::default();
+    let old = match request.operation {
+        Operation::Create => &empty,
+        Operation::Update => request.old_object.as_ref().and_then(Vm::instance).unwrap_or(&empty),
+        Operation::Delete | Operation::Connect => return Ok(Vec::new()),
+    };
+    let Some(object) = &request.object else { return Err(Refusal::Malformed("there is none".into())) };
+    let Some(new) = object.instance().filter(|_| object.metadata.deletion_timestamp.is_none()) else {
+        return Ok(Vec::new());
+    };
+    let nics = new.interfaces();
+    if nics.len() > MAX_NICS {
+        return Err(Refusal::TooMany(nics.len()));
+    }
+    let old_mac = |name: &str| old.interfaces().iter().find(|old| old.name == name)?.mac_text();
+    let old_macs = old.macs();
+
+    let mut wants = Vec::new();
+    let mut names = HashSet::with_capacity(nics.len());
+    for (index, nic) in nics.iter().enumerate() {
+        let address = match (nic.mac_text(), old_mac(&nic.name).map(str::parse)) {
+            (Some(text), _) if old_mac(&nic.name) == Some(text) => continue,
+            (Some(text), _) => match parse_mac(&nic.name, text)? {
+                // Only moved from one interface to another, or written differently.
+                mac if old_macs.contains(&mac) => continue,
+                mac => Address::Named(mac),
+            },
+            (None, Some(Ok(mac))) => Address::Restored(mac),
+            (None, _) if new.is_ours(nic) => Address::Any,
+            (None, _) => continue,
+        };
+        if !names.insert(&*nic.name) {
+            return Err(Refusal::SameName(nic.name.clone().into_owned()));
+        }
+        wants.push(Want { index, nic: nic.name.clone().into_owned(), address });
+    }
+    check_shared(nics, &wants, &old_macs)?;
+    Ok(wants)
+}
+
+/// Refuses two equal addresses in the VM as it would be stored, unless it had them before.
+fn check_shared(nics: &[Interface<'_>], wants: &[Want], old_macs: &[Mac]) -> Result<(), Refusal> {
+    let written = nics.iter().filter_map(|nic| Some((&*nic.name, nic.mac_text()?.parse().ok()?)));
+    let restored = wants.iter().filter_map(|want| match want.address {
+        Address::Restored(mac) => Some((want.nic.as_str(), mac)),
+        Address::Any | Address::Named(_) => None,
+    });
+    let all: Vec<(&str, Mac)> = written.chain(restored).collect();
+    let times = |mac: Mac, macs: &mut dyn Iterator<Item = Mac>| macs.filter(|other| *other == mac).count();
+    let changed = all.iter().copied().filter(|(_, mac)| {
+        times(*mac, &mut all.iter().map(|(_, mac)| *mac)) > times(*mac, &mut old_macs.iter().copied()).max(1)
+    });
+    refuse_shared(changed)
+}

@@ -1,0 +1,175 @@
+//! Starting and stopping: from the command line to running listeners, and back.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use time::OffsetDateTime;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use crate::certs::{self, Pair};
+use crate::cli::{Args, Command, StoreKind};
+use crate::metrics::Metrics;
+use crate::range::Ranges;
+use crate::range_config;
+use crate::server::Server;
+use crate::store::Store;
+use crate::store::dir::DirStore;
+use crate::store::kube::{self, KubeStore};
+use crate::tls::{self, Certificate};
+
+/// Runs the command line until it is done, or until SIGTERM or SIGINT.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        match (&args.command, &args.store) {
+            (Some(Command::Inspect { mac }), StoreKind::Dir(path)) => crate::inspect::dir(path, *mac),
+            (Some(Command::Inspect { mac }), StoreKind::Kube) => {
+                crate::inspect::kube(::kube::Client::try_default().await?, *mac).await
+            }
+            (None, StoreKind::Dir(path)) => serve_dir(&args, path).await,
+            (None, StoreKind::Kube) => serve_kube(&args).await,
+        }
+    })
+}
+
+async fn serve_dir(args: &Args, path: &Path) -> anyhow::Result<()> {
+    let ranges = match args.range.is_empty() {
+        true => remembered_range(path)?,
+        false => Ranges::new(&args.range, &args.exclude)?,
+    };
+    let store = DirStore::open(path, ranges, args.on_duplicate)?;
+    let certificate = match certificate_files(args)? {
+        Some(certificate) => certificate,
+        None => own_certificate(args, path)?,
+    };
+    serve(args, store, certificate).await
+}
+
+async fn serve_kube(args: &Args) -> anyhow::Result<()> {
+    let config = ::kube::Config::infer().await.context("find the API server")?;
+    let namespace = args
+        .namespace
+        .clone()
+        .or_else(|| std::env::var("POD_NAMESPACE").ok())
+        .unwrap_or_else(|| config.default_namespace.clone());
+    let pod = std::env::var("POD_NAME").unwrap_or_else(|_| "macpool".to_owned());
+    let client = ::kube::Client::try_from(config).context("set up the client of the API server")?;
+    let ranges = match args.range.is_empty() {
+        true => kube::config::initial(&client, &namespace).await?,
+        false => Ranges::new(&args.range, &args.exclude)?,
+    };
+    let Some(certificate) = certificate_files(args)? else {
+        bail!("--tls-cert and --tls-key are needed");
+    };
+    let settings = kube::Settings {
+        namespace: namespace.clone(),
+        pod,
+        ranges,
+        on_duplicate: args.on_duplicate,
+        grace: args.grace,
+        pods: !args.no_pods,
+        terms: kube::Terms::default(),
+    };
+    let store = KubeStore::start(client.clone(), settings);
+    if args.range.is_empty() {
+        kube::config::follow(client, namespace, store.clone());
+    }
+    let result = serve(args, store.clone(), certificate).await;
+    store.stop().await;
+    result
+}
+
+/// Serves until a signal; returns when everything that had begun is answered.
+async fn serve<S: Store>(args: &Args, store: S, certificate: Certificate) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+    let (stop, stopping) = watch::channel(false);
+    let reviews =
+        TcpListener::bind(args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
+    let operations = TcpListener::bind(args.listen_metrics)
+        .await
+        .with_context(|| format!("listen on {}", args.listen_metrics))?;
+    tracing::info!(
+        address = %reviews.local_addr()?, metrics = %operations.local_addr()?, version = telemetry::VERSION, "serving"
+    );
+    let server = Server::new(store, Arc::new(Metrics::default()), stopping);
+    let acceptor = TlsAcceptor::from(certificate.server_config()?);
+    let reviews = tokio::spawn(Arc::clone(&server).reviews(reviews, acceptor));
+    let operations = tokio::spawn(server.operations(operations));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    stop.send_replace(true);
+    reviews.await.context("the listener for reviews")?;
+    operations.await.context("the listener for metrics")
+}
+
+/// The certificate of the command line, if it names one. Read again when the files change.
+fn certificate_files(args: &Args) -> anyhow::Result<Option<Certificate>> {
+    let (Some(cert), Some(key)) = (args.tls_cert.clone(), args.tls_key.clone()) else { return Ok(None) };
+    let read = move || anyhow::Ok((tls::read(&cert)?, tls::read(&key)?));
+    let mut current = read()?;
+    let certificate = Certificate::new(&current.0, &current.1)?;
+    let reloaded = certificate.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+            // Half-replaced files fail, and are tried again.
+            let replaced = read().and_then(|new| {
+                if new != current {
+                    reloaded.replace(&new.0, &new.1)?;
+                    tracing::info!("the certificate was replaced");
+                    current = new;
+                }
+                Ok(())
+            });
+            if let Err(error) = replaced {
+                tracing::warn!(
+                    error = &*error as &dyn std::error::Error,
+                    "the certificate files cannot be used"
+                );
+            }
+        }
+    });
+    Ok(Some(certificate))
+}
+
+/// For one machine: an authority kept beside the journal, whose certificate clients are given.
+fn own_certificate(args: &Args, path: &Path) -> anyhow::Result<Certificate> {
+    let now = OffsetDateTime::now_utc();
+    let authority = certs::authority(now)?;
+    let names = match args.tls_name.is_empty() {
+        true => vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()],
+        false => args.tls_name.clone(),
+    };
+    let Pair { cert, key } = certs::leaf(&authority, &names, now)?;
+    let ca = path.join("ca.crt");
+    fs::write(&ca, &authority.cert).with_context(|| format!("write {}", ca.display()))?;
+    tracing::info!(ca = %ca.display(), "clients verify us by this certificate");
+    Ok(Certificate::new(cert.as_bytes(), key.as_bytes())?)
+}
+
+/// For one machine without `--range`: one picked at random, the same ever after.
+fn remembered_range(path: &Path) -> anyhow::Result<Ranges> {
+    let file = path.join("range.json");
+    let data = match fs::read(&file) {
+        Ok(json) => serde_json::from_slice(&json).with_context(|| format!("read {}", file.display()))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let data = range_config::random();
+            fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+            fs::write(&file, serde_json::to_vec(&data)?)
+                .with_context(|| format!("write {}", file.display()))?;
+            data
+        }
+        Err(error) => return Err(error).with_context(|| format!("read {}", file.display())),
+    };
+    let ranges = range_config::parse(&data).with_context(|| format!("read {}", file.display()))?;
+    ranges.with_context(|| format!("{} names no range", file.display()))
+}

@@ -1,0 +1,130 @@
+//! The machine's store, over real files.
+
+use std::fs;
+use std::io::Write as _;
+
+use super::*;
+use crate::range::MacRange;
+use crate::store::Kind;
+
+fn ranges(text: &str) -> Ranges {
+    Ranges::new(&[text.parse::<MacRange>().unwrap()], &[]).unwrap()
+}
+
+fn open(directory: &Path) -> DirStore {
+    DirStore::open(directory, ranges("02:00:00:00:00:00-02:00:00:00:00:02"), OnDuplicate::Warn).unwrap()
+}
+
+fn owner(key: &str) -> Owner {
+    Owner { kind: Kind::Vm, key: key.into() }
+}
+
+fn mac(last: u8) -> Mac {
+    Mac([2, 0, 0, 0, 0, last])
+}
+
+fn want(nic: &str, address: Address) -> Want {
+    Want { index: 0, nic: nic.to_owned(), address }
+}
+
+fn order(store: &DirStore, key: &str, wants: &[Want]) -> Result<Vec<Mac>, OrderError> {
+    let owner = owner(key);
+    let order = Order { owner: &owner, wants, dry_run: false };
+    lock(&store.state).order(order, store.on_duplicate).map(|supplied| supplied.macs)
+}
+
+#[test]
+fn a_vm_that_comes_up_again_has_its_addresses_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let wants = [want("a", Address::Any), want("b", Address::Any)];
+    let first = order(&open(directory.path()), "ns/vm", &wants).unwrap();
+    assert_eq!(first, [mac(0), mac(1)]);
+    let store = open(directory.path());
+    assert_eq!(order(&store, "ns/other", &wants[..1]).unwrap(), [mac(2)]);
+    assert_eq!(order(&store, "ns/vm", &wants).unwrap(), first);
+}
+
+#[test]
+fn a_full_range_is_full_until_somebody_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let wants = [want("a", Address::Any), want("b", Address::Any)];
+    order(&store, "ns/one", &wants).unwrap();
+    let error = order(&store, "ns/two", &wants).unwrap_err().to_string();
+    assert_eq!(error, "the range is full: all 3 addresses of 02:00:00:00:00:00-02:00:00:00:00:02 are taken");
+    assert_eq!(order(&store, "ns/three", &wants[..1]).unwrap(), [mac(2)], "the refused order left nothing");
+    lock(&store.state).forget(&owner("ns/one")).unwrap();
+    assert_eq!(order(&store, "ns/two", &wants).unwrap(), [mac(0), mac(1)]);
+    drop(store);
+    let left = DirStore::read(directory.path()).unwrap();
+    let owners: Vec<_> = left.iter().map(|reservation| reservation.owner.key.to_string()).collect();
+    assert_eq!(owners, ["ns/two", "ns/two", "ns/three"]);
+}
+
+#[test]
+fn an_address_asked_for_by_name_is_never_given_to_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    order(&store, "ns/named", &[want("a", Address::Named(mac(0)))]).unwrap();
+    assert_eq!(order(&store, "ns/any", &[want("a", Address::Any)]).unwrap(), [mac(1)]);
+    let owner = owner("ns/second");
+    let wants = [want("a", Address::Named(mac(0)))];
+    let twice = Order { owner: &owner, wants: &wants, dry_run: false };
+    let warned = lock(&store.state).order(twice, OnDuplicate::Warn).unwrap();
+    assert_eq!(warned.warnings, [r#"interface "a": macAddress 02:00:00:00:00:00 is also used by ns/named"#]);
+    let third = self::owner("ns/third");
+    let twice = Order { owner: &third, ..twice };
+    let refused = lock(&store.state).order(twice, OnDuplicate::Reject).unwrap_err();
+    assert!(matches!(refused, OrderError::Duplicate { .. }), "{refused}");
+}
+
+#[test]
+fn a_dry_run_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let owner = owner("ns/vm");
+    let wants = [want("a", Address::Any), want("b", Address::Named(mac(2)))];
+    let dry = Order { owner: &owner, wants: &wants, dry_run: true };
+    assert_eq!(lock(&store.state).order(dry, OnDuplicate::Warn).unwrap().macs, [mac(0), mac(2)]);
+    drop(store);
+    assert_eq!(DirStore::read(directory.path()).unwrap(), []);
+}
+
+#[test]
+fn a_line_cut_off_by_a_crash_is_dropped_and_damage_stops_us() {
+    let directory = tempfile::tempdir().unwrap();
+    order(&open(directory.path()), "ns/vm", &[want("a", Address::Any)]).unwrap();
+    let path = DirStore::journal_path(directory.path());
+    let whole = fs::read(&path).unwrap();
+    // Cut after any byte of what was appended: the header stays, and the rest is all or nothing.
+    let header = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    for end in header..whole.len() {
+        fs::write(&path, &whole[..end]).unwrap();
+        drop(open(directory.path()));
+        assert_eq!(DirStore::read(directory.path()).unwrap(), [], "{end}");
+    }
+    fs::write(&path, &whole).unwrap();
+    fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"op\":\n{}\n").unwrap();
+    let result = DirStore::open(directory.path(), ranges("02:00:00:00:00:00"), OnDuplicate::Warn);
+    assert!(matches!(result.err().unwrap(), JournalError::Damaged { line: 3, .. }));
+}
+
+#[test]
+fn one_process_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = open(directory.path());
+    let second = DirStore::open(directory.path(), ranges("02:00:00:00:00:00"), OnDuplicate::Warn);
+    assert!(matches!(second.err().unwrap(), JournalError::InUse(_)));
+}
+
+#[test]
+fn the_journal_stays_small() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    for _ in 0..1200 {
+        order(&store, "ns/vm", &[want("a", Address::Any)]).unwrap();
+        lock(&store.state).forget(&owner("ns/vm")).unwrap();
+    }
+    let lines = fs::read_to_string(DirStore::journal_path(directory.path())).unwrap().lines().count();
+    assert!(lines < 1100, "{lines} lines for no reservation");
+}

@@ -1,0 +1,172 @@
+//! Requests to the API server: reading, and writes that compare.
+//!
+//! A thin layer over `kube`'s client (TLS, credentials, in-cluster settings) that gives every failure the meaning it has for
+//! the protocol: refused by comparison, absent, or unknown.
+
+use std::time::Duration;
+
+use futures_util::io::AsyncBufRead;
+use hyper::http::{self, Request};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+/// How long an answer may take. Shorter than the lease, so that a stuck connection costs no tenure.
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// What became of a request.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The object is not the one that was read, or exists already. Nothing was written.
+    #[error("{operation}: the object has changed")]
+    Conflict {
+        /// The request.
+        operation: String,
+    },
+    /// There is no such object.
+    #[error("{operation}: there is none")]
+    NotFound {
+        /// The request.
+        operation: String,
+    },
+    /// The version asked for is no longer known (410).
+    #[error("{operation}: the version has expired")]
+    Expired {
+        /// The request.
+        operation: String,
+    },
+    /// The request could not be made. Nothing was written.
+    #[error("{operation}: the request cannot be written")]
+    Request {
+        /// The request.
+        operation: String,
+        /// Why.
+        source: http::Error,
+    },
+    /// The body could not be made. Nothing was written.
+    #[error("{operation}: the body cannot be written")]
+    Body {
+        /// The request.
+        operation: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Any other failure. A write may have happened.
+    #[error("{operation} failed")]
+    Failed {
+        /// The request.
+        operation: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// No answer in time. A write may have happened.
+    #[error("{operation}: no answer for {TIMEOUT:?}")]
+    Timeout {
+        /// The request.
+        operation: String,
+    },
+}
+
+/// The API server.
+#[derive(Clone)]
+pub(super) struct Api {
+    client: kube::Client,
+}
+
+impl Api {
+    /// Through this client.
+    pub(super) fn new(client: kube::Client) -> Self {
+        Self { client }
+    }
+
+    /// Reads an object, from etcd rather than a cache.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        self.call("GET", path, Vec::new(), "").await
+    }
+
+    /// Creates an object, unless it exists. `collection` is the path without the name.
+    pub(super) async fn post<T: Serialize, U: DeserializeOwned>(
+        &self,
+        collection: &str,
+        object: &T,
+    ) -> Result<U, ApiError> {
+        self.write("POST", collection, object, "application/json").await
+    }
+
+    /// Replaces an object, if it still has the `resourceVersion` that it carries.
+    pub(super) async fn put<T: Serialize, U: DeserializeOwned>(
+        &self,
+        path: &str,
+        object: &T,
+    ) -> Result<U, ApiError> {
+        self.write("PUT", path, object, "application/json").await
+    }
+
+    /// Deletes an object, if it still has this version.
+    pub(super) async fn delete(&self, path: &str, version: &str) -> Result<(), ApiError> {
+        let options = json!({
+            "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"resourceVersion": version},
+        });
+        let _status: serde::de::IgnoredAny = self.write("DELETE", path, &options, "application/json").await?;
+        Ok(())
+    }
+
+    /// Opens a long answer: a list or a watch.
+    pub(super) async fn open(&self, path: &str) -> Result<impl AsyncBufRead + use<>, ApiError> {
+        let operation = || format!("GET {path}");
+        let request = Request::get(path)
+            .header(http::header::ACCEPT, "application/json")
+            .body(Vec::new())
+            .map_err(|source| ApiError::Request { operation: operation(), source })?;
+        // A big list takes the API server a while to begin.
+        match tokio::time::timeout(10 * TIMEOUT, self.client.request_stream(request)).await {
+            Ok(answer) => answer.map_err(|error| meaning(operation(), error)),
+            Err(_elapsed) => Err(ApiError::Timeout { operation: operation() }),
+        }
+    }
+
+    async fn write<T: Serialize, U: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        object: &T,
+        content: &str,
+    ) -> Result<U, ApiError> {
+        let body = serde_json::to_vec(object)
+            .map_err(|source| ApiError::Body { operation: format!("{method} {path}"), source })?;
+        self.call(method, path, body, content).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: Vec<u8>,
+        content: &str,
+    ) -> Result<T, ApiError> {
+        let operation = || format!("{method} {path}");
+        let mut request = Request::builder().method(method).uri(path);
+        if !content.is_empty() {
+            request = request.header(http::header::CONTENT_TYPE, content);
+        }
+        let request =
+            request.body(body).map_err(|source| ApiError::Request { operation: operation(), source })?;
+        match tokio::time::timeout(TIMEOUT, self.client.request(request)).await {
+            Ok(answer) => answer.map_err(|error| meaning(operation(), error)),
+            Err(_elapsed) => Err(ApiError::Timeout { operation: operation() }),
+        }
+    }
+}
+
+fn meaning(operation: String, error: kube::Error) -> ApiError {
+    let code = match &error {
+        kube::Error::Api(status) => status.code,
+        _ => 0,
+    };
+    match code {
+        404 => ApiError::NotFound { operation },
+        409 => ApiError::Conflict { operation },
+        410 => ApiError::Expired { operation },
+        _ => ApiError::Failed { operation, source: Box::new(error) },
+    }
+}

@@ -1,0 +1,226 @@
+//! Serving one order: addresses asked for by name are claimed, any others come from the pool.
+
+use std::time::Duration;
+
+use net_types::Mac;
+use tokio::time::Instant;
+
+use super::blocks::Swap;
+use super::supply::Outcome;
+use super::{KubeStore, Shared};
+use crate::block::BlockId;
+use crate::pool::Exact;
+use crate::record::{ClaimStep, Record};
+use crate::review::{Address, Want};
+use crate::store::{OnDuplicate, Order, OrderError, Owner, Store, Supplied, lock};
+
+/// How long a review may wait for a hand-over, within a webhook's default timeout of 10 s.
+const PATIENCE: Duration = Duration::from_secs(9);
+
+impl Store for KubeStore {
+    async fn order(&self, order: Order<'_>) -> Result<Supplied, OrderError> {
+        let shared = &*self.shared;
+        let mut warnings = Vec::new();
+        for want in order.wants {
+            if let Address::Named(mac) = want.address {
+                warnings.extend(shared.check_duplicate(want, mac, order.owner)?);
+                if !order.dry_run {
+                    shared.claim(mac, order.owner).await?;
+                }
+            }
+        }
+        let any = order.wants.iter().filter(|want| want.address == Address::Any).count();
+        let mut given = shared.any(any, order.dry_run).await?.into_iter();
+        let macs = order.wants.iter().filter_map(|want| match want.address {
+            Address::Any => given.next(),
+            Address::Named(mac) | Address::Restored(mac) => Some(mac),
+        });
+        Ok(Supplied { macs: macs.collect(), warnings })
+    }
+
+    /// The watch sees for itself when the VM is gone, and its guest.
+    async fn forget(&self, _owner: &Owner) -> Result<(), OrderError> {
+        Ok(())
+    }
+
+    fn render_metrics(&self, page: &mut String) {
+        super::metrics::render(&self.shared, page);
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if !self.shared.is_synced() {
+            return Err("the cluster's objects have not been listed yet".to_owned());
+        }
+        match self.shared.tenure.current() {
+            Some(_) => Ok(()),
+            None => Err("the lease is not renewed: the API server cannot be reached".to_owned()),
+        }
+    }
+}
+
+impl Shared {
+    /// A warning, or a refusal, if somebody else has been seen with the address.
+    fn check_duplicate(&self, want: &Want, mac: Mac, owner: &Owner) -> Result<Option<String>, OrderError> {
+        let others = lock(&self.index).owners(mac);
+        let Some(other) = others.into_iter().find(|other| other != owner) else { return Ok(None) };
+        match self.settings.on_duplicate {
+            OnDuplicate::Reject => Err(OrderError::Duplicate { mac, owner: other.to_string() }),
+            OnDuplicate::Warn => {
+                tracing::warn!(%owner, nic = want.nic, %mac, %other, "an address is used twice");
+                Ok(Some(format!("interface {:?}: macAddress {mac} is also used by {other}", want.nic)))
+            }
+        }
+    }
+
+    /// Gives `count` addresses, all or none.
+    async fn any(&self, count: usize, dry_run: bool) -> Result<Vec<Mac>, OrderError> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        if let Some(macs) = self.try_any(count, dry_run) {
+            return Ok(macs);
+        }
+        let wanted = count as u64;
+        self.wanted.fetch_add(wanted, std::sync::atomic::Ordering::AcqRel);
+        let outcome = self.wait_for_any(count, dry_run).await;
+        self.wanted.fetch_sub(wanted, std::sync::atomic::Ordering::AcqRel);
+        outcome
+    }
+
+    fn try_any(&self, count: usize, dry_run: bool) -> Option<Vec<Mac>> {
+        let mut pool = lock(&self.pool);
+        // Under the pool's lock, so that a tenure that ends has nothing given behind its back.
+        self.tenure.current()?;
+        if dry_run {
+            return Some(pool.peek(count)).filter(|macs| macs.len() == count);
+        }
+        let macs: Vec<_> = std::iter::from_fn(|| pool.give()).take(count).collect();
+        if macs.len() < count {
+            pool.undo(&macs);
+            return None;
+        }
+        let free = pool.free();
+        drop(pool);
+        // Half of the stock: the supply has time to answer before the other half is gone.
+        if free < self.stock_wanted().div_ceil(2) {
+            self.low.notify_one();
+        }
+        Some(macs)
+    }
+
+    async fn wait_for_any(&self, count: usize, dry_run: bool) -> Result<Vec<Mac>, OrderError> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut rounds = self.rounds.subscribe();
+        let mut full = 0;
+        loop {
+            let number = rounds.borrow_and_update().number;
+            if let Some(macs) = self.try_any(count, dry_run) {
+                return Ok(macs);
+            }
+            self.low.notify_one();
+            match tokio::time::timeout_at(deadline, rounds.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => {
+                    return Err(OrderError::Unavailable("no address could be had in time".to_owned()));
+                }
+            }
+            let round = *rounds.borrow();
+            match round.outcome {
+                // The first may have begun before we asked.
+                Outcome::Full if round.number > number => full += 1,
+                Outcome::Failed if self.tenure.current().is_none() => {
+                    return Err(OrderError::Unavailable(
+                        "this replica may not give addresses: its lease could not be renewed".to_owned(),
+                    ));
+                }
+                Outcome::Full | Outcome::Supplied | Outcome::Asked | Outcome::Failed => {}
+            }
+            if full >= 2 {
+                let pool = lock(&self.pool);
+                let ranges = pool.ranges();
+                return Err(OrderError::Full { size: ranges.len(), ranges: ranges.to_string() });
+            }
+        }
+    }
+
+    /// Rule 3 of [`crate::protocol`]: reserves an address by name.
+    async fn claim(&self, mac: Mac, owner: &Owner) -> Result<(), OrderError> {
+        let (block, offset) = BlockId::of(mac);
+        let deadline = Instant::now() + PATIENCE;
+        let mut rounds = self.rounds.subscribe();
+        let mut read = self.blocks.cached(block);
+        loop {
+            rounds.borrow_and_update();
+            if self.claim_from_pool(mac, owner)? {
+                return Ok(());
+            }
+            let me = self.tenure.identity();
+            let step = read.record.claim(&me, offset, &owner.key);
+            let (record, claims) = match step {
+                ClaimStep::Swap(record) => {
+                    let Record { taken, claims, .. } = &read.record;
+                    let claimant = claims.get(&offset).map(|owner| &**owner);
+                    self.check_reserved(taken.contains(offset), claimant, mac, owner)?;
+                    (Some(record), true)
+                }
+                ClaimStep::Recall(_, record) => (record, false),
+                // By the record only: the supply is handing the block out or back.
+                ClaimStep::HeldByMe => (None, false),
+            };
+            if let Some(record) = record {
+                match self.blocks.swap(block, &read, record).await {
+                    Swap::Done if claims => return Ok(()),
+                    Swap::Done => {}
+                    Swap::Lost => {
+                        read = self.reread(block).await?;
+                        continue;
+                    }
+                    Swap::Maybe(error) => return Err(unavailable(&error)),
+                }
+            }
+            if tokio::time::timeout_at(deadline, rounds.changed()).await.is_err() {
+                return Err(OrderError::Unavailable(format!("{mac} could not be reserved in time")));
+            }
+            read = self.reread(block).await?;
+        }
+    }
+
+    async fn reread(&self, block: BlockId) -> Result<super::blocks::Versioned, OrderError> {
+        self.blocks.read(block).await.map_err(|error| unavailable(&error))
+    }
+
+    /// If the block is ours, our memory is enough.
+    fn claim_from_pool(&self, mac: Mac, owner: &Owner) -> Result<bool, OrderError> {
+        let mut pool = lock(&self.pool);
+        if self.tenure.current().is_none() {
+            return Ok(false);
+        }
+        let (taken, claimant) = pool.taken(mac);
+        self.check_reserved(taken, claimant, mac, owner)?;
+        Ok(pool.give_exact(mac, &owner.key) != Exact::NotHeld)
+    }
+
+    /// Two that ask for one address at the same moment are not seen yet by the watch, but by record and memory.
+    fn check_reserved(
+        &self,
+        taken: bool,
+        claimant: Option<&str>,
+        mac: Mac,
+        owner: &Owner,
+    ) -> Result<(), OrderError> {
+        if !taken || self.settings.on_duplicate == OnDuplicate::Warn {
+            return Ok(());
+        }
+        let reserved = match claimant {
+            Some(claimant) if claimant == &*owner.key => return Ok(()),
+            Some(claimant) => claimant.to_owned(),
+            None if lock(&self.index).owners(mac).contains(owner) => return Ok(()),
+            None => "an object that is being created, or was deleted a short while ago".to_owned(),
+        };
+        Err(OrderError::Duplicate { mac, owner: reserved })
+    }
+}
+
+fn unavailable(error: &super::api::ApiError) -> OrderError {
+    OrderError::Unavailable(format!("the address could not be reserved: {error}"))
+}

@@ -1,0 +1,71 @@
+//! What the watches see: objects with addresses, into the index and, as taken, into the pool.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use net_types::Mac;
+
+use super::Shared;
+use super::objects::{self, Named};
+use super::reflect::Sink;
+use crate::index::Place;
+use crate::store::lock;
+
+/// The addresses of an object in a place.
+pub(super) fn macs_of(place: Place, json: &[u8]) -> Result<Vec<Mac>, serde_json::Error> {
+    match place {
+        Place::Vm => objects::vm_macs(json),
+        Place::Vmi => objects::vmi_macs(json),
+        Place::Pod => objects::pod_macs(json),
+    }
+}
+
+/// The sink of one place.
+pub(super) struct Sight {
+    shared: Arc<Shared>,
+    place: Place,
+    round: u64,
+    listed: bool,
+}
+
+impl Sight {
+    pub(super) fn new(shared: &Arc<Shared>, place: Place) -> Self {
+        Self { shared: Arc::clone(shared), place, round: 0, listed: false }
+    }
+}
+
+impl Sink for Sight {
+    fn listing(&mut self) {
+        self.round += 1;
+    }
+
+    fn put(&mut self, json: &[u8]) -> Result<(), serde_json::Error> {
+        let key = serde_json::from_slice::<Named<'_>>(json)?.metadata.key();
+        // One object that cannot be read, which no review would have let pass, must not blind us for the others.
+        let macs = macs_of(self.place, json).unwrap_or_else(|error| {
+            tracing::warn!(place = ?self.place, key, %error, "an object cannot be read");
+            Vec::new()
+        });
+        {
+            let mut pool = lock(&self.shared.pool);
+            macs.iter().for_each(|mac| pool.seen(*mac));
+        }
+        lock(&self.shared.index).put(self.place, &key, macs, self.round);
+        Ok(())
+    }
+
+    fn gone(&mut self, json: &[u8]) -> Result<(), serde_json::Error> {
+        let key = serde_json::from_slice::<Named<'_>>(json)?.metadata.key();
+        lock(&self.shared.index).remove(self.place, &key);
+        Ok(())
+    }
+
+    fn listed(&mut self) {
+        lock(&self.shared.index).retain_round(self.place, self.round);
+        // The first complete list; those that broke off do not count.
+        if !std::mem::replace(&mut self.listed, true) {
+            self.shared.unlisted.fetch_sub(1, Ordering::AcqRel);
+            self.shared.low.notify_one();
+        }
+    }
+}
