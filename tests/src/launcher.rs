@@ -91,7 +91,8 @@ impl Launcher {
             let log = fs::read_to_string(vm.path().join("supervisor.log")).unwrap_or_default();
             let status = output(&mut self.command("status", &[&name]));
             let status = String::from_utf8_lossy(&status.stdout).into_owned();
-            format!("== {name}\n{status}\n{log}\n{}\n", self.console(&name))
+            let threads = self.vmm(&name).map(threads).unwrap_or_default();
+            format!("== {name}\n{status}\n{log}\n{threads}\n{}\n", self.console(&name))
         })
         .collect()
     }
@@ -101,6 +102,15 @@ impl Launcher {
         let log = self.run_dir().join("vms/default").join(name).join("console.log");
         fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
+}
+
+/// What each thread of a process is at: its name, and the kernel function or `0` if it runs.
+fn threads(pid: i32) -> String {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    tasks
+        .map(|task| format!("{}: {}\n", read(task.path().join("comm")), read(task.path().join("wchan"))))
+        .collect()
 }
 
 /// A manifest of `docs/examples`, with `key` in it, in `folder`.

@@ -22,8 +22,9 @@ use crate::expected;
 
 /// Most disks and NICs together: the slots of a PCI bus less what the VMM needs itself.
 const MAX_DEVICES: usize = 28;
-/// The guest's console is its first serial port; a guest that panics is started again.
-const COMMAND_LINE: &str = "console=ttyS0 panic=1";
+/// The guest's console is its first serial port; a guest that panics is started again. (kernelArgs come later, so
+/// `loglevel=7` brings the kernel's boot messages back.)
+const COMMAND_LINE: &str = "console=ttyS0 panic=1 quiet";
 /// The plugin that turns a pod's NIC into a tap; the launcher appends it to every chain.
 pub(crate) const TAP_PLUGIN: &str = "vm-tap";
 
