@@ -1,5 +1,5 @@
 # The commands of guestwire. CONTRIBUTING.md says what each is for.
-.PHONY: setup check test node node-shell
+.PHONY: setup check demo test node node-shell
 
 setup:
 	@tests/setup
@@ -10,6 +10,10 @@ check:
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo deny --log-level error check bans licenses sources
 	cargo nextest run --workspace --exclude e2e
+
+# Two VMs on a VLAN, with names, told in the commands a person would type.
+demo: setup
+	@tests/demo/run
 
 # Everything, rung by rung, with a count at the end.
 test: setup
