@@ -185,7 +185,8 @@ fn tcp_both_ways(guest: &mut Guest, content: &[u8]) {
     // nc ends when both sides have.
     drop(from_guest);
 
-    guest.run("nc -l -p 5001 >/run/received & sleep 1");
+    // Not the console as its input: a shell stops what reads there in the background.
+    guest.run("nc -l -p 5001 </dev/null >/run/received & sleep 1");
     let mut to_guest = TcpStream::connect("10.9.0.2:5001").unwrap();
     to_guest.write_all(content).unwrap();
     drop(to_guest);
