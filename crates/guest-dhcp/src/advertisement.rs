@@ -1,0 +1,139 @@
+//! Router advertisements (RFC 4861, RFC 8106): the only way a guest learns an IPv6 default route. DHCPv6 has none.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use crate::guest::{Dhcpv6, Guest};
+
+const ROUTER_ADVERTISEMENT: u8 = 134;
+/// Option types.
+const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
+const PREFIX_INFORMATION: u8 = 3;
+const MTU: u8 = 5;
+const RECURSIVE_DNS_SERVER: u8 = 25;
+const DNS_SEARCH_LIST: u8 = 31;
+/// Addresses by DHCPv6 (M), and other configuration too (O).
+const MANAGED: u8 = 0x80;
+const OTHER: u8 = 0x40;
+/// The prefix is on the wire (L). Not autonomous (A): the guest's address is the one we forward to.
+const ON_LINK: u8 = 0x80;
+const HOP_LIMIT: u8 = 64;
+/// How long a guest may rely on it without hearing again: the longest the RFC allows, so that a server that is started
+/// anew is not missed. In seconds.
+const LIFETIME: u16 = 9000;
+/// Between unasked ones. The RFC's longest is 1800 s; a guest that changed its mind hears sooner.
+pub(crate) const INTERVAL: Duration = Duration::from_secs(600);
+/// No advertisement is longer than the least MTU of IPv6 less the packet's header, in bytes.
+const MAX_BYTES: usize = 1280 - 40;
+/// Options count their length in these.
+const UNIT: usize = 8;
+
+/// Everybody on the wire.
+pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+/// The message; its checksum is for the frame to write.
+pub(crate) fn message(guest: &Guest, v6: &Dhcpv6) -> Vec<u8> {
+    let lifetime = if v6.is_router { LIFETIME } else { 0 };
+    let mut message = vec![ROUTER_ADVERTISEMENT, 0, 0, 0, HOP_LIMIT, MANAGED | OTHER];
+    message.extend(lifetime.to_be_bytes());
+    // Reachable time and retransmission timer are the guest's own affair.
+    message.extend([0; 8]);
+    option(&mut message, SOURCE_LINK_LAYER_ADDRESS, &guest.server_mac.octets());
+    if let Some(mtu) = guest.mtu {
+        option(&mut message, MTU, &[&[0, 0][..], &u32::from(mtu).to_be_bytes()].concat());
+    }
+    option(&mut message, PREFIX_INFORMATION, &prefix(v6));
+    let lifetime = u32::from(LIFETIME).to_be_bytes();
+    let servers: Vec<u8> = guest
+        .resolver
+        .servers
+        .iter()
+        .filter_map(|server| match server {
+            IpAddr::V6(server) => Some(server.octets()),
+            IpAddr::V4(_) => None,
+        })
+        .take(3)
+        .flatten()
+        .collect();
+    if !servers.is_empty() {
+        option(&mut message, RECURSIVE_DNS_SERVER, &[&[0, 0][..], &lifetime, &servers].concat());
+    }
+    let search = search(guest, MAX_BYTES.saturating_sub(message.len() + UNIT));
+    if !search.is_empty() {
+        option(&mut message, DNS_SEARCH_LIST, &[&[0, 0][..], &lifetime, &search].concat());
+    }
+    message
+}
+
+/// For ever, as far as the prefix goes: it leaves with the guest's link.
+fn prefix(v6: &Dhcpv6) -> Vec<u8> {
+    let mut body = vec![v6.address.prefix_len(), ON_LINK];
+    body.extend([0xff; 8]);
+    body.extend([0; 4]);
+    body.extend(v6.address.network().octets());
+    body
+}
+
+/// As many domains as there is room for.
+fn search(guest: &Guest, room: usize) -> Vec<u8> {
+    let mut list = Vec::new();
+    for domain in &guest.resolver.search {
+        let wire = domain.wire();
+        if list.len() + wire.len() > room {
+            break;
+        }
+        list.extend(wire);
+    }
+    list
+}
+
+/// Type, length in units, and the body, filled up with zeros.
+fn option(message: &mut Vec<u8>, kind: u8, body: &[u8]) {
+    let units = (2 + body.len()).div_ceil(UNIT);
+    // The bodies above are shorter than an advertisement, which has fewer than 255 units.
+    let Ok(length) = u8::try_from(units) else { return };
+    let end = message.len() + units * UNIT;
+    message.extend([kind, length]);
+    message.extend(body);
+    message.resize(end, 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::responder::tests::guest;
+
+    #[test]
+    fn a_guest_learns_its_default_route_its_mtu_and_its_resolver() {
+        let guest = guest();
+        let message = message(&guest, guest.v6.as_ref().unwrap());
+        assert_eq!(message.len() % UNIT, 0);
+        assert_eq!(message[..8], [134, 0, 0, 0, 64, 0xc0, 0x23, 0x28]);
+        let mut rest = &message[16..];
+        let mut kinds = Vec::new();
+        while let [kind, length, ..] = *rest {
+            kinds.push(kind);
+            rest = &rest[usize::from(length) * UNIT..];
+        }
+        assert_eq!(kinds, [1, 5, 3, 25, 31]);
+    }
+
+    #[test]
+    fn a_long_search_list_is_cut_not_the_advertisement_lost() {
+        let mut guest = guest();
+        let name = vec!["a".repeat(60); 4].join(".");
+        guest.resolver.search = (0..32).map(|number| format!("n{number}.{name}").parse().unwrap()).collect();
+        let v6 = guest.v6.clone().unwrap();
+        let message = message(&guest, &v6);
+        assert!(message.len() <= MAX_BYTES, "{}", message.len());
+        assert!(message.windows(3).any(|bytes| bytes == [2, b'n', b'1']), "some domains are told");
+    }
+
+    #[test]
+    fn who_is_no_router_says_so() {
+        let mut guest = guest();
+        guest.v6.as_mut().unwrap().is_router = false;
+        let message = message(&guest, guest.v6.as_ref().unwrap());
+        assert_eq!(message[6..8], [0, 0]);
+    }
+}

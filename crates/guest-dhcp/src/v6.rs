@@ -1,0 +1,188 @@
+//! DHCPv6 (RFC 8415) towards one client with one address.
+//!
+//! As in DHCPv4 nothing is remembered: every association gets the one address, or is told that there is none.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use dhcproto::v6::{
+    DhcpOption, DhcpOptions, IAAddr, IANA, IAPD, IATA, Message, MessageType, OptionCode, Status, StatusCode,
+};
+use dhcproto::{Decodable as _, Encodable as _};
+use net_types::Mac;
+
+use crate::guest::{Dhcpv6, Guest, seconds};
+
+/// DUID-LL with an Ethernet address (RFC 8415, 11.4).
+const DUID_LINK_LAYER_ETHERNET: [u8; 4] = [0, 3, 0, 1];
+/// "Ask no further": there is no other server on this wire.
+const HIGHEST_PREFERENCE: u8 = 255;
+/// Where clients send to (`All_DHCP_Relay_Agents_and_Servers`).
+const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+/// Associations of one message that are answered; a guest's NIC needs one.
+const MAX_ASSOCIATIONS: usize = 8;
+
+/// The answer to a message that came to `to`; none if it needs none.
+pub(crate) fn reply(guest: &Guest, v6: &Dhcpv6, to: Ipv6Addr, message: &[u8]) -> Option<Vec<u8>> {
+    // Relays' messages are left out before anything nested in them is looked at.
+    let kind = MessageType::from(*message.first()?);
+    if to != SERVERS || !is_a_client_s(kind) {
+        return None;
+    }
+    let request = Message::from_bytes(message).ok()?;
+    let own = server_id(guest.server_mac);
+    let server = match request.opts().get(OptionCode::ServerId) {
+        Some(DhcpOption::ServerId(id)) => Some(id),
+        _ => None,
+    };
+    // RFC 8415, 16: who means one server says which, and who means any says none.
+    let means_one = !matches!(
+        kind,
+        MessageType::Solicit | MessageType::Confirm | MessageType::Rebind | MessageType::InformationRequest
+    );
+    let is_for_us = if means_one { server == Some(&own) } else { server.is_none() };
+    let client = request.opts().get(OptionCode::ClientId);
+    if !is_for_us || (client.is_none() && kind != MessageType::InformationRequest) {
+        return None;
+    }
+    let commits = kind == MessageType::Solicit && request.opts().get(OptionCode::RapidCommit).is_some();
+    let advertises = kind == MessageType::Solicit && !commits;
+    let reply = if advertises { MessageType::Advertise } else { MessageType::Reply };
+    let mut reply = Message::new_with_id(reply, request.xid());
+    let options = reply.opts_mut();
+    options.insert(DhcpOption::ServerId(own));
+    client.into_iter().for_each(|client| options.insert(client.clone()));
+    if commits {
+        options.insert(DhcpOption::RapidCommit);
+    }
+    if advertises {
+        options.insert(DhcpOption::Preference(HIGHEST_PREFERENCE));
+    }
+    match kind {
+        MessageType::Confirm => options.insert(confirm(v6, request.opts())?),
+        MessageType::Release | MessageType::Decline => {
+            tracing::debug!("the guest gives {} back: {kind:?}", v6.address.addr());
+            options.insert(status(Status::Success, "noted"));
+        }
+        MessageType::InformationRequest => add_parameters(options, guest, request.opts()),
+        _ => {
+            add_associations(options, v6, request.opts());
+            add_parameters(options, guest, request.opts());
+        }
+    }
+    reply.to_vec().ok()
+}
+
+/// A server's identity is its NIC's, which a restart does not change.
+fn server_id(mac: Mac) -> Vec<u8> {
+    [&DUID_LINK_LAYER_ETHERNET[..], &mac.octets()].concat()
+}
+
+fn is_a_client_s(kind: MessageType) -> bool {
+    matches!(
+        kind,
+        MessageType::Solicit
+            | MessageType::Request
+            | MessageType::Confirm
+            | MessageType::Renew
+            | MessageType::Rebind
+            | MessageType::Release
+            | MessageType::Decline
+            | MessageType::InformationRequest
+    )
+}
+
+/// Whether the addresses a client remembers are of this wire; none if it names none (RFC 8415, 18.3.3).
+fn confirm(v6: &Dhcpv6, asked: &DhcpOptions) -> Option<DhcpOption> {
+    let addresses: Vec<_> = associations(asked).flat_map(addresses).collect();
+    if addresses.is_empty() {
+        return None;
+    }
+    Some(match addresses.iter().all(|address| v6.address.contains(address)) {
+        true => status(Status::Success, "of this network"),
+        false => status(Status::NotOnLink, "not of this network"),
+    })
+}
+
+fn add_associations(options: &mut DhcpOptions, v6: &Dhcpv6, asked: &DhcpOptions) {
+    let own = v6.address.addr();
+    for (index, association) in associations(asked).enumerate() {
+        let mut granted = DhcpOptions::new();
+        // What the client has from elsewhere it cannot use here: no lifetime is left to it.
+        for stale in addresses(association).filter(|stale| *stale != own).take(MAX_ASSOCIATIONS) {
+            granted.insert(address(stale, 0));
+        }
+        // Last: the codec puts an option in front of its like, and clients read the first.
+        if index == 0 {
+            granted.insert(address(own, seconds(v6.lease)));
+        } else {
+            granted.insert(status(Status::NoAddrsAvail, "there is one address"));
+        }
+        let lease = seconds(v6.lease);
+        let (t1, t2) = if index == 0 { (lease / 2, lease / 5 * 4) } else { (0, 0) };
+        options.insert(DhcpOption::IANA(IANA { id: association.id, t1, t2, opts: granted }));
+    }
+    let none = |what| [status(what, "not here")].into_iter().collect();
+    for other in asked.iter().take(MAX_ASSOCIATIONS) {
+        match other {
+            DhcpOption::IATA(IATA { id, .. }) => {
+                options.insert(DhcpOption::IATA(IATA { id: *id, opts: none(Status::NoAddrsAvail) }));
+            }
+            DhcpOption::IAPD(IAPD { id, .. }) => {
+                let opts = none(Status::NoPrefixAvail);
+                options.insert(DhcpOption::IAPD(IAPD { id: *id, t1: 0, t2: 0, opts }));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn associations(asked: &DhcpOptions) -> impl Iterator<Item = &IANA> {
+    let all = asked.iter().filter_map(|option| match option {
+        DhcpOption::IANA(association) => Some(association),
+        _ => None,
+    });
+    all.take(MAX_ASSOCIATIONS)
+}
+
+fn addresses(association: &IANA) -> impl Iterator<Item = Ipv6Addr> + '_ {
+    association.opts.iter().filter_map(|option| match option {
+        DhcpOption::IAAddr(address) => Some(address.addr),
+        _ => None,
+    })
+}
+
+fn address(addr: Ipv6Addr, lifetime: u32) -> DhcpOption {
+    let opts = DhcpOptions::new();
+    DhcpOption::IAAddr(IAAddr { addr, preferred_life: lifetime, valid_life: lifetime, opts })
+}
+
+/// What the client asked for; everything if it does not say.
+fn add_parameters(options: &mut DhcpOptions, guest: &Guest, asked: &DhcpOptions) {
+    let wants = |code| match asked.get(OptionCode::ORO) {
+        Some(DhcpOption::ORO(list)) => list.opts.contains(&code),
+        _ => true,
+    };
+    let servers: Vec<_> = guest
+        .resolver
+        .servers
+        .iter()
+        .filter_map(|server| match server {
+            IpAddr::V6(server) => Some(*server),
+            IpAddr::V4(_) => None,
+        })
+        .collect();
+    if !servers.is_empty() && wants(OptionCode::DomainNameServers) {
+        options.insert(DhcpOption::DomainNameServers(servers));
+    }
+    let search: Vec<_> = guest.resolver.search.iter().map(|domain| domain.name().clone()).collect();
+    if !search.is_empty() && wants(OptionCode::DomainSearchList) {
+        options.insert(DhcpOption::DomainSearchList(search));
+    }
+}
+
+fn status(status: Status, message: &str) -> DhcpOption {
+    DhcpOption::StatusCode(StatusCode { status, msg: message.to_owned() })
+}
+
+#[cfg(test)]
+mod tests;
