@@ -4,8 +4,10 @@
 //! guest; the rules are replaced in one transaction in any case. The bridge goes up last: until then the guest is
 //! alone. What a failed ADD made or changed itself is undone in reverse.
 
+use std::net::Ipv6Addr;
+
 use cni::{Interface, Success};
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv6Network};
 use net_types::{IfName, Mac};
 use netlink::{Link, NewBridge};
 use tap::NewTap;
@@ -18,6 +20,9 @@ use crate::{nft, ruleset};
 
 /// The bridge's address, the same for all guests, as KubeVirt has it: to a guest that moves, its gateway stays the same.
 pub(crate) const BRIDGE_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0]);
+/// The bridge's link-local address, which [`BRIDGE_MAC`] gives it anyway once there is a carrier (RFC 4291, appendix A):
+/// routers announce themselves from it.
+const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 0);
 /// The kinds of our links, as the kernel calls them.
 pub(crate) const BRIDGE: &str = "bridge";
 pub(crate) const TAP: &str = "tun";
@@ -152,9 +157,12 @@ fn set_mtu(pod: &Pod, link: &Link, mtu: u32) -> Result<(), MasqueradeError> {
     Ok(())
 }
 
-/// The bridge has the gateways' addresses and no others.
+/// The bridge has the gateways' addresses and no others, the kernel's own aside.
 fn address(pod: &Pod, target: &Target, bridge: &Link) -> Result<(), MasqueradeError> {
-    let wanted: Vec<IpNetwork> = target.subnets.iter().map(|subnet| subnet.gateway).collect();
+    let mut wanted: Vec<IpNetwork> = target.subnets.iter().map(|subnet| subnet.gateway).collect();
+    if target.has(true) {
+        wanted.extend(Ipv6Network::new(ROUTER, 64).map(IpNetwork::V6));
+    }
     let is_kernel_made =
         |address: &IpNetwork| matches!(address, IpNetwork::V6(v6) if v6.ip().is_unicast_link_local());
     let found = pod.netlink.addresses(bridge.index)?;
@@ -183,7 +191,7 @@ fn accept_loopback(pod: &Pod, target: &Target, bridge: &Link) -> Result<(), Masq
     if !target.has(true) || !target.takes_loopback() {
         return Ok(());
     }
-    match pod.netlink.add_local_route(bridge.index, std::net::Ipv6Addr::LOCALHOST) {
+    match pod.netlink.add_local_route(bridge.index, Ipv6Addr::LOCALHOST) {
         Err(error) if error.already_exists() => Ok(()),
         other => {
             other?;

@@ -8,7 +8,7 @@ use net_types::IfName;
 use serde::Deserialize;
 
 pub(crate) use ports::{Forwarded, PortRange, PortSet, Protocol};
-pub(crate) use subnet::Subnet;
+pub(crate) use subnet::{Subnet, SubnetError};
 
 use ports::{RawPort, RawRange};
 
@@ -116,7 +116,7 @@ impl TryFrom<&Request> for Config {
         request.warn_of_unknown_keys(&KEYS);
         let Raw { v4, v6, ports, port_ranges, reserved_ports, istio, mtu, owner, group, queues, args } =
             request.config_as()?;
-        let subnet = |field: &'static str, subnet: Result<Subnet, subnet::SubnetError>| {
+        let subnet = |field: &'static str, subnet: Result<Subnet, SubnetError>| {
             subnet.map_err(|error| invalid(&format!("{field}: {error}")))
         };
         let reserved = reserved_ports.unwrap_or(MIGRATION_PORTS.to_vec());

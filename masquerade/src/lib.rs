@@ -10,7 +10,7 @@
 //!
 //! All of it is in the pod's namespace and goes with it; the aliases of bridge and tap say for whom they were made.
 //! DEL without a namespace therefore has nothing to do, nor has GC. The guest's addresses are announced by whoever
-//! runs the crate `guest-dhcp` on the bridge: the plugin is gone when the guest starts.
+//! runs the crate `guest-dhcp` on the bridge, a supervisor or [`serve`]: the plugin is gone when the guest starts.
 
 mod attach;
 mod check;
@@ -20,6 +20,7 @@ mod error;
 mod nft;
 mod pod;
 mod ruleset;
+pub mod serve;
 mod settings;
 
 use cni::{Error, Request, Success};

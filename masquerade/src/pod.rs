@@ -158,6 +158,11 @@ impl Target {
     }
 }
 
+/// The pod interface that a link with this alias was made for; none if it is not one of ours.
+pub(crate) fn interface_of(alias: &str) -> Option<&str> {
+    alias.strip_prefix(OWNER)?.strip_prefix(' ')?.split(' ').next()
+}
+
 /// How the tap was made, so that a later ADD with other wishes sees the difference.
 fn described(tap: Tap) -> String {
     let Tap { owner, group, queues } = tap;
