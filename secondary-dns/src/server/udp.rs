@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -24,6 +24,8 @@ use crate::zone::Zone;
 
 /// Octets the kernel queues per socket while its thread is busy.
 const RECEIVE_BUFFER: usize = 4 << 20;
+/// Between two attempts to receive that fail.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Running UDP threads.
 pub(super) struct UdpThreads {
@@ -118,8 +120,11 @@ impl Worker {
             }
             match received {
                 Ok(count) => self.answer(&mut batch, count),
-                // An ICMP error for an earlier reply is reported here; it concerns no query of ours.
-                Err(error) => tracing::debug!(%error, "recvmmsg"),
+                Err(error) => {
+                    tracing::warn!(%error, "recvmmsg");
+                    // Out of memory, most likely: a lasting failure must not take the whole core.
+                    thread::sleep(PAUSE);
+                }
             }
         }
     }

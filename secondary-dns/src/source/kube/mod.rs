@@ -63,6 +63,10 @@ impl KubeSource {
                     self.position = None;
                 }
                 Err(error) => {
+                    // It had worked until now: this is the first failure in a row.
+                    if self.state.staleness().is_zero() {
+                        pause = MIN_PAUSE;
+                    }
                     self.state.disconnected();
                     tracing::warn!(error = %super::error_chain(&error), retry_in = ?pause, "API server");
                     sleep(pause).await;
