@@ -13,4 +13,5 @@ mod masquerade_guards;
 mod masquerade_istio;
 mod masquerade_lives;
 mod masquerade_refuses;
+mod masquerade_tells;
 mod sandbox;

@@ -76,13 +76,18 @@ impl Ground {
         call.with("prevResult", result)
     }
 
-    /// Puts the guest where its tap is, with the addresses it would be told.
-    pub(crate) fn join_guest(&self) {
+    /// Puts the guest where its tap is; it knows nothing yet.
+    pub(crate) fn plug_guest(&self) {
         let (p, g) = (self.pod.name(), self.guest.name());
         sh(&format!("ip link add guest netns {p} type veth peer name eth0 netns {g}"));
         let mtu = link_mtu(&self.pod, "k6t-eth0");
         self.pod.sh(&format!("ip link set guest mtu {mtu} master k6t-eth0 up"));
         self.guest.sh(&format!("ip link set eth0 mtu {mtu} up"));
+    }
+
+    /// Plugs the guest in, with the addresses it would be told.
+    pub(crate) fn join_guest(&self) {
+        self.plug_guest();
         let addresses = self.pod.sh("ip -oneline address show dev k6t-eth0");
         if addresses.contains("10.0.2.1/24") {
             self.guest.sh("ip address add 10.0.2.2/24 dev eth0");
