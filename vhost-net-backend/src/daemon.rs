@@ -34,6 +34,7 @@ struct Running {
     worker: WorkerHandle,
     place: usize,
     ends: Vec<VhostEnd>,
+    counters: Arc<LinkCounters>,
 }
 
 /// Workers and the links they run.
@@ -68,11 +69,11 @@ impl Daemon {
         let counters = Arc::new(LinkCounters::default());
         let link = Link::new(spec.to_string(), ports, Arc::clone(&counters));
         let place = worker.call(|links| links.add(link))?;
-        let mut running = Running { worker, place, ends: Vec::new() };
+        let mut running = Running { worker, place, ends: Vec::new(), counters };
         for (side, end) in spec.ends.iter().enumerate() {
             let EndSpec::VhostUser(settings) = end else { continue };
             let port = PortHandle { worker: running.worker.clone(), link: place, side };
-            match VhostEnd::start(settings.clone(), port, Arc::clone(&counters)) {
+            match VhostEnd::start(settings.clone(), port, Arc::clone(&running.counters)) {
                 Ok(end) => running.ends.push(end),
                 Err(error) => {
                     running.stop();
@@ -84,6 +85,11 @@ impl Daemon {
         Ok(())
     }
 
+    /// What each link counted, in the order they were added.
+    pub fn counters(&self) -> Vec<Arc<LinkCounters>> {
+        self.links.iter().map(|link| Arc::clone(&link.counters)).collect()
+    }
+
     /// Ends all links and workers.
     pub fn stop(self) {
         self.links.into_iter().for_each(Running::stop);
@@ -93,7 +99,7 @@ impl Daemon {
 
 impl Running {
     fn stop(self) {
-        let Self { worker, place, ends } = self;
+        let Self { worker, place, ends, counters: _ } = self;
         ends.iter().for_each(VhostEnd::stop);
         if let Err(error) = worker.call(move |links| links.remove(place)) {
             tracing::error!(%error, "cannot remove a link");
@@ -108,3 +114,8 @@ fn open(end: &EndSpec) -> Result<Port, DaemonError> {
         EndSpec::Tap(name) => Port::Tap(TapPort::open(name)?),
     })
 }
+
+#[cfg(test)]
+mod fake_vm;
+#[cfg(test)]
+mod tests;

@@ -142,7 +142,7 @@ fn pin(core: Option<usize>) -> Result<(), Fault> {
 
 fn run(mut links: Links, inbox: &Receiver<Job>, waiting: &AtomicBool) {
     let mut round = 0;
-    while !links.stop {
+    loop {
         if waiting.load(Ordering::Relaxed) && waiting.swap(false, Ordering::Acquire) {
             inbox.try_iter().for_each(|job| job(&mut links));
         }
@@ -153,6 +153,9 @@ fn run(mut links: Links, inbox: &Receiver<Job>, waiting: &AtomicBool) {
             }
         }
         round = (round + 1) % ROUNDS;
+        if links.stop {
+            break;
+        }
         if !awake || round == 0 {
             let all = &mut links.links;
             links.poller.wait(!awake && !waiting.load(Ordering::Acquire), |token| {

@@ -122,6 +122,10 @@ impl Ring {
     fn available(&self) -> Result<u16, Fault> {
         let index = self.vring.available_index();
         let ahead = index.wrapping_sub(self.next_available);
+        // First, because a ring that is gone reads as zeros, and so as a jump.
+        if ahead > 0 && self.memory.is_gone() {
+            return Err(Fault::MemoryGone);
+        }
         if ahead > self.vring.size() {
             return Err(Fault::IndexJump {
                 index,
@@ -129,9 +133,6 @@ impl Ring {
                 ahead,
                 size: self.vring.size(),
             });
-        }
-        if ahead > 0 && self.memory.is_gone() {
-            return Err(Fault::MemoryGone);
         }
         Ok(ahead)
     }
@@ -188,7 +189,9 @@ impl Ring {
             self.vring.set_wants_kicks(true);
         }
         fence(Ordering::SeqCst);
-        Ok(self.available()? > 0)
+        let pending = self.available()? > 0;
+        // Gone memory may look like an empty ring: not to be slept on.
+        if self.memory.is_gone() { Err(Fault::MemoryGone) } else { Ok(pending) }
     }
 
     /// Tells the guest that its ring is polled.

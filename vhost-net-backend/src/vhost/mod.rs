@@ -246,7 +246,7 @@ struct Server {
 impl Server {
     fn run(&self, listener: Option<Listener>) {
         let socket = self.settings.socket.display();
-        while !self.stopped(listener.as_ref()) {
+        loop {
             let stream = match &listener {
                 Some(listener) => listener.listener.accept().map(|(stream, _)| stream),
                 None => UnixStream::connect(&self.settings.socket),
@@ -261,6 +261,9 @@ impl Server {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => tracing::debug!(%socket, %error, "no connection"),
+            }
+            if self.stopped(listener.as_ref()) {
+                break;
             }
         }
     }

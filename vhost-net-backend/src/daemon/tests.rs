@@ -1,0 +1,250 @@
+//! The daemon as VMMs meet it: over its sockets, with a frontend of the vhost crate.
+
+use std::io::Write as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use vhost::VhostBackend as _;
+use vhost::vhost_user::VhostUserFrontend as _;
+
+use super::fake_vm::{BASIC, MERGEABLE, Vm};
+use super::{Daemon, DaemonError};
+use crate::memory::sigbus;
+use crate::ring::fake::{HIGH, MIB, frame};
+use crate::vhost::VhostError;
+
+/// A daemon with one link between `a` and `b` in a directory of its own.
+struct Joined {
+    directory: tempfile::TempDir,
+    daemon: Daemon,
+}
+
+impl Joined {
+    fn new() -> Self {
+        sigbus::install().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mut daemon = Daemon::start(None).unwrap();
+        daemon.add(&link(directory.path(), "a", "b")).unwrap();
+        Self { directory, daemon }
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn vms(&self) -> (Vm, Vm) {
+        let vm = |name| Vm::connect(&self.socket(name), BASIC | MERGEABLE);
+        (vm("a"), vm("b"))
+    }
+
+    /// Faults of the link: which end, and what.
+    fn faults(&self) -> Vec<(usize, &'static str)> {
+        let faults = self.daemon.counters().into_iter().flat_map(|counters| counters.faults());
+        faults.map(|(end, label, _)| (end, label)).collect()
+    }
+}
+
+fn link(directory: &Path, first: &str, second: &str) -> crate::spec::LinkSpec {
+    let end = |name: &str| format!("vhost-user:{}", directory.join(name).display());
+    format!("{},{}", end(first), end(second)).parse().unwrap()
+}
+
+#[test]
+fn frames_pass_both_ways_and_are_counted() {
+    let joined = Joined::new();
+    let (mut alice, mut bob) = joined.vms();
+    for seed in 0..200 {
+        alice.send(seed);
+        bob.expect(seed);
+        bob.send(seed ^ 0x55);
+        alice.expect(seed ^ 0x55);
+    }
+    let counters = joined.daemon.counters().remove(0);
+    // A frame is counted after it is passed on.
+    joined.daemon.stop();
+    let packets = counters.directions.each_ref().map(|direction| direction.packets.get());
+    assert_eq!((packets, counters.directions[0].bytes.get()), ([200, 200], 20_000));
+}
+
+#[test]
+fn a_stopped_ring_says_where_it_was_and_goes_on_from_there() {
+    let joined = Joined::new();
+    let (mut alice, mut bob) = joined.vms();
+    for seed in 0..3 {
+        alice.send(seed);
+        bob.expect(seed);
+    }
+    assert_eq!(alice.frontend.get_vring_base(1).unwrap(), 3);
+    alice.send(3);
+    alice.start(1, 3);
+    bob.expect(3);
+}
+
+#[test]
+fn memory_may_be_mapped_anew_while_rings_run() {
+    let joined = Joined::new();
+    let (mut alice, mut bob) = joined.vms();
+    for seed in 0..20 {
+        bob.share_memory();
+        alice.send(seed);
+        alice.share_memory();
+        bob.expect(seed);
+    }
+}
+
+#[test]
+fn a_guest_that_went_away_may_come_back() {
+    let joined = Joined::new();
+    let (mut alice, bob) = joined.vms();
+    drop(bob);
+    // Frames to nobody are dropped; how many depends on when its going was noticed.
+    alice.send(0);
+    for seed in 1..5 {
+        let mut bob = Vm::connect(&joined.socket("b"), BASIC);
+        bob.send(seed);
+        alice.expect(seed);
+    }
+}
+
+#[test]
+fn a_hostile_guest_ends_its_own_end_only() {
+    let joined = Joined::new();
+    let (mut alice, mut bob) = joined.vms();
+    alice.tx.set_available(1000);
+    alice.kick();
+    alice.await_hangup();
+    assert_eq!(joined.faults(), [(0, "index-jump")]);
+    // The other end has noticed nothing, and the first may begin anew.
+    let mut alice = Vm::connect(&joined.socket("a"), BASIC);
+    alice.send(1);
+    bob.expect(1);
+}
+
+#[test]
+fn a_guest_that_offers_bad_buffers_ends_its_own_end_only() {
+    let joined = Joined::new();
+    let (mut alice, mut bob) = joined.vms();
+    bob.rx.set_descriptor(0, HIGH + MIB, 2048, 2, 0);
+    alice.send(1);
+    bob.await_hangup();
+    assert_eq!(joined.faults(), [(1, "no-memory")]);
+    let mut bob = Vm::connect(&joined.socket("b"), BASIC);
+    bob.send(2);
+    alice.expect(2);
+}
+
+#[test]
+fn truncated_memory_ends_one_end_and_not_the_process() {
+    let joined = Joined::new();
+    let (mut alice, mut bob) = joined.vms();
+    alice.send(1);
+    bob.expect(1);
+    rustix::fs::ftruncate(&*alice.guest.file, MIB / 64).unwrap();
+    alice.kick();
+    bob.send(2);
+    alice.await_hangup();
+    assert_eq!(joined.faults(), [(0, "memory-gone")]);
+    let mut alice = Vm::connect(&joined.socket("a"), BASIC);
+    alice.send(3);
+    bob.expect(3);
+}
+
+#[test]
+fn another_link_never_notices() {
+    let mut joined = Joined::new();
+    joined.daemon.add(&link(joined.directory.path(), "c", "d")).unwrap();
+    let (mut alice, _bob) = joined.vms();
+    let [mut carol, mut dave] = ["c", "d"].map(|name| Vm::connect(&joined.socket(name), BASIC));
+    for seed in 0..20 {
+        alice.tx.set_available(seed * 1000 + 500);
+        alice.kick();
+        carol.send(1);
+        dave.expect(1);
+        alice.await_hangup();
+        alice = Vm::connect(&joined.socket("a"), BASIC);
+    }
+}
+
+#[test]
+fn a_message_cut_short_ends_only_its_connection() {
+    let joined = Joined::new();
+    for length in [1, 11, 13] {
+        let mut stream = UnixStream::connect(joined.socket("a")).unwrap();
+        // SET_FEATURES, version 1, 8 bytes of payload.
+        stream.write_all(&[2, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0][..length]).unwrap();
+    }
+    let (mut alice, mut bob) = joined.vms();
+    alice.send(1);
+    bob.expect(1);
+}
+
+#[test]
+fn features_that_were_not_offered_are_refused() {
+    let joined = Joined::new();
+    let vm = Vm::connect(&joined.socket("a"), BASIC);
+    assert!(vm.frontend.set_features(BASIC | 1 << 34).is_err());
+    assert_eq!(joined.faults(), [(0, "message")]);
+}
+
+#[test]
+fn a_ring_outside_of_memory_is_refused() {
+    let joined = Joined::new();
+    let mut vm = Vm::connect(&joined.socket("a"), BASIC);
+    vm.frontend.set_vring_enable(1, false).unwrap();
+    vm.tx.at = 64 * MIB;
+    vm.set_addresses(1).unwrap();
+    assert!(vm.frontend.set_vring_enable(1, true).is_err());
+    assert_eq!(joined.faults(), [(0, "message")]);
+}
+
+#[test]
+fn a_partial_checksum_is_finished_for_a_guest_that_cannot() {
+    const CSUM: u64 = 1;
+    let joined = Joined::new();
+    let mut alice = Vm::connect(&joined.socket("a"), BASIC | CSUM);
+    let mut bob = Vm::connect(&joined.socket("b"), BASIC);
+    let mut bytes = frame(100, 1);
+    bytes[0] = 1;
+    bytes[6..10].copy_from_slice(&[34, 0, 16, 0]);
+    alice.send_raw(&bytes);
+    let received = bob.receive().remove(0);
+    assert_eq!(received[..10], [0; 10]);
+    // What the field held stands for the pseudo header; with it, the finished sum comes out as all ones.
+    let sum = received[12 + 34..]
+        .chunks(2)
+        .fold(0, |sum, word| sum + u64::from(word[0]) * 256 + u64::from(word[1]));
+    let pseudo = u64::from(bytes[12 + 50]) * 256 + u64::from(bytes[12 + 51]);
+    assert_eq!((sum + pseudo) % 0xffff, 0);
+}
+
+#[test]
+fn a_client_connects_as_soon_as_there_is_a_server() {
+    sigbus::install().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let [first, second] = ["a", "b"].map(|name| UnixListener::bind(directory.path().join(name)).unwrap());
+    let mut daemon = Daemon::start(None).unwrap();
+    let end = |name| format!("vhost-user:{}?client", directory.path().join(name).display());
+    daemon.add(&format!("{},{}", end("a"), end("b")).parse().unwrap()).unwrap();
+    let [mut alice, mut bob] = [first, second].map(|listener| Vm::over(listener.accept().unwrap().0, BASIC));
+    alice.send(1);
+    bob.expect(1);
+    daemon.stop();
+}
+
+#[test]
+fn a_socket_is_taken_over_from_the_dead_and_not_from_the_living() {
+    let joined = Joined::new();
+    let mut second = Daemon::start(None).unwrap();
+    let taken = second.add(&link(joined.directory.path(), "a", "x")).unwrap_err();
+    assert!(matches!(taken, DaemonError::Vhost(VhostError::InUse(_))));
+    let file = joined.socket("file");
+    std::fs::write(&file, "kept").unwrap();
+    let refused = second.add(&link(joined.directory.path(), "y", "file")).unwrap_err();
+    assert!(matches!(refused, DaemonError::Vhost(VhostError::NoSocket(_))));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+    assert!(!joined.socket("y").exists(), "a link that failed leaves nothing");
+    drop(UnixListener::bind(joined.socket("dead")).unwrap());
+    second.add(&link(joined.directory.path(), "dead", "z")).unwrap();
+    second.stop();
+    assert!(!joined.socket("dead").exists(), "a stopped daemon leaves no socket");
+}
