@@ -15,3 +15,4 @@ mod masquerade_lives;
 mod masquerade_refuses;
 mod masquerade_tells;
 mod sandbox;
+mod vm_launcher_refuses;

@@ -97,7 +97,6 @@ pub(crate) fn bring_down(layout: &Layout, id: &VmId, haste: Haste) -> Result<Fou
                 }
                 teardown::tear_down(layout, id)?;
                 lock.release()?;
-                crate::file::prune(&layout.locks(), &layout.run);
                 return Ok(found);
             }
             Locking::Busy(holder) => {

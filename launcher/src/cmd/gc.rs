@@ -89,7 +89,6 @@ fn collect_one(layout: &Layout, id: &VmId) -> Result<bool, String> {
     }
     crate::file::prune(&layout.slots(), &layout.run);
     lock.release().map_err(|error| text(&error))?;
-    crate::file::prune(&layout.locks(), &layout.run);
     Ok(true)
 }
 

@@ -57,12 +57,8 @@ impl Layout {
         VmDir(self.run.join("vms").join(&id.namespace).join(&id.name))
     }
 
-    pub(crate) fn locks(&self) -> PathBuf {
-        self.run.join("locks")
-    }
-
     pub(crate) fn lock(&self, id: &VmId) -> PathBuf {
-        self.locks().join(id.key())
+        self.run.join("locks").join(id.key())
     }
 
     pub(crate) fn netns(&self, id: &VmId) -> PathBuf {

@@ -81,14 +81,18 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Gives the lock back and removes its file.
+    /// Gives the lock back and removes its file; the run directory, too, if it was the last thing there.
     pub(crate) fn release(self) -> Result<(), LockError> {
         match fs::remove_file(&self.path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(LockError { operation: "remove", path: self.path, source })
+                return Err(LockError { operation: "remove", path: self.path, source });
             }
-            _ => Ok(()),
+            _ => {}
         }
+        if let Some((locks, run)) = self.path.parent().and_then(|locks| Some((locks, locks.parent()?))) {
+            file::prune(locks, run);
+        }
+        Ok(())
     }
 
     /// Writes down who holds it.
