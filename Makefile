@@ -1,5 +1,5 @@
 # The commands of guestwire. CONTRIBUTING.md says what each is for.
-.PHONY: setup check demo test node node-shell
+.PHONY: setup check demo test bench node node-shell
 
 setup:
 	@tests/setup
@@ -18,6 +18,11 @@ demo: setup
 # Everything, rung by rung, with a count at the end.
 test: setup
 	@tests/run-all
+
+# Ours beside the peers, in one run: the machine is noisy, the ratios are not.
+bench: setup
+	cargo build --release --workspace --bins
+	cargo bench --package e2e --package secondary-dns --benches
 
 # The tests of the node VM; TEST=part-of-a-name picks some.
 node:

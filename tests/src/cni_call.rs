@@ -1,9 +1,9 @@
 //! Calling a CNI plugin as a runtime does: variables, configuration on stdin, JSON on stdout.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -15,6 +15,8 @@ use crate::namespace::Namespace;
 #[derive(Debug, Clone)]
 pub struct CniCall {
     plugin: PathBuf,
+    /// A program and its arguments that run the plugin, and measure it for instance.
+    by: Vec<String>,
     variables: BTreeMap<&'static str, OsString>,
     conf: Value,
 }
@@ -36,13 +38,24 @@ impl CniCall {
     /// The environment holds CNI's variables and nothing else.
     #[track_caller]
     pub fn new(plugin: &str, conf: Value) -> Self {
+        Self::foreign(&binary(plugin), conf)
+    }
+
+    /// The same for a plugin from elsewhere.
+    pub fn foreign(plugin: &Path, conf: Value) -> Self {
         let variables = BTreeMap::from([
             ("CNI_CONTAINERID", "c1".into()),
             ("CNI_IFNAME", "net1".into()),
             ("CNI_PATH", binary_dir().into_os_string()),
             ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".into()),
         ]);
-        Self { plugin: binary(plugin), variables, conf }
+        Self { plugin: plugin.to_owned(), by: Vec::new(), variables, conf }
+    }
+
+    /// Has another program run the plugin: `time`, say, and its arguments.
+    #[must_use]
+    pub fn by(self, program: &[&str]) -> Self {
+        Self { by: program.iter().map(|word| (*word).to_owned()).collect(), ..self }
     }
 
     /// The container's namespace.
@@ -102,7 +115,9 @@ impl CniCall {
     /// If it does not start, or prints something on stdout that is not JSON.
     #[track_caller]
     pub fn call_with_stdin(&self, verb: &str, stdin: &[u8]) -> Answer {
-        let mut command = Command::new(&self.plugin);
+        let mut words = self.by.iter().map(OsStr::new).chain([self.plugin.as_os_str()]);
+        let mut command = Command::new(words.next().expect("there is at least the plugin"));
+        command.args(words);
         command.env_clear().envs(&self.variables).env("CNI_COMMAND", verb);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
