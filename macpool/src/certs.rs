@@ -1,18 +1,15 @@
 //! macpool's own certification authority: one key that signs the certificates of all replicas.
 //!
-//! Pure but for the random keys: who stores the authority, and when it is renewed, is decided by the caller. A leaf
-//! never outlives its authority.
+//! Pure but for the random keys: who stores the authority, and when it is renewed, is the business of
+//! [`crate::authority`].
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
-/// How long an authority is good for.
-pub const CA_DAYS: i64 = 365;
-/// How long a leaf is good for; renewed after half of it.
-pub const LEAF_DAYS: i64 = 30;
 /// Clocks of API server and replicas may differ by so much.
 const SKEW: Duration = Duration::hours(1);
 
@@ -21,8 +18,8 @@ const SKEW: Duration = Duration::hours(1);
 #[error("make a certificate")]
 pub struct CertError(#[from] rcgen::Error);
 
-/// A certificate and its key, as PEM.
-#[derive(Clone, PartialEq, Eq)]
+/// A certificate and its key, as PEM. No `Debug`: keys do not belong in logs.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
     /// The certificate.
     pub cert: String,
@@ -30,11 +27,11 @@ pub struct Pair {
     pub key: String,
 }
 
-/// A new authority, good from now for [`CA_DAYS`].
-pub fn authority(now: OffsetDateTime) -> Result<Pair, CertError> {
+/// A new authority, good from now for `lifetime`.
+pub fn authority(now: OffsetDateTime, lifetime: Duration) -> Result<Pair, CertError> {
     let mut params = authority_params();
     params.not_before = now - SKEW;
-    params.not_after = now + Duration::days(CA_DAYS);
+    params.not_after = now + lifetime;
     let key = KeyPair::generate()?;
     let cert = params.self_signed(&key)?;
     Ok(Pair { cert: cert.pem(), key: key.serialize_pem() })
@@ -50,13 +47,18 @@ fn authority_params() -> CertificateParams {
 }
 
 /// A new server certificate for `names` (DNS names or IP addresses), signed by `authority`.
-pub fn leaf(authority: &Pair, names: &[String], now: OffsetDateTime) -> Result<Pair, CertError> {
+pub fn leaf(
+    authority: &Pair,
+    names: &[String],
+    now: OffsetDateTime,
+    lifetime: Duration,
+) -> Result<Pair, CertError> {
     let issuer = Issuer::new(authority_params(), KeyPair::from_pem(&authority.key)?);
     let mut params = CertificateParams::new(names)?;
     params.distinguished_name.push(DnType::CommonName, "macpool");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.not_before = now - SKEW;
-    params.not_after = now + Duration::days(LEAF_DAYS);
+    params.not_after = now + lifetime;
     let key = KeyPair::generate()?;
     let cert = params.signed_by(&key, &issuer)?;
     Ok(Pair { cert: cert.pem(), key: key.serialize_pem() })

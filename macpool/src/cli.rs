@@ -49,6 +49,10 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub grace: Duration,
 
+    /// Seconds to go on serving after SIGTERM, not ready any more, until the Service sends nobody here.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub leave: Duration,
+
     /// Leave pods alone: neither serve /mutate-pods nor watch pods.
     #[arg(long)]
     pub no_pods: bool,
@@ -64,6 +68,10 @@ pub struct Args {
     /// Names the own certificate is for. May be repeated. Default: the service's names (kube), localhost (dir).
     #[arg(long, value_name = "NAME")]
     pub tls_name: Vec<String>,
+
+    /// Days the own CA is good for; a new one is made after half of them.
+    #[arg(long, value_name = "DAYS", default_value = "365", value_parser = days)]
+    pub ca_lifetime: time::Duration,
 
     /// The Service that leads to the replicas.
     #[arg(long, value_name = "NAME", default_value = "macpool")]
@@ -115,6 +123,14 @@ impl FromStr for StoreKind {
             Some(("dir", path)) if !path.is_empty() => Ok(Self::Dir(path.into())),
             _ => Err(StoreKindError(text.to_owned())),
         }
+    }
+}
+
+/// Fractions of a day are for trying out a rotation.
+fn days(text: &str) -> Result<time::Duration, String> {
+    match text.parse() {
+        Ok(days @ 0.0001..=3650.0) => Ok(time::Duration::seconds_f64(days * 86_400.0)),
+        _ => Err("a number of days from 0.0001 to 3650".to_owned()),
     }
 }
 

@@ -10,6 +10,7 @@
 //! persisted once an object with it is seen, so a review that changes no address patches nothing.
 
 pub mod admit;
+pub mod authority;
 pub mod block;
 pub mod certs;
 pub mod cli;

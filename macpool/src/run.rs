@@ -4,19 +4,20 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::authority::Lifetimes;
 use crate::certs::{self, Pair};
 use crate::cli::{Args, Command, StoreKind};
 use crate::metrics::Metrics;
 use crate::range::Ranges;
 use crate::range_config;
-use crate::server::Server;
+use crate::server::{Phase, Server};
 use crate::store::Store;
 use crate::store::dir::DirStore;
 use crate::store::kube::{self, KubeStore};
@@ -63,8 +64,9 @@ async fn serve_kube(args: &Args) -> anyhow::Result<()> {
         true => kube::config::initial(&client, &namespace).await?,
         false => Ranges::new(&args.range, &args.exclude)?,
     };
-    let Some(certificate) = certificate_files(args)? else {
-        bail!("--tls-cert and --tls-key are needed");
+    let certificate = match certificate_files(args)? {
+        Some(certificate) => certificate,
+        None => kube::trust::start(&client, trust(args, &namespace)).await?,
     };
     let settings = kube::Settings {
         namespace: namespace.clone(),
@@ -88,7 +90,7 @@ async fn serve_kube(args: &Args) -> anyhow::Result<()> {
 async fn serve<S: Store>(args: &Args, store: S, certificate: Certificate) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
-    let (stop, stopping) = watch::channel(false);
+    let (phase, phases) = watch::channel(Phase::Serving);
     let reviews =
         TcpListener::bind(args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
     let operations = TcpListener::bind(args.listen_metrics)
@@ -97,7 +99,7 @@ async fn serve<S: Store>(args: &Args, store: S, certificate: Certificate) -> any
     tracing::info!(
         address = %reviews.local_addr()?, metrics = %operations.local_addr()?, version = telemetry::VERSION, "serving"
     );
-    let server = Server::new(store, Arc::new(Metrics::default()), stopping);
+    let server = Server::new(store, Arc::new(Metrics::default()), phases);
     let acceptor = TlsAcceptor::from(certificate.server_config()?);
     let reviews = tokio::spawn(Arc::clone(&server).reviews(reviews, acceptor));
     let operations = tokio::spawn(server.operations(operations));
@@ -106,7 +108,9 @@ async fn serve<S: Store>(args: &Args, store: S, certificate: Certificate) -> any
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
-    stop.send_replace(true);
+    phase.send_replace(Phase::Leaving);
+    tokio::time::sleep(args.leave).await;
+    phase.send_replace(Phase::Closing);
     reviews.await.context("the listener for reviews")?;
     operations.await.context("the listener for metrics")
 }
@@ -141,15 +145,32 @@ fn certificate_files(args: &Args) -> anyhow::Result<Option<Certificate>> {
     Ok(Some(certificate))
 }
 
+/// For a cluster without certificate files: an authority that the replicas share.
+fn trust(args: &Args, namespace: &str) -> kube::trust::Settings {
+    let service = &args.service;
+    let names = match args.tls_name.is_empty() {
+        true => {
+            vec![format!("{service}.{namespace}.svc"), format!("{service}.{namespace}.svc.cluster.local")]
+        }
+        false => args.tls_name.clone(),
+    };
+    kube::trust::Settings {
+        namespace: namespace.to_owned(),
+        webhook: args.webhook.clone(),
+        names,
+        lifetimes: Lifetimes::of(args.ca_lifetime),
+    }
+}
+
 /// For one machine: an authority kept beside the journal, whose certificate clients are given.
 fn own_certificate(args: &Args, path: &Path) -> anyhow::Result<Certificate> {
     let now = OffsetDateTime::now_utc();
-    let authority = certs::authority(now)?;
+    let authority = certs::authority(now, args.ca_lifetime)?;
     let names = match args.tls_name.is_empty() {
         true => vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()],
         false => args.tls_name.clone(),
     };
-    let Pair { cert, key } = certs::leaf(&authority, &names, now)?;
+    let Pair { cert, key } = certs::leaf(&authority, &names, now, args.ca_lifetime)?;
     let ca = path.join("ca.crt");
     fs::write(&ca, &authority.cert).with_context(|| format!("write {}", ca.display()))?;
     tracing::info!(ca = %ca.display(), "clients verify us by this certificate");

@@ -38,13 +38,24 @@ pub struct Server<S> {
     store: S,
     metrics: Arc<Metrics>,
     slots: Arc<Semaphore>,
-    stopping: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
+}
+
+/// How a server ends: in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Business as usual.
+    Serving,
+    /// Not ready any more, so that no new client is sent here; those that come all the same are served, once.
+    Leaving,
+    /// No new connection; what is under way is finished.
+    Closing,
 }
 
 impl<S: Store> Server<S> {
-    /// Serves from `store` until `stopping` says true.
-    pub fn new(store: S, metrics: Arc<Metrics>, stopping: watch::Receiver<bool>) -> Arc<Self> {
-        Arc::new(Self { store, metrics, slots: Arc::new(Semaphore::new(CONNECTIONS)), stopping })
+    /// Serves from `store` until `phase` says [`Phase::Closing`].
+    pub fn new(store: S, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>) -> Arc<Self> {
+        Arc::new(Self { store, metrics, slots: Arc::new(Semaphore::new(CONNECTIONS)), phase })
     }
 
     /// Serves reviews; ends when stopping, with every review answered that had begun.
@@ -72,13 +83,13 @@ impl<S: Store> Server<S> {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let mut stopping = self.stopping.clone();
+        let mut phase = self.phase.clone();
         let mut connections = tokio::task::JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 accepted = next(&listener, &self.slots) => accepted,
                 Some(_ended) = connections.join_next() => continue,
-                () = stopped(&mut stopping) => break,
+                () = closing_time(&mut phase) => break,
             };
             let Some((slot, stream, _peer)) = accepted else { continue };
             let connection = serve(Arc::clone(&self), stream);
@@ -95,11 +106,12 @@ impl<S: Store> Server<S> {
     }
 
     async fn connection(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin, reviews: bool) {
-        let mut stopping = self.stopping.clone();
+        let mut phase = self.phase.clone();
         let service = service_fn(|request| {
             let server = Arc::clone(&self);
             async move {
                 let reply = match reviews {
+                    true if *server.phase.borrow() > Phase::Serving => closing(server.review(request).await),
                     true => server.review(request).await,
                     false => server.operation(&request),
                 };
@@ -111,7 +123,7 @@ impl<S: Store> Server<S> {
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = stopped(&mut stopping) => {
+            () = closing_time(&mut phase) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -153,7 +165,9 @@ impl<S: Store> Server<S> {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/healthz") => text(StatusCode::OK, "ok"),
             (&Method::GET, "/readyz") => match self.store.ready() {
-                _ if *self.stopping.borrow() => text(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+                _ if *self.phase.borrow() > Phase::Serving => {
+                    text(StatusCode::SERVICE_UNAVAILABLE, "stopping")
+                }
                 Ok(()) => text(StatusCode::OK, "ok"),
                 Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, &reason),
             },
@@ -170,10 +184,10 @@ impl<S: Store> Server<S> {
     }
 }
 
-/// Returns once we are to stop.
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
+/// Returns once connections are to end.
+async fn closing_time(phase: &mut watch::Receiver<Phase>) {
     // An error means that nobody can say so any more, which is the same.
-    let _stop = stopping.wait_for(|stop| *stop).await;
+    let _closing = phase.wait_for(|phase| *phase == Phase::Closing).await;
 }
 
 /// The next connection, once there is room for one.

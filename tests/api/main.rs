@@ -2,4 +2,5 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper's failure is the test's failure")]
 
+mod macpool;
 mod names_follow_the_cluster;

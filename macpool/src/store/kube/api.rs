@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 /// How long an answer may take. Shorter than the lease, so that a stuck connection costs no tenure.
-const TIMEOUT: Duration = Duration::from_secs(4);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What became of a request.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +119,7 @@ impl Api {
             .body(Vec::new())
             .map_err(|source| ApiError::Request { operation: operation(), source })?;
         // A big list takes the API server a while to begin.
-        match tokio::time::timeout(10 * TIMEOUT, self.client.request_stream(request)).await {
+        match tokio::time::timeout(20 * TIMEOUT, self.client.request_stream(request)).await {
             Ok(answer) => answer.map_err(|error| meaning(operation(), error)),
             Err(_elapsed) => Err(ApiError::Timeout { operation: operation() }),
         }

@@ -18,6 +18,7 @@ mod seen;
 mod supply;
 mod sweep;
 mod tenure;
+pub mod trust;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -30,12 +30,13 @@ pub struct Terms {
 }
 
 impl Default for Terms {
-    /// Silence stays below a webhook's default timeout of 10 s, so that a claim on a dead replica's block succeeds in time.
+    /// Silence, and the time to notice it, stay below a webhook's default timeout of 10 s: a claim on a dead replica's
+    /// block succeeds in time.
     fn default() -> Self {
         Self {
-            validity: Duration::from_secs(5),
-            renew: Duration::from_millis(1500),
-            silence: Duration::from_secs(7),
+            validity: Duration::from_millis(3500),
+            renew: Duration::from_secs(1),
+            silence: Duration::from_secs(5),
         }
     }
 }
@@ -169,7 +170,7 @@ impl Tenure {
     pub(super) async fn depose_the_silent(&self) {
         let mut seen: HashMap<String, (String, Instant)> = HashMap::new();
         loop {
-            tokio::time::sleep(self.terms.renew).await;
+            tokio::time::sleep(self.terms.renew / 2).await;
             if let Err(error) = self.look(&mut seen).await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "cannot look at the leases");
             }

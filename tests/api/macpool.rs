@@ -1,0 +1,281 @@
+//! macpool on a real API server: its manifests applied as they are, its replicas as processes, a Service in between.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use e2e::{ApiServer, Daemon, binary, eventually, output};
+use serde_json::{Value, json};
+
+mod admits;
+mod operations;
+mod replicas;
+
+const ACCOUNT: &str = "macpool:macpool";
+const VMS: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines";
+const VMIS: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances";
+const CONFIG: &str = "/api/v1/namespaces/macpool/configmaps/kubemacpool-mac-range-config";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster with macpool's manifests, whose webhook leads to [`Service`].
+struct Cluster {
+    api: ApiServer,
+    service: Service,
+    kubeconfig: PathBuf,
+}
+
+impl Cluster {
+    /// With this range, and no replica yet.
+    fn start(first: &str, last: &str) -> Self {
+        let api = ApiServer::start(&[ACCOUNT]);
+        api.define("kubevirt.io", "VirtualMachine", "virtualmachines");
+        api.define("kubevirt.io", "VirtualMachineInstance", "virtualmachineinstances");
+        let service = Service::start();
+        for file in ["crd", "rbac", "deployment", "service", "networkpolicy"] {
+            apply(&api, file, |text| text);
+        }
+        // Outside a cluster there is no service network: the same paths, under our Service's address.
+        apply(&api, "webhook", |text| {
+            let at = |path: &str| {
+                format!("service:\n        name: macpool\n        namespace: macpool\n        path: {path}\n")
+            };
+            ["/mutate-virtualmachines", "/mutate-pods"].iter().fold(text, |text, path| {
+                let with = text.replace(&at(path), &format!("url: https://{}{path}\n", service.address));
+                assert_ne!(with, text, "the manifest has no service for {path}");
+                with
+            })
+        });
+        let config = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kubemacpool-mac-range-config"},
+            "data": {"RANGE_START": first, "RANGE_END": last},
+        });
+        api.create("/api/v1/namespaces/macpool/configmaps", &config.to_string());
+        let kubeconfig = api.service_account(ACCOUNT);
+        Self { api, service, kubeconfig }
+    }
+
+    /// A replica, ready, behind the Service.
+    fn replica(&self, arguments: &[&str]) -> Replica {
+        let replica = Replica::start(&self.kubeconfig, arguments);
+        self.service.add(replica.reviews);
+        replica
+    }
+
+    /// Creates a VM: the status and the answer.
+    fn try_create(&self, vm: &Value) -> (u16, Value) {
+        self.api.request("POST", VMS, Some(&vm.to_string()))
+    }
+
+    #[track_caller]
+    fn create(&self, vm: &Value) -> Vec<String> {
+        let (status, answer) = self.try_create(vm);
+        assert_eq!(status, 201, "{answer}");
+        macs(&answer)
+    }
+
+    #[track_caller]
+    fn get(&self, path: &str) -> Value {
+        let (status, answer) = self.api.request("GET", path, None);
+        assert_eq!(status, 200, "GET {path}: {answer}");
+        answer
+    }
+
+    #[track_caller]
+    fn delete(&self, path: &str) {
+        let (status, answer) = self.api.request("DELETE", path, None);
+        assert_eq!(status, 200, "DELETE {path}: {answer}");
+    }
+
+    /// Every address of every VM, with the VMs that have it.
+    fn all_macs(&self) -> HashMap<String, Vec<String>> {
+        let mut all: HashMap<String, Vec<String>> = HashMap::new();
+        for vm in self.get(VMS)["items"].as_array().unwrap() {
+            for mac in macs(vm) {
+                all.entry(mac).or_default().push(vm["metadata"]["name"].as_str().unwrap().to_owned());
+            }
+        }
+        all
+    }
+
+    /// What this is all about.
+    #[track_caller]
+    fn assert_unique(&self, expected: usize) {
+        let all = self.all_macs();
+        let twice: Vec<_> = all.iter().filter(|(_, vms)| vms.len() > 1).collect();
+        assert!(twice.is_empty(), "given twice: {twice:?}");
+        assert_eq!(all.len(), expected);
+    }
+}
+
+fn apply(api: &ApiServer, file: &str, change: impl Fn(String) -> String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../deploy/macpool/{file}.yaml"));
+    let text = change(std::fs::read_to_string(path).unwrap());
+    for object in text.split("---\n").filter(|text| text.contains("kind:")) {
+        let kind = object.lines().find_map(|line| line.strip_prefix("kind: ")).unwrap();
+        let collection = match kind {
+            "CustomResourceDefinition" => "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+            "Namespace" => "/api/v1/namespaces",
+            "ServiceAccount" => "/api/v1/namespaces/macpool/serviceaccounts",
+            "Service" => "/api/v1/namespaces/macpool/services",
+            "Deployment" => "/apis/apps/v1/namespaces/macpool/deployments",
+            "NetworkPolicy" => "/apis/networking.k8s.io/v1/namespaces/macpool/networkpolicies",
+            "ClusterRole" => "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+            "ClusterRoleBinding" => "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+            "Role" => "/apis/rbac.authorization.k8s.io/v1/namespaces/macpool/roles",
+            "RoleBinding" => "/apis/rbac.authorization.k8s.io/v1/namespaces/macpool/rolebindings",
+            "MutatingWebhookConfiguration" => {
+                "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+            }
+            other => panic!("a kind nobody told this test of: {other}"),
+        };
+        api.create(collection, object);
+    }
+}
+
+/// A replica of macpool.
+struct Replica {
+    process: Daemon,
+    reviews: SocketAddr,
+    metrics: SocketAddr,
+}
+
+impl Replica {
+    fn start(kubeconfig: &Path, arguments: &[&str]) -> Self {
+        let mut process = Daemon::start(
+            Command::new(binary("macpool"))
+                .args(["--listen", "127.0.0.1:0", "--listen-metrics", "127.0.0.1:0"])
+                .args(["--namespace", "macpool", "--tls-name", "127.0.0.1", "--log-format", "json"])
+                .args(arguments)
+                .env("KUBECONFIG", kubeconfig)
+                .stderr(Stdio::piped()),
+        );
+        let stderr = process.child().stderr.take().unwrap();
+        let mut lines = BufReader::new(stderr).lines().map(|line| line.unwrap());
+        let (reviews, metrics) = lines
+            .by_ref()
+            .inspect(|line| eprintln!("{line}"))
+            .find_map(|line| {
+                let line: Value = serde_json::from_str(&line).unwrap();
+                let field = |name: &str| line["fields"][name].as_str()?.parse().ok();
+                Some((field("address")?, field("metrics")?))
+            })
+            .unwrap();
+        // Into the test's report, and lest the replica blocks on a full pipe.
+        std::thread::spawn(move || lines.for_each(|line| eprintln!("{line}")));
+        let replica = Self { process, reviews, metrics };
+        eventually("the replica is ready", PATIENCE, || replica.is_ready().then_some(()));
+        replica
+    }
+
+    fn is_ready(&self) -> bool {
+        let url = format!("http://{}/readyz", self.metrics);
+        output(Command::new("curl").args(["-sf", &url])).status.success()
+    }
+
+    fn metric(&self, name: &str) -> Option<u64> {
+        let page = output(Command::new("curl").args(["-s", &format!("http://{}/metrics", self.metrics)]));
+        let text = String::from_utf8(page.stdout).unwrap();
+        text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")))?.parse().ok()
+    }
+
+    /// As `kill -9` does it.
+    fn crash(mut self) {
+        self.process.child().kill().unwrap();
+        self.process.child().wait().unwrap();
+    }
+
+    /// As a rolling update does it.
+    fn terminate(mut self) {
+        let pid = self.process.child().id();
+        output(Command::new("kill").arg(pid.to_string()));
+        assert!(self.process.child().wait().unwrap().success(), "it stops cleanly");
+    }
+}
+
+/// What kube-proxy is in a cluster: one address, connections spread over the endpoints that accept them.
+struct Service {
+    address: SocketAddr,
+    endpoints: Arc<Mutex<Vec<SocketAddr>>>,
+}
+
+impl Service {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let endpoints = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&endpoints);
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (client, endpoints) = (client.unwrap(), Arc::clone(&shared));
+                std::thread::spawn(move || Self::forward(client, &endpoints));
+            }
+        });
+        Self { address, endpoints }
+    }
+
+    fn add(&self, endpoint: SocketAddr) {
+        self.endpoints.lock().unwrap().push(endpoint);
+    }
+
+    fn forward(client: TcpStream, endpoints: &Mutex<Vec<SocketAddr>>) {
+        let order = {
+            let mut endpoints = endpoints.lock().unwrap();
+            if !endpoints.is_empty() {
+                endpoints.rotate_left(1);
+            }
+            endpoints.clone()
+        };
+        let Some(server) = order.into_iter().find_map(|endpoint| TcpStream::connect(endpoint).ok()) else {
+            return;
+        };
+        let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        let upstream = std::thread::spawn(move || {
+            let _until_it_ends = std::io::copy(&mut up, &mut down);
+            let _gone_already = down.shutdown(Shutdown::Write);
+        });
+        let (mut from, mut to) = (server, client);
+        let _until_it_ends = std::io::copy(&mut from, &mut to);
+        let _gone_already = to.shutdown(Shutdown::Both);
+        upstream.join().unwrap();
+    }
+}
+
+/// A VM with a NIC on a secondary network for each pair of name and address ("" for any).
+fn vm(name: &str, nics: &[(&str, &str)]) -> Value {
+    let interfaces: Vec<_> = nics
+        .iter()
+        .map(|(name, mac)| match *mac {
+            "" => json!({"name": name, "bridge": {}}),
+            mac => json!({"name": name, "bridge": {}, "macAddress": mac}),
+        })
+        .collect();
+    let networks: Vec<_> =
+        nics.iter().map(|(name, _)| json!({"name": name, "multus": {"networkName": "br1"}})).collect();
+    json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"running": false, "template": {"spec": {
+            "domain": {"devices": {"interfaces": interfaces, "unknown": [1, {"deep": true}]}},
+            "networks": networks,
+        }}},
+    })
+}
+
+/// The instance that a controller makes of a VM.
+fn vmi_of(vm: &Value) -> Value {
+    json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+        "metadata": {"name": vm["metadata"]["name"], "namespace": "default"},
+        "spec": vm["spec"]["template"]["spec"],
+        "status": {"phase": "Running"},
+    })
+}
+
+fn macs(vm: &Value) -> Vec<String> {
+    let interfaces = vm["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"].as_array().unwrap();
+    interfaces.iter().map(|nic| nic["macAddress"].as_str().unwrap_or_default().to_owned()).collect()
+}

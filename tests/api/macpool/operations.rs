@@ -1,0 +1,115 @@
+//! Running macpool: its range, its certificates, leaks, duplicates and what it tells.
+
+use super::*;
+
+/// So short that a test can wait for it; nothing is on its way to etcd for that long here.
+const SHORT: &[&str] = &["--grace", "2"];
+
+fn inspect(cluster: &Cluster) -> String {
+    let admin = cluster.api.admin();
+    let printed = output(Command::new(binary("macpool")).arg("inspect").env("KUBECONFIG", admin));
+    assert!(printed.status.success(), "{printed:?}");
+    String::from_utf8(printed.stdout).unwrap()
+}
+
+#[test]
+fn an_address_is_free_again_only_when_the_guest_is_gone() {
+    let cluster = Cluster::start("02:00:00:00:00:01", "02:00:00:00:00:01");
+    let _replica = cluster.replica(SHORT);
+    let (_, stored) = cluster.try_create(&vm("one", &[("red", "")]));
+    cluster.api.create(VMIS, &vmi_of(&stored).to_string());
+    cluster.delete(&format!("{VMS}/one"));
+    // The sweeps of a few grace times pass, and the guest still has it.
+    let second = vm("two", &[("red", "")]);
+    for _ in 0..3 {
+        let (status, answer) = cluster.try_create(&second);
+        assert_eq!(status, 507, "{answer}");
+    }
+    assert!(inspect(&cluster).contains("in use    vmi default/one"));
+    cluster.delete(&format!("{VMIS}/one"));
+    eventually("the address is free", PATIENCE, || (cluster.try_create(&second).0 == 201).then_some(()));
+    assert_eq!(cluster.all_macs().len(), 1);
+}
+
+#[test]
+fn a_reservation_whose_vm_never_came_is_freed() {
+    let cluster = Cluster::start("02:00:00:00:00:01", "02:00:00:00:00:01");
+    let replica = cluster.replica(SHORT);
+    // The name is refused after admission, when the webhook has given an address already.
+    let (status, answer) = cluster.try_create(&vm("Not_A_Name", &[("red", "")]));
+    assert_eq!(status, 422, "{answer}");
+    let good = vm("one", &[("red", "")]);
+    eventually("the address is free", PATIENCE, || (cluster.try_create(&good).0 == 201).then_some(()));
+    // And what a crashed replica gave, or might have given.
+    cluster.delete(&format!("{VMS}/one"));
+    replica.crash();
+    let _replica = cluster.replica(SHORT);
+    eventually("the address is free again", PATIENCE, || (cluster.try_create(&good).0 == 201).then_some(()));
+}
+
+#[test]
+fn the_range_changes_live_and_a_bad_one_is_reported() {
+    let cluster = Cluster::start("02:00:00:00:00:01", "02:00:00:00:00:01");
+    let _replica = cluster.replica(&[]);
+    let set = |data: Value| {
+        let (status, answer) = cluster.api.request("PATCH", CONFIG, Some(&json!({"data": data}).to_string()));
+        assert_eq!(status, 200, "{answer}");
+    };
+    cluster.create(&vm("one", &[("red", "")]));
+    set(json!({"RANGE_END": "02:00:00:00:00:00"}));
+    let reported = eventually("an event", PATIENCE, || {
+        let events = cluster.get("/api/v1/namespaces/macpool/events");
+        let invalid =
+            events["items"].as_array().unwrap().iter().find(|event| event["reason"] == "InvalidRange");
+        invalid.map(|event| event["message"].as_str().unwrap().to_owned())
+    });
+    assert!(reported.contains("before its start"), "{reported}");
+    assert_eq!(cluster.try_create(&vm("two", &[("red", "")])).0, 507, "the old range counts");
+    set(json!({"RANGE_END": "02:00:00:00:00:05", "EXCLUDE": "02:00:00:00:00:02-02:00:00:00:00:04"}));
+    let two = eventually("the new range counts", PATIENCE, || {
+        let (status, answer) = cluster.try_create(&vm("two", &[("red", "")]));
+        (status == 201).then(|| macs(&answer))
+    });
+    assert_eq!(two, ["02:00:00:00:00:05"]);
+}
+
+#[test]
+fn duplicates_are_reported_or_refused() {
+    let cluster = Cluster::start("02:00:00:00:00:00", "02:00:00:00:ff:ff");
+    let replica = cluster.replica(&[]);
+    let mac = cluster.create(&vm("one", &[("red", "")])).remove(0);
+    eventually("it is seen", PATIENCE, || (replica.metric("macpool_objects") == Some(1)).then_some(()));
+    cluster.create(&vm("two", &[("red", &mac)]));
+    eventually("the metrics tell", PATIENCE, || {
+        let collisions = replica.metric(&format!("kmp_mac_collisions{{mac=\"{mac}\"}}"));
+        (replica.metric("kubevirt_kmp_duplicate_macs") == Some(1) && collisions == Some(2)).then_some(())
+    });
+    replica.terminate();
+    let _strict = cluster.replica(&["--on-duplicate", "reject"]);
+    let (status, answer) = cluster.try_create(&vm("three", &[("red", &mac)]));
+    assert_eq!(status, 409, "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains("already used by default/"), "{answer}");
+    let table = inspect(&cluster);
+    assert!(table.contains(&format!("{mac}  in use    vm default/two\n")), "{table}");
+}
+
+#[test]
+fn certificates_are_replaced_without_a_failed_write() {
+    let cluster = Cluster::start("02:00:00:00:00:00", "02:00:00:00:ff:ff");
+    // A new authority every half a minute or so, trusted for some seconds before it signs.
+    let lifetime = &["--ca-lifetime", "0.0006"];
+    let _replicas = [cluster.replica(lifetime), cluster.replica(lifetime)];
+    let secret = || cluster.get("/api/v1/namespaces/macpool/secrets/macpool-authority")["data"].clone();
+    let (first, mut changes, mut n) = (secret(), 0, 0);
+    let mut last = first;
+    // Trusted, signing, the old one forgotten.
+    while changes < 3 {
+        cluster.create(&vm(&format!("vm-{n}"), &[("red", "")]));
+        n += 1;
+        let now = secret();
+        changes += usize::from(now != last);
+        last = now;
+        assert!(n < 5000, "no new authority came");
+    }
+    cluster.assert_unique(n);
+}

@@ -1,0 +1,127 @@
+//! Two replicas, both active: whatever happens to them, no address is given twice and no VM has to wait for a restart.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+/// Creates VMs of one NIC from many clients at once, in a thread of each; `meanwhile` runs beside them.
+///
+/// A write that failed because its review was lost with a replica is tried again, as a controller does.
+fn create_many(cluster: &Cluster, clients: usize, each: usize, meanwhile: impl FnOnce(&AtomicUsize)) {
+    let done = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for client in 0..clients {
+            let done = &done;
+            scope.spawn(move || {
+                for n in 0..each {
+                    let vm = vm(&format!("vm-{client}-{n}"), &[("red", "")]);
+                    eventually("the VM is created", PATIENCE, || {
+                        let (status, answer) = cluster.try_create(&vm);
+                        assert!(
+                            // 0: no API server just now. 409: it was created, and only the answer got lost.
+                            matches!(status, 0 | 201 | 409 | 500 | 503 | 504),
+                            "{status} {answer}"
+                        );
+                        matches!(status, 201 | 409).then_some(())
+                    });
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        meanwhile(&done);
+    });
+}
+
+fn wait_for(done: &AtomicUsize, count: usize) {
+    eventually("that many are done", PATIENCE, || (done.load(Ordering::Relaxed) >= count).then_some(()));
+}
+
+#[test]
+fn a_hundred_clients_of_two_replicas_get_different_addresses_up_to_the_last_one() {
+    // Not a whole number of blocks, and fewer blocks than two replicas would like to have.
+    let cluster = Cluster::start("02:00:00:00:00:f0", "02:00:00:00:02:1f");
+    let _replicas = [cluster.replica(&[]), cluster.replica(&[])];
+    create_many(&cluster, 100, 3, |_| {});
+    cluster.assert_unique(300);
+    // 304 in all: the last four are found too, whichever replica holds them.
+    for n in 0..4 {
+        cluster.create(&vm(&format!("last-{n}"), &[("red", "")]));
+    }
+    cluster.assert_unique(304);
+    let (status, answer) = cluster.try_create(&vm("beyond", &[("red", "")]));
+    assert_eq!(status, 507, "{answer}");
+}
+
+#[test]
+fn replicas_killed_under_load_cost_no_address_and_no_write() {
+    let cluster = Cluster::start("02:00:00:00:00:00", "02:00:00:00:ff:ff");
+    let (first, second) = (cluster.replica(&[]), cluster.replica(&[]));
+    create_many(&cluster, 16, 20, |done| {
+        wait_for(done, 60);
+        first.crash();
+        wait_for(done, 120);
+        let _third = cluster.replica(&[]);
+        second.crash();
+        wait_for(done, 320);
+    });
+    cluster.assert_unique(320);
+}
+
+#[test]
+fn a_rolling_update_costs_no_write() {
+    let cluster = Cluster::start("02:00:00:00:00:00", "02:00:00:00:ff:ff");
+    let (first, second) = (cluster.replica(&[]), cluster.replica(&[]));
+    create_many(&cluster, 8, 25, |done| {
+        let mut new = Vec::new();
+        for (at, old) in [(40, first), (90, second)] {
+            wait_for(done, at);
+            new.push(cluster.replica(&[]));
+            old.terminate();
+        }
+        wait_for(done, 200);
+    });
+    cluster.assert_unique(200);
+}
+
+#[test]
+fn a_restart_of_the_api_server_loses_nothing() {
+    let mut cluster = Cluster::start("02:00:00:00:00:00", "02:00:00:00:03:ff");
+    let _replicas = [cluster.replica(&[]), cluster.replica(&[])];
+    create_many(&cluster, 8, 10, |_| {});
+    cluster.api.crash();
+    cluster.api.resume();
+    for n in 0..40 {
+        eventually("the VM is created", PATIENCE, || {
+            (cluster.try_create(&vm(&format!("after-{n}"), &[("red", "")])).0 == 201).then_some(())
+        });
+    }
+    cluster.assert_unique(120);
+}
+
+#[test]
+fn an_address_asked_for_by_name_in_a_living_replicas_block_is_handed_over() {
+    // One block: whoever gives first holds it.
+    let cluster = Cluster::start("02:00:00:00:00:00", "02:00:00:00:00:ff");
+    let _replicas = [cluster.replica(&[]), cluster.replica(&[])];
+    let mut expected = 0;
+    for n in 0..20 {
+        // Reviews alternate between the replicas as connections do; either way the block has to be where it is needed.
+        cluster.create(&vm(&format!("any-{n}"), &[("red", "")]));
+        let named = format!("02:00:00:00:00:{:02x}", 0xff - n);
+        assert_eq!(cluster.create(&vm(&format!("named-{n}"), &[("red", &named)])), [named]);
+        expected += 2;
+    }
+    cluster.assert_unique(expected);
+}
+
+#[test]
+fn an_address_asked_for_by_name_in_a_dead_replicas_block_is_had_within_the_webhooks_time() {
+    let cluster = Cluster::start("02:00:00:00:00:00", "02:00:00:00:00:ff");
+    let first = cluster.replica(&[]);
+    let given = cluster.create(&vm("before", &[("red", "")]));
+    first.crash();
+    let _second = cluster.replica(&[]);
+    let (status, answer) = cluster.try_create(&vm("named", &[("red", "02:00:00:00:00:fe")]));
+    assert_eq!(status, 201, "{answer}");
+    assert_ne!(given, ["02:00:00:00:00:fe"]);
+}
