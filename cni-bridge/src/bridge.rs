@@ -33,8 +33,16 @@ impl cni::Plugin for CnvBridge {
     }
 
     fn del(&self, request: &Request) -> Result<(), Error> {
-        let config = Config::try_from(request)?;
-        Ok(detach::del(&config, &Port::of(request)?, Ipam::of(request)?.as_ref())?)
+        let port = Port::of(request)?;
+        match Config::try_from(request) {
+            Ok(config) => Ok(detach::del(&config, &port, Ipam::of(request)?.as_ref())?),
+            // ADD refuses such a configuration before it changes anything; should another release have taken it, what
+            // it made is found without it.
+            Err(error) => {
+                tracing::warn!("the configuration is not usable: {error}; removing the port if there is one");
+                Ok(detach::remove_known_port(&port)?)
+            }
+        }
     }
 
     fn check(&self, request: &Request) -> Result<(), Error> {

@@ -30,8 +30,7 @@ impl cni::Plugin for CnvTuning {
     }
 
     fn del(&self, request: &Request) -> Result<(), Error> {
-        let config = Config::try_from(request)?;
-        Ok(apply::del(&config, request.attachment()?)?)
+        Ok(apply::del(&config::data_dir(request), request.attachment()?)?)
     }
 
     fn check(&self, request: &Request) -> Result<(), Error> {

@@ -26,7 +26,7 @@ fn ipam() -> Value {
 }
 
 fn pings(from: &Namespace, to: &str) -> bool {
-    output(from.command("ping").args(["-c", "1", "-W", "2", to])).status.success()
+    output(from.command("ping").args(["-c", "1", "-W", "20", to])).status.success()
 }
 
 #[test]

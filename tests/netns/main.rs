@@ -15,4 +15,5 @@ mod masquerade_lives;
 mod masquerade_refuses;
 mod masquerade_tells;
 mod sandbox;
+mod vhost_guests;
 mod vm_launcher_refuses;

@@ -96,7 +96,7 @@ fn a_failed_add_leaves_the_pod_as_it_was() {
     std::os::unix::fs::symlink("/bin/false", tools.path().join("nft")).unwrap();
     let path = tools.path().to_str().unwrap().to_owned();
     let (code, message) = ground.call(json!({})).var("PATH", path).call("ADD").error();
-    assert!(code == 121 && message.starts_with("nft refused to apply a ruleset"), "{code}: {message}");
+    assert!(code == 131 && message.starts_with("nft refused to apply a ruleset"), "{code}: {message}");
     assert_unchanged(&ground.pod, &before.0);
     assert_eq!(ground.pod.sh(settings), before.1);
 }
@@ -176,7 +176,7 @@ fn status_says_whether_an_add_could_work() {
     call.call("STATUS").success();
     before.assert_unchanged();
     let without_nft = call.var("PATH", "/nowhere").call("STATUS").error();
-    assert_eq!(without_nft, (121, "cannot run nft".to_owned()));
+    assert_eq!(without_nft, (131, "cannot run nft".to_owned()));
     drop(ground);
 }
 

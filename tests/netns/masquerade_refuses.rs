@@ -49,7 +49,7 @@ fn two_nics_cannot_have_one_guest_network() {
 fn a_pod_interface_without_an_address_is_refused() {
     let ground = Ground::without_addresses();
     let (code, said) = refused(&ground, json!({}));
-    assert_eq!(code, 120);
+    assert_eq!(code, 130);
     assert!(said.starts_with("interface eth0 of the container has no IPv4 or IPv6 address"), "{said}");
     let (code, said) = ground.call(json!({})).ifname("net1").call("ADD").error();
     assert_eq!((code, said.as_str()), (110, "the container has no interface net1"));

@@ -139,6 +139,10 @@ fn what_the_network_gets_wrong_is_named_and_undone() {
             r#"{"cniVersion":"0.3.1","name":"n","type":"cnv-bridge","bridge":"br7"}"#,
             "bridge br7 does not exist",
         ),
+        (
+            r#"{"cniVersion":"0.3.1","name":"n","type":"cnv-bridge","bridge":"br1","vlan":4095}"#,
+            "vlan: is 4095; allowed: 0 (off), 1 to 4094",
+        ),
     ] {
         place.network(config);
         let message = place.refused(&manifest, &["--kernel", &kernel]);

@@ -21,15 +21,24 @@ pub(super) fn del(config: &Config, port: &Port, ipam: Option<&Ipam<'_>>) -> Resu
     released.and(removed).and(unused)
 }
 
+/// Removes the port and its check, whatever its network's configuration was.
+pub(super) fn remove_known_port(port: &Port) -> Result<(), BridgeError> {
+    remove_link_and_check(port, &Netlink::open()?, true)
+}
+
 /// Everything of a port hangs on the host end: the pod's end goes with it, wherever it is and whatever it is called
 /// by now.
 pub(super) fn remove_port(config: &Config, port: &Port, host: &Netlink) -> Result<(), BridgeError> {
+    remove_link_and_check(port, host, config.mac_spoof_check)
+}
+
+fn remove_link_and_check(port: &Port, host: &Netlink, has_check: bool) -> Result<(), BridgeError> {
     if let Some(link) = host.link_by_name(port.host_name.as_str())?
         && is_ours(&link, port)
     {
         delete_link(host, &link)?;
     }
-    if config.mac_spoof_check {
+    if has_check {
         spoof::remove(&NfTables::open()?, &port.host_name)?;
         cni::mutated("spoof check removed");
     }

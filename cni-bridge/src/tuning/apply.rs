@@ -1,5 +1,7 @@
 //! ADD, DEL and CHECK.
 
+use std::path::Path;
+
 use cni::{Attachment, Success};
 use net_types::Mac;
 use netlink::{Link, Netlink};
@@ -46,7 +48,7 @@ pub(super) fn add(
         None => Ok(()),
     });
     if let Err(error) = changed {
-        if let Err(undo) = del(config, attachment) {
+        if let Err(undo) = del(&config.data_dir, attachment) {
             tracing::error!("after a failed ADD, {} is not as it was: {undo}", attachment.if_name);
         }
         return Err(error);
@@ -121,8 +123,8 @@ fn guard(result: &Success, mac: Mac) -> Result<(), TuningError> {
 }
 
 /// Restores what was kept. A pod that is gone took everything with it.
-pub(super) fn del(config: &Config, attachment: &Attachment) -> Result<(), TuningError> {
-    if let Some(own) = saved::read(&config.data_dir, attachment)? {
+pub(super) fn del(data_dir: &Path, attachment: &Attachment) -> Result<(), TuningError> {
+    if let Some(own) = saved::read(data_dir, attachment)? {
         match open(attachment) {
             Ok(pod) => set(&pod, own)?,
             Err(TuningError::NoNetns | TuningError::NoInterface(_)) => {}
@@ -130,7 +132,7 @@ pub(super) fn del(config: &Config, attachment: &Attachment) -> Result<(), Tuning
             Err(error) => return Err(error),
         }
     }
-    saved::forget(&config.data_dir, attachment)
+    saved::forget(data_dir, attachment)
 }
 
 /// Compares; fails with the first difference.

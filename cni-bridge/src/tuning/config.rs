@@ -112,6 +112,12 @@ impl TryFrom<&Request> for Config {
     }
 }
 
+/// Where the interface's values are kept: all that DEL needs, and there even if the rest of the configuration is what
+/// ADD refused.
+pub(super) fn data_dir(request: &Request) -> PathBuf {
+    request.config.get("dataDir").and_then(serde_json::Value::as_str).unwrap_or(DATA_DIR).into()
+}
+
 /// An MTU of 0 means "as it is" to the reference plugin.
 fn number(field: &str, value: Option<i64>, min: u32, max: u32) -> Result<Option<u32>, Error> {
     let checked = |value: i64| {
