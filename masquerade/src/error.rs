@@ -1,4 +1,4 @@
-//! What can go wrong, and the code each has in the protocol (`docs/masquerade.md`).
+//! What can go wrong, and the code each has in the protocol (`docs/errors.md`).
 
 use std::io;
 
@@ -139,8 +139,8 @@ impl MasqueradeError {
             Self::NoPodInterface(_) => Code::Plugin(110),
             Self::Tap { .. } => Code::Plugin(111),
             Self::Setting(_) | Self::Device { .. } => Code::Plugin(112),
-            Self::NoAddress(_) => Code::Plugin(120),
-            Self::Nft(_) => Code::Plugin(121),
+            Self::NoAddress(_) => Code::Plugin(130),
+            Self::Nft(_) => Code::Plugin(131),
             Self::Vanished(_) => Code::TryAgainLater,
             Self::Several { first, .. } => first.code(),
         }

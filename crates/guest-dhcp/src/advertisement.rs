@@ -1,8 +1,9 @@
 //! Router advertisements (RFC 4861, RFC 8106): the only way a guest learns an IPv6 default route. DHCPv6 has none.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use crate::domain::DomainName;
 use crate::guest::{Dhcpv6, Guest};
 
 const ROUTER_ADVERTISEMENT: u8 = 134;
@@ -25,6 +26,8 @@ const LIFETIME: u16 = 9000;
 pub(crate) const INTERVAL: Duration = Duration::from_secs(600);
 /// No advertisement is longer than the least MTU of IPv6 less the packet's header, in bytes.
 const MAX_BYTES: usize = 1280 - 40;
+/// More name servers than that no resolver asks (resolv.conf(5), MAXNS).
+const MAX_SERVERS: usize = 3;
 /// Options count their length in these.
 const UNIT: usize = 8;
 
@@ -44,21 +47,13 @@ pub(crate) fn message(guest: &Guest, v6: &Dhcpv6) -> Vec<u8> {
     }
     option(&mut message, PREFIX_INFORMATION, &prefix(v6));
     let lifetime = u32::from(LIFETIME).to_be_bytes();
-    let servers: Vec<u8> = guest
-        .resolver
-        .servers
-        .iter()
-        .filter_map(|server| match server {
-            IpAddr::V6(server) => Some(server.octets()),
-            IpAddr::V4(_) => None,
-        })
-        .take(3)
-        .flatten()
-        .collect();
+    let servers: Vec<u8> =
+        guest.resolver.v6_servers().take(MAX_SERVERS).flat_map(|server| server.octets()).collect();
     if !servers.is_empty() {
         option(&mut message, RECURSIVE_DNS_SERVER, &[&[0, 0][..], &lifetime, &servers].concat());
     }
-    let search = search(guest, MAX_BYTES.saturating_sub(message.len() + UNIT));
+    let room = MAX_BYTES.saturating_sub(message.len() + UNIT);
+    let search: Vec<u8> = guest.resolver.search_within(room).flat_map(DomainName::wire).collect();
     if !search.is_empty() {
         option(&mut message, DNS_SEARCH_LIST, &[&[0, 0][..], &lifetime, &search].concat());
     }
@@ -72,19 +67,6 @@ fn prefix(v6: &Dhcpv6) -> Vec<u8> {
     body.extend([0; 4]);
     body.extend(v6.address.network().octets());
     body
-}
-
-/// As many domains as there is room for.
-fn search(guest: &Guest, room: usize) -> Vec<u8> {
-    let mut list = Vec::new();
-    for domain in &guest.resolver.search {
-        let wire = domain.wire();
-        if list.len() + wire.len() > room {
-            break;
-        }
-        list.extend(wire);
-    }
-    list
 }
 
 /// Type, length in units, and the body, filled up with zeros.

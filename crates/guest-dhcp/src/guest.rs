@@ -36,6 +36,25 @@ pub struct Resolver {
     pub search: Vec<DomainName>,
 }
 
+impl Resolver {
+    /// The domains, from the first, that take up to `room` bytes uncompressed. A long list is cut, not left out.
+    pub(crate) fn search_within(&self, mut room: usize) -> impl Iterator<Item = &DomainName> {
+        self.search.iter().take_while(move |domain| {
+            let fits = room.checked_sub(domain.wire().len());
+            room = fits.unwrap_or(0);
+            fits.is_some()
+        })
+    }
+
+    /// The name servers that IPv6 reaches.
+    pub(crate) fn v6_servers(&self) -> impl Iterator<Item = Ipv6Addr> + '_ {
+        self.servers.iter().filter_map(|server| match server {
+            IpAddr::V6(server) => Some(*server),
+            IpAddr::V4(_) => None,
+        })
+    }
+}
+
 /// What DHCPv4 says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dhcpv4 {

@@ -2,7 +2,7 @@
 //!
 //! As in DHCPv4 nothing is remembered: every association gets the one address, or is told that there is none.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use dhcproto::v6::{
     DhcpOption, DhcpOptions, IAAddr, IANA, IAPD, IATA, Message, MessageType, OptionCode, Status, StatusCode,
@@ -18,8 +18,13 @@ const DUID_LINK_LAYER_ETHERNET: [u8; 4] = [0, 3, 0, 1];
 const HIGHEST_PREFERENCE: u8 = 255;
 /// Where clients send to (`All_DHCP_Relay_Agents_and_Servers`).
 const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+/// Longest DUID, with its type, in bytes (RFC 8415, 11.1).
+const MAX_DUID_BYTES: usize = 130;
+/// What is told of names at most, so that every answer fits the least MTU of IPv6.
+const MAX_SERVERS: usize = 3;
+const MAX_SEARCH_BYTES: usize = 512;
 /// Associations of one message that are answered; a guest's NIC needs one.
-const MAX_ASSOCIATIONS: usize = 8;
+const MAX_ASSOCIATIONS: usize = 4;
 
 /// The answer to a message that came to `to`; none if it needs none.
 pub(crate) fn reply(guest: &Guest, v6: &Dhcpv6, to: Ipv6Addr, message: &[u8]) -> Option<Vec<u8>> {
@@ -41,6 +46,9 @@ pub(crate) fn reply(guest: &Guest, v6: &Dhcpv6, to: Ipv6Addr, message: &[u8]) ->
     );
     let is_for_us = if means_one { server == Some(&own) } else { server.is_none() };
     let client = request.opts().get(OptionCode::ClientId);
+    if matches!(client, Some(DhcpOption::ClientId(id)) if id.len() > MAX_DUID_BYTES) {
+        return None;
+    }
     if !is_for_us || (client.is_none() && kind != MessageType::InformationRequest) {
         return None;
     }
@@ -121,19 +129,17 @@ fn add_associations(options: &mut DhcpOptions, v6: &Dhcpv6, asked: &DhcpOptions)
         let (t1, t2) = if index == 0 { (lease / 2, lease / 5 * 4) } else { (0, 0) };
         options.insert(DhcpOption::IANA(IANA { id: association.id, t1, t2, opts: granted }));
     }
-    let none = |what| [status(what, "not here")].into_iter().collect();
-    for other in asked.iter().take(MAX_ASSOCIATIONS) {
-        match other {
-            DhcpOption::IATA(IATA { id, .. }) => {
-                options.insert(DhcpOption::IATA(IATA { id: *id, opts: none(Status::NoAddrsAvail) }));
-            }
-            DhcpOption::IAPD(IAPD { id, .. }) => {
-                let opts = none(Status::NoPrefixAvail);
-                options.insert(DhcpOption::IAPD(IAPD { id: *id, t1: 0, t2: 0, opts }));
-            }
-            _ => {}
+    let refused = |what| [status(what, "not here")].into_iter().collect();
+    let others = asked.iter().filter_map(|option| match option {
+        DhcpOption::IATA(IATA { id, .. }) => {
+            Some(DhcpOption::IATA(IATA { id: *id, opts: refused(Status::NoAddrsAvail) }))
         }
-    }
+        DhcpOption::IAPD(IAPD { id, .. }) => {
+            Some(DhcpOption::IAPD(IAPD { id: *id, t1: 0, t2: 0, opts: refused(Status::NoPrefixAvail) }))
+        }
+        _ => None,
+    });
+    others.take(MAX_ASSOCIATIONS).for_each(|option| options.insert(option));
 }
 
 fn associations(asked: &DhcpOptions) -> impl Iterator<Item = &IANA> {
@@ -162,19 +168,12 @@ fn add_parameters(options: &mut DhcpOptions, guest: &Guest, asked: &DhcpOptions)
         Some(DhcpOption::ORO(list)) => list.opts.contains(&code),
         _ => true,
     };
-    let servers: Vec<_> = guest
-        .resolver
-        .servers
-        .iter()
-        .filter_map(|server| match server {
-            IpAddr::V6(server) => Some(*server),
-            IpAddr::V4(_) => None,
-        })
-        .collect();
+    let servers: Vec<_> = guest.resolver.v6_servers().take(MAX_SERVERS).collect();
     if !servers.is_empty() && wants(OptionCode::DomainNameServers) {
         options.insert(DhcpOption::DomainNameServers(servers));
     }
-    let search: Vec<_> = guest.resolver.search.iter().map(|domain| domain.name().clone()).collect();
+    let search: Vec<_> =
+        guest.resolver.search_within(MAX_SEARCH_BYTES).map(|domain| domain.name().clone()).collect();
     if !search.is_empty() && wants(OptionCode::DomainSearchList) {
         options.insert(DhcpOption::DomainSearchList(search));
     }

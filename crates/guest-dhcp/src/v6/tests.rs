@@ -145,3 +145,24 @@ fn release_and_decline_are_noted() {
         assert_eq!(code.status, Status::Success);
     }
 }
+
+#[test]
+fn no_answer_is_longer_than_ipv6_s_least_mtu() {
+    let mut guest = guest();
+    guest.resolver.search =
+        (0..50).map(|number| format!("n{number}.{}.com", "x".repeat(60)).parse().unwrap()).collect();
+    guest.resolver.servers = (0..50).map(|_| STALE.into()).collect();
+    let stale = [STALE; 20];
+    let options = (0..20)
+        .map(|id| association(id, &stale))
+        .chain((0..20).map(|id| DhcpOption::IAPD(IAPD { id, t1: 0, t2: 0, opts: DhcpOptions::new() })));
+    let message = request(MessageType::Rebind, options.collect()).to_vec().unwrap();
+    let answer = reply(&guest, guest.v6.as_ref().unwrap(), SERVERS, &message).unwrap();
+    assert!(answer.len() <= 1280 - 48, "{} bytes", answer.len());
+    let Some(DhcpOption::DomainSearchList(names)) =
+        Message::from_bytes(&answer).unwrap().opts().get(OptionCode::DomainSearchList).cloned()
+    else {
+        panic!("no domains were told");
+    };
+    assert!(names.len() > 3, "{} names", names.len());
+}
