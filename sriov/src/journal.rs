@@ -270,6 +270,15 @@ impl Journal {
         Ok(addresses)
     }
 
+    /// The files that were set aside.
+    pub(crate) fn corrupt(&self) -> Result<Vec<PathBuf>, JournalError> {
+        let names = self.names()?;
+        let corrupt = names.iter().filter(|name| name.contains(".corrupt-"));
+        let mut paths: Vec<_> = corrupt.map(|name| self.directory.join(name)).collect();
+        paths.sort();
+        Ok(paths)
+    }
+
     /// All readable entries, in order of their VFs, and the first failure to read one.
     pub(crate) fn all(&self) -> Result<(Vec<Entry>, Option<JournalError>), JournalError> {
         let (mut entries, mut failure) = (Vec::new(), None);

@@ -61,6 +61,16 @@ pub(crate) enum SysfsError {
         /// The answer.
         source: io::Error,
     },
+    /// A setting could not be written.
+    #[error("cannot write {value:?} to {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What.
+        value: String,
+        /// The answer.
+        source: io::Error,
+    },
 }
 
 impl Sysfs {
@@ -77,6 +87,16 @@ impl Sysfs {
     /// The folder of a function.
     pub(crate) fn device(&self, address: PciAddress) -> PathBuf {
         self.pci.join("devices").join(address.to_string())
+    }
+
+    /// The folder of a driver.
+    pub(crate) fn driver_folder(&self, driver: &str) -> PathBuf {
+        self.pci.join("drivers").join(driver)
+    }
+
+    /// The file that makes the kernel look for a driver for a function.
+    pub(crate) fn drivers_probe(&self) -> PathBuf {
+        self.pci.join("drivers_probe")
     }
 
     /// True if there is such a function.
@@ -164,6 +184,25 @@ impl Sysfs {
         links.sort();
         Ok(links)
     }
+
+    /// A file of a function, without the line's end; none if there is no such file.
+    pub(crate) fn attribute(&self, address: PciAddress, name: &str) -> Result<Option<String>, SysfsError> {
+        let path = self.device(address).join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text.trim_end().to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(SysfsError::Read { path, source }),
+        }
+    }
+}
+
+/// Writes a setting.
+pub(crate) fn write(path: &Path, value: &str) -> Result<(), SysfsError> {
+    fs::write(path, value).map_err(|source| SysfsError::Write {
+        path: path.to_owned(),
+        value: value.to_owned(),
+        source,
+    })
 }
 
 /// The last part of what a symbolic link points to; none if there is no link.

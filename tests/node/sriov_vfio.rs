@@ -25,7 +25,8 @@ fn a_vfio_vf_is_set_up_and_comes_back() {
     assert_eq!(nic.vf_info(0)["vlan_list"], json!([{"vlan": 100}]));
     assert!(!pod.sh("ip link").contains("net1"));
     call.clone().with("prevResult", result).call("CHECK").success();
-    let other = nic.call(0, json!({})).netns(&Namespace::new("pod")).container("other");
+    let other_pod = Namespace::new("pod");
+    let other = nic.call(0, json!({})).netns(&other_pod).container("other");
     assert_eq!(other.call("ADD").error().0, 123);
     drop(pod);
     call.without("CNI_NETNS").call("DEL").success();

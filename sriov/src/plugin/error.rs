@@ -137,7 +137,7 @@ impl SriovError {
             Self::Sysfs(SysfsError::NoDriver(_) | SysfsError::NoPfLink(_)) | Self::NoLink { .. } => {
                 Code::Plugin(122)
             }
-            Self::Sysfs(SysfsError::Read { .. }) => Code::Io,
+            Self::Sysfs(SysfsError::Read { .. } | SysfsError::Write { .. }) => Code::Io,
             Self::InUse { .. } => Code::Plugin(123),
             Self::MacInUse { .. } => Code::Plugin(124),
             Self::Attribute(_) | Self::MacNotTaken { .. } => Code::Plugin(125),
@@ -167,11 +167,11 @@ impl SriovError {
             ),
             Self::InUse { .. } => Some("it becomes free with that attachment's DEL, or by GC".to_owned()),
             Self::Journal(JournalError::Corrupt { .. }) => Some(
-                "what the VF was like before is lost: compare it with its siblings (ip link show), then try again"
+                "what the VF was like before is lost: compare it with its siblings (sriov status), then try again"
                     .to_owned(),
             ),
             Self::NoVirtualFunctions => {
-                Some("make some: write their number to sriov_numvfs of the physical function".to_owned())
+                Some("make some: sriov policy apply, or write their number to sriov_numvfs of the physical function".to_owned())
             }
             _ => None,
         }

@@ -1,0 +1,286 @@
+//! Making a NIC what the policies want, where it is not.
+//!
+//! Order: the number of VFs, the PF's MTU and state, then each VF's driver. Drivers come and go asynchronously, and right
+//! after `sriov_numvfs` is written a module may still be probing: the VF has a `driver` by then, but the driver's
+//! `unbind` is missing until the module is done. All such waits are for the kernel's own events, with a bound.
+
+use std::process::Command;
+use std::time::Duration;
+
+use net_types::{Mac, PciAddress};
+use netlink::{Events, Link, Netlink};
+
+use super::PolicyError;
+use super::plan::{Desired, Group};
+use super::spec::DeviceType;
+use crate::journal::{Journal, Lock};
+use crate::sysfs::{self, Mode, Sysfs, SysfsError, VirtualFunction};
+
+/// How long drivers may take: loading a module and probing some hundred VFs takes seconds.
+const DRIVERS: Duration = Duration::from_secs(60);
+const VFIO: &str = "vfio-pci";
+
+/// What is worked with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hands<'a> {
+    pub(super) sysfs: &'a Sysfs,
+    pub(super) journal: &'a Journal,
+    /// Say what would be done, and do nothing.
+    pub(super) dry_run: bool,
+}
+
+/// Does what differs; says it, one line each.
+pub(super) fn carry_out(hands: &Hands<'_>, desired: &Desired) -> Result<Vec<String>, PolicyError> {
+    let mut lines = Vec::new();
+    let pf = desired.nic.address;
+    // Attaching pods take this lock too, after that of their VF.
+    let _lock = if hands.dry_run { None } else { Some(hands.journal.lock(pf)?) };
+    let events = Events::of_devices()?;
+    let renumbered = number(hands, desired, &events, &mut lines)?;
+    let host = Netlink::open()?;
+    let name = desired.nic.link.as_ref().ok_or(SysfsError::NoPfLink(pf))?;
+    let link = host.link_by_name(name.as_str())?.ok_or(SysfsError::NoPfLink(pf))?;
+    if !desired.externally_managed {
+        set_link(hands, &host, &link, desired, &mut lines)?;
+    }
+    if hands.dry_run && renumbered {
+        let described = desired.groups.iter().map(|group| {
+            format!(
+                "VFs {} to {} of {name}: {} (policy {})",
+                group.first,
+                group.last,
+                driver(group),
+                group.policy
+            )
+        });
+        lines.extend(described);
+        return Ok(lines);
+    }
+    for vf in hands.sysfs.virtual_functions(pf)? {
+        let group = desired.groups.iter().find(|group| (group.first..=group.last).contains(&vf.index));
+        if let Some(group) = group {
+            let work = Work { hands, host: &host, events: &events, pf: &link, vf: &vf, group };
+            lines.extend(work.bind()?);
+            lines.extend(work.set_mtu()?);
+        }
+    }
+    Ok(lines)
+}
+
+/// Gives the PF its VFs; true if their number was not right.
+fn number(
+    hands: &Hands<'_>,
+    desired: &Desired,
+    events: &Events,
+    lines: &mut Vec<String>,
+) -> Result<bool, PolicyError> {
+    let Desired { nic, num_vfs, externally_managed, .. } = desired;
+    if nic.num_vfs == *num_vfs || (*externally_managed && nic.num_vfs > *num_vfs) {
+        return Ok(false);
+    }
+    if *externally_managed {
+        return Err(PolicyError::TooFew { pf: nic.address, wanted: *num_vfs, found: nic.num_vfs });
+    }
+    for vf in hands.sysfs.virtual_functions(nic.address)? {
+        refuse_owned(hands, vf.address)?;
+    }
+    lines.push(format!("{}: {num_vfs} VFs instead of {}", nic.address, nic.num_vfs));
+    if hands.dry_run {
+        return Ok(true);
+    }
+    let file = hands.sysfs.device(nic.address).join("sriov_numvfs");
+    // The kernel changes it only from and to zero.
+    for number in [0, *num_vfs] {
+        sysfs::write(&file, &number.to_string())?;
+    }
+    let ready = events.until(DRIVERS, || {
+        let vfs = hands.sysfs.virtual_functions(nic.address)?;
+        let mut driven = vfs.iter().map(|vf| Ok(is_driven(hands.sysfs, vf.address)?));
+        let all = driven.try_fold(true, |all, one: Result<bool, PolicyError>| one.map(|one| all && one))?;
+        Ok::<_, PolicyError>((all && vfs.len() as u64 == u64::from(*num_vfs)).then_some(()))
+    })?;
+    if ready.is_none() {
+        tracing::warn!("not every VF of {} has a driver yet", nic.address);
+    }
+    Ok(true)
+}
+
+/// True if a driver is done with the VF: it has its interface, or is for virtual machines.
+fn is_driven(sysfs: &Sysfs, vf: PciAddress) -> Result<bool, SysfsError> {
+    match sysfs.mode(vf) {
+        Ok(Mode::Vfio) => Ok(true),
+        Ok(Mode::Netdevice) => Ok(sysfs.link(vf)?.is_some()),
+        Err(SysfsError::NoDriver(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn set_link(
+    hands: &Hands<'_>,
+    host: &Netlink,
+    link: &Link,
+    desired: &Desired,
+    lines: &mut Vec<String>,
+) -> Result<(), PolicyError> {
+    // Lowering it would cut off whoever relies on it.
+    if let Some(mtu) = desired.mtu.filter(|mtu| *mtu > link.mtu) {
+        lines.push(format!("{}: MTU {mtu} instead of {}", link.name, link.mtu));
+        if !hands.dry_run {
+            host.set_mtu(link.index, mtu)?;
+        }
+    }
+    if !link.up && desired.num_vfs > 0 {
+        lines.push(format!("{}: up", link.name));
+        if !hands.dry_run {
+            host.set_up(link.index)?;
+        }
+    }
+    Ok(())
+}
+
+fn refuse_owned(hands: &Hands<'_>, vf: PciAddress) -> Result<(), PolicyError> {
+    match hands.journal.read(vf)? {
+        Some(entry) if entry.boot == crate::journal::this_boot()? => {
+            Err(PolicyError::InUse { vf, owner: entry.owner })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn driver(group: &Group) -> &'static str {
+    match group.device_type {
+        DeviceType::Netdevice => "its network driver",
+        DeviceType::VfioPci => VFIO,
+    }
+}
+
+/// One VF and what is wanted of it.
+struct Work<'a> {
+    hands: &'a Hands<'a>,
+    host: &'a Netlink,
+    events: &'a Events,
+    pf: &'a Link,
+    vf: &'a VirtualFunction,
+    group: &'a Group,
+}
+
+impl Work<'_> {
+    /// Gives the VF its driver, if it has another.
+    fn bind(&self) -> Result<Option<String>, PolicyError> {
+        let Self { hands, vf, group, .. } = self;
+        let found = hands.sysfs.driver(vf.address)?;
+        let right = match (group.device_type, &found) {
+            (DeviceType::VfioPci, Some(driver)) => driver == VFIO,
+            (DeviceType::Netdevice, Some(_)) => hands.sysfs.mode(vf.address)? == Mode::Netdevice,
+            (_, None) => false,
+        };
+        if right {
+            return Ok(None);
+        }
+        let _lock = self.lock()?;
+        refuse_owned(hands, vf.address)?;
+        let wanted = driver(group);
+        if !hands.dry_run {
+            match group.device_type {
+                DeviceType::VfioPci => self.to_vfio(found.as_deref())?,
+                DeviceType::Netdevice => self.to_network(found.as_deref())?,
+            }
+        }
+        let found = found.unwrap_or_else(|| "none".to_owned());
+        Ok(Some(format!("VF {} of {} ({}): {wanted} instead of {found}", vf.index, self.pf.name, vf.address)))
+    }
+
+    /// Keeps pods off the VF. The PF's lock is held already, which comes after a VF's: so this does not wait.
+    fn lock(&self) -> Result<Option<Lock>, PolicyError> {
+        if self.hands.dry_run {
+            return Ok(None);
+        }
+        match self.hands.journal.try_lock(self.vf.address)? {
+            Some(lock) => Ok(Some(lock)),
+            None => Err(PolicyError::Busy(self.vf.address)),
+        }
+    }
+
+    fn to_vfio(&self, found: Option<&str>) -> Result<(), PolicyError> {
+        self.assign_address()?;
+        if !self.hands.sysfs.driver_folder(VFIO).exists() {
+            // What it says if it fails is of no use: whether the driver is there is seen below.
+            let _ = Command::new("modprobe").arg(VFIO).status();
+        }
+        self.unbind(found)?;
+        let device = self.hands.sysfs.device(self.vf.address);
+        let override_file = device.join("driver_override");
+        sysfs::write(&override_file, VFIO)?;
+        let probed = self.probe();
+        // Left set, it would keep the network driver off for good.
+        sysfs::write(&override_file, "\n")?;
+        probed?;
+        self.wait(VFIO, || Ok(self.hands.sysfs.driver(self.vf.address)?.as_deref() == Some(VFIO)))
+    }
+
+    /// A guest's driver asks the PF for its address, so the VF keeps the one its network driver chose.
+    fn assign_address(&self) -> Result<(), PolicyError> {
+        let reports = netlink::virtual_functions(self.pf.index)?;
+        let assigned =
+            reports.iter().find(|report| report.index == self.vf.index).and_then(|report| report.mac);
+        if assigned.is_some_and(|mac| mac != Mac::ZERO) {
+            return Ok(());
+        }
+        let Some(name) = self.hands.sysfs.link(self.vf.address)? else { return Ok(()) };
+        let own = self.host.link_by_name(name.as_str())?.and_then(|link| link.mac);
+        match own.filter(|mac| mac.is_unicast()) {
+            Some(mac) => Ok(self.host.set_vf_mac(self.pf.index, self.vf.index, mac)?),
+            None => Ok(()),
+        }
+    }
+
+    fn to_network(&self, found: Option<&str>) -> Result<(), PolicyError> {
+        self.unbind(found)?;
+        sysfs::write(&self.hands.sysfs.device(self.vf.address).join("driver_override"), "\n")?;
+        self.probe()?;
+        self.wait("its network driver", || {
+            let driven = is_driven(self.hands.sysfs, self.vf.address)?;
+            Ok(driven && self.hands.sysfs.mode(self.vf.address)? == Mode::Netdevice)
+        })
+    }
+
+    fn unbind(&self, found: Option<&str>) -> Result<(), PolicyError> {
+        let Some(driver) = found else { return Ok(()) };
+        let file = self.hands.sysfs.driver_folder(driver).join("unbind");
+        self.wait("a driver that lets go of it", || Ok(file.exists()))?;
+        Ok(sysfs::write(&file, &self.vf.address.to_string())?)
+    }
+
+    fn probe(&self) -> Result<(), PolicyError> {
+        Ok(sysfs::write(&self.hands.sysfs.drivers_probe(), &self.vf.address.to_string())?)
+    }
+
+    fn wait(&self, wanted: &str, so: impl Fn() -> Result<bool, SysfsError>) -> Result<(), PolicyError> {
+        let reached = self.events.until(DRIVERS, || Ok::<_, PolicyError>(so()?.then_some(())))?;
+        match reached {
+            Some(()) => Ok(()),
+            None => Err(PolicyError::Driver {
+                vf: self.vf.address,
+                wanted: wanted.to_owned(),
+                found: self.hands.sysfs.driver(self.vf.address)?,
+            }),
+        }
+    }
+
+    /// Gives the VF's interface the policy's MTU, while it is on the host.
+    fn set_mtu(&self) -> Result<Option<String>, PolicyError> {
+        let Some(mtu) = self.group.mtu.filter(|_| self.group.device_type == DeviceType::Netdevice) else {
+            return Ok(None);
+        };
+        let Some(name) = self.hands.sysfs.link(self.vf.address)? else { return Ok(None) };
+        match self.host.link_by_name(name.as_str())? {
+            Some(link) if link.mtu != mtu => {
+                if !self.hands.dry_run {
+                    self.host.set_mtu(link.index, mtu)?;
+                }
+                Ok(Some(format!("{name}: MTU {mtu} instead of {}", link.mtu)))
+            }
+            _ => Ok(None),
+        }
+    }
+}
