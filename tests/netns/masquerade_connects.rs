@@ -1,10 +1,10 @@
 //! `masquerade` lets the world reach a guest by its pod's address, and the guest the world under it.
 
-use e2e::{Namespace, eventually, sh};
+use e2e::{Namespace, sh};
 use serde_json::json;
 
 use crate::masquerade_ground::{
-    CLIENT_V4, CLIENT_V6, Ground, POD_V4, POD_V6, STARTED_WITHIN, ip, link_mtu, pings, tcp, udp,
+    CLIENT_V4, CLIENT_V6, Ground, POD_V4, POD_V6, ip, link_mtu, pings, tcp, udp, until_reached,
 };
 
 #[test]
@@ -162,7 +162,8 @@ fn the_guest_is_told_when_a_packet_is_too_big_for_the_path() {
     ground.pod.sh(&format!("ip route add default via {CLIENT_V4}"));
     ground.pod.sh(&format!("ip -6 route add default via {CLIENT_V6}"));
     for address in ["198.51.100.2", "2001:db8:f::2"] {
-        eventually("the far host is there", STARTED_WITHIN, || pings(guest, address, 1000).then_some(()));
+        until_reached(guest, address);
+        assert!(pings(guest, address, 1000), "{address} is there");
         assert!(!pings(guest, address, 2000), "{address} is behind a small MTU");
         let learned = guest.sh(&format!("ip route get {address}"));
         assert!(learned.contains("mtu 1400"), "{learned}");

@@ -18,7 +18,7 @@ pub(crate) const POD_V6: &str = "2001:db8::10";
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long the kernel may take to start a link.
-pub(crate) const STARTED_WITHIN: Duration = Duration::from_secs(20);
+const STARTED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Three hosts: `client` ── eth0 `pod` k6t-eth0 ── eth0 `guest`.
 pub(crate) struct Ground {
@@ -45,6 +45,9 @@ impl Ground {
         ground.pod.sh(&format!("ip address add {POD_V4}/24 dev eth0"));
         ground.client.sh(&format!("ip address add {CLIENT_V6}/64 dev eth0 nodad"));
         ground.pod.sh(&format!("ip address add {POD_V6}/64 dev eth0 nodad"));
+        for address in [POD_V4, POD_V6] {
+            until_reached(&ground.client, address);
+        }
         ground
     }
 
@@ -97,13 +100,15 @@ impl Ground {
             self.guest.sh("ip address add fd10:0:2::2/120 dev eth0 nodad");
             self.guest.sh("ip -6 route add default via fd10:0:2::1");
         }
-        // The kernel starts a link some time after it got its carrier, and drops what is sent before.
         for gateway in ["10.0.2.1", "fd10:0:2::1"].into_iter().filter(|gateway| addresses.contains(gateway)) {
-            e2e::eventually("the guest reaches its gateway", STARTED_WITHIN, || {
-                pings(&self.guest, gateway, 56).then_some(())
-            });
+            until_reached(&self.guest, gateway);
         }
     }
+}
+
+/// The kernel starts a link some time after it got its carrier, and drops what is sent before.
+pub(crate) fn until_reached(from: &Namespace, address: &str) {
+    e2e::eventually("the link is started", STARTED_WITHIN, || pings(from, address, 56).then_some(()));
 }
 
 pub(crate) fn link_mtu(host: &Namespace, link: &str) -> String {
