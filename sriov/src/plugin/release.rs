@@ -115,26 +115,29 @@ fn undo(node: &Node, entry: &Entry, netns: Option<&Path>) -> Vec<SriovError> {
     failures
 }
 
+/// Gives every attribute that was set its former value, one after the other: what a driver refuses now (igb changes no
+/// rate while the PF has no carrier) must not keep the rest from coming back.
 fn restore_attributes(node: &Node, host: &Netlink, entry: &Entry) -> Result<(), SriovError> {
     let pf = node.sysfs.pf_link(entry.pf)?;
     let _pf_lock = node.journal.lock(entry.pf)?;
     let vanished = || SriovError::Vanished(pf.clone());
     let link = host.link_by_name(pf.as_str())?.ok_or_else(vanished)?;
     let port = Port { netlink: host, pf: pf.as_str(), pf_index: link.index, vf: entry.index };
-    match port.apply(&entry.before) {
+    let failures = entry.before.iter().filter_map(|before| restore(&port, *before).err());
+    SriovError::all(failures.map(SriovError::from).collect())
+}
+
+fn restore(port: &Port<'_>, before: Attribute) -> Result<(), AttributeError> {
+    match port.apply(&[before]) {
         Err(AttributeError::Refused { wanted: Attribute::Mac(Mac::ZERO), source, .. }) => {
             // The pod's address must not stay, or its next holder is refused or doubled.
+            let pf = port.pf;
             tracing::warn!(
                 "the driver of {pf} does not take back an address ({source}): assigning a new one"
             );
-            let mac = Attribute::Mac(random_mac());
-            let replaced = |attribute: &Attribute| match attribute {
-                Attribute::Mac(_) => mac,
-                other => *other,
-            };
-            Ok(port.apply(&entry.before.iter().map(replaced).collect::<Vec<_>>())?)
+            port.apply(&[Attribute::Mac(random_mac())])
         }
-        other => Ok(other?),
+        other => other,
     }
 }
 

@@ -41,8 +41,11 @@ pub(super) fn survey(
     let path = attachment.netns.clone().ok_or(SriovError::NoNetns)?;
     let namespace = NetNs::open(path.clone()).map_err(SriovError::Netns)?;
     let if_name = attachment.if_name.clone();
-    let container = attachment.container.to_string();
-    let owner = Owner { container, if_name: if_name.clone(), network: request.network.clone() };
+    let owner = Owner {
+        container: attachment.container.to_string(),
+        if_name: if_name.clone(),
+        network: request.network.clone(),
+    };
     let vf = node.sysfs.virtual_function(device)?;
     clear(node, device, &owner)?;
     let mode = node.sysfs.mode(device)?;
@@ -51,7 +54,7 @@ pub(super) fn survey(
         Mode::Netdevice => Some(own_link(node, &host, device)?),
         Mode::Vfio => None,
     };
-    if mode == Mode::Netdevice {
+    if link.is_some() {
         refuse_taken_name(&namespace, &if_name, &path)?;
     }
     let pf = pf_link(node, &host, &vf)?;
@@ -65,7 +68,6 @@ pub(super) fn survey(
     }
     let now = siblings.into_iter().find(|sibling| sibling.index == vf.index).unwrap_or_default();
     let wanted = config.attributes(&now);
-    let (namespace_device, inode) = namespace.id().map_err(SriovError::Netns)?;
     let entry = Entry {
         version: journal::VERSION,
         boot: node.boot.clone(),
@@ -74,7 +76,7 @@ pub(super) fn survey(
         index: vf.index,
         mode,
         owner,
-        netns: Namespace { path, device: namespace_device, inode },
+        netns: identity(&namespace)?,
         before: wanted.iter().map(|attribute| attribute.before(&now)).collect(),
         wanted,
         link: link.as_ref().and_then(before),
@@ -101,6 +103,11 @@ fn pf_link(node: &Node, host: &Netlink, vf: &VirtualFunction) -> Result<Link, Sr
         tracing::warn!("{name} is down, so {} has no carrier; set it up: ip link set {name} up", vf.address);
     }
     Ok(pf)
+}
+
+fn identity(namespace: &NetNs) -> Result<Namespace, SriovError> {
+    let (device, inode) = namespace.id().map_err(SriovError::Netns)?;
+    Ok(Namespace { path: namespace.path().to_owned(), device, inode })
 }
 
 fn before(link: &Link) -> Option<LinkBefore> {
