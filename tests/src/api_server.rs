@@ -159,30 +159,39 @@ impl ApiServer {
         answer
     }
 
-    /// Creates many objects in the collection at `path`, many at a time.
+    /// Creates many objects in the collection at `path`, over a few connections at a time.
     #[track_caller]
     pub fn create_many(&self, path: &str, objects: impl Iterator<Item = String>) {
         let folder = self.folder.path().join("many");
         fs::create_dir_all(&folder).unwrap();
-        let mut config = String::new();
+        let mut scripts = vec![String::new(); 4];
+        let mut count = 0;
         for (n, object) in objects.enumerate() {
             let file = folder.join(n.to_string());
             fs::write(&file, object).unwrap();
-            config += &format!(
-                "url = {}{path}\nheader = \"Authorization: Bearer admin-token\"\n\
+            scripts[n % 4] += &format!(
+                "next\nurl = {}{path}\nheader = \"Authorization: Bearer admin-token\"\n\
                  header = \"Content-Type: application/json\"\ndata-binary = @{}\n\
-                 insecure\nsilent\noutput = /dev/null\nwrite-out = \"%{{http_code}}\\n\"\nnext\n",
+                 insecure\nsilent\nshow-error\noutput = /dev/null\nwrite-out = \"%{{http_code}}\\n\"\n",
                 self.url(),
                 file.display(),
             );
+            count += 1;
         }
-        let script = folder.join("config");
-        fs::write(&script, config).unwrap();
-        let mut curl = Command::new("curl");
-        curl.args(["--parallel", "--parallel-max", "16", "--config"]).arg(&script);
-        let codes = String::from_utf8(output(&mut curl).stdout).unwrap();
-        let failed = codes.lines().find(|code| *code != "201");
-        assert!(failed.is_none() && !codes.is_empty(), "POST {path}: {failed:?}");
+        let outputs = std::thread::scope(|scope| {
+            let run = |(n, script): (usize, String)| {
+                let file = folder.join(format!("script-{n}"));
+                fs::write(&file, script.trim_start_matches("next\n")).unwrap();
+                scope.spawn(move || output(Command::new("curl").arg("--config").arg(file)))
+            };
+            let threads: Vec<_> = scripts.into_iter().enumerate().map(run).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        let made = |output: &std::process::Output| {
+            String::from_utf8_lossy(&output.stdout).lines().filter(|code| *code == "201").count()
+        };
+        let errors = outputs.iter().map(|output| String::from_utf8_lossy(&output.stderr)).collect::<String>();
+        assert_eq!(outputs.iter().map(made).sum::<usize>(), count, "POST {path}: {errors}");
         fs::remove_dir_all(&folder).unwrap();
     }
 
