@@ -44,7 +44,7 @@ pub struct NewRing {
     pub addresses: RingAddresses,
     /// Its entries.
     pub size: QueueSize,
-    /// The first available entry to take.
+    /// The first available entry to take, as the frontend knows it.
     pub base: u16,
     /// What was negotiated.
     pub features: RingFeatures,
@@ -83,13 +83,17 @@ impl Ring {
     pub fn new(new: NewRing) -> Result<Self, LayoutError> {
         let NewRing { memory, addresses, size, base, features, kick, call, log } = new;
         let vring = Vring::new(&memory, addresses, size, features.event_index)?;
-        // As the kernel's vhost does: the ring itself says how far its last user got.
+        // Every chain we take is given back before a ring stops, so both indices are one. The ring itself is right when
+        // they differ: after a crash of ours, a frontend may know an old base only, or (DPDK) say 0.
         let next_used = vring.used_index();
+        if base != next_used {
+            tracing::info!(base, next_used, "resuming a ring where its used index is");
+        }
         let ring = Self {
             vring,
             memory,
             features,
-            next_available: base,
+            next_available: next_used,
             next_used,
             signalled: None,
             kick,

@@ -253,6 +253,6 @@ fn a_sleeper_is_kicked_and_sees_what_came_before_it_slept() {
     assert!(tx.ring().enable_kicks().unwrap());
     take(&mut tx);
     let tx = TxQueue::new(driver.ring(RingFeatures { event_index: true, ..PLAIN }), ALL);
-    assert!(tx.ring().enable_kicks().unwrap(), "it begins at 0, where the frame still is");
-    assert_eq!(driver.available_event(), 0);
+    assert!(!tx.ring().enable_kicks().unwrap(), "it goes on where the used index is");
+    assert_eq!(driver.available_event(), 1);
 }

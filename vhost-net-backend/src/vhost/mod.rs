@@ -22,6 +22,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
 
 use crate::counters::LinkCounters;
+use crate::link::Link;
+use crate::poller::Poller;
 use crate::port::{Hangup, Port, Queue, VhostPort};
 use crate::worker::{Stopped, WorkerHandle};
 use session::Session;
@@ -84,14 +86,17 @@ pub struct PortHandle {
 }
 
 impl PortHandle {
-    /// Runs `work` on the port, if the link still exists.
+    /// Runs `work` on the port between two batches, if the link still exists. What `before` does to its link happens
+    /// in the same step, so that the worker never sees one without the other.
     fn with_port<T: Send + 'static>(
         &self,
+        before: impl FnOnce(&mut Link, usize, &Poller) + Send + 'static,
         work: impl FnOnce(&mut VhostPort) -> T + Send + 'static,
     ) -> Result<T, Stopped> {
         let (link, side) = (self.link, self.side);
         let result = self.worker.call(move |links| {
-            let (link, _) = links.get(link)?;
+            let (link, poller) = links.get(link)?;
+            before(link, side, poller);
             let Port::Vhost(port) = link.port(side) else { return None };
             let result = work(port);
             link.share_offloads();
@@ -101,52 +106,37 @@ impl PortHandle {
     }
 
     fn connect(&self, hangup: Hangup) -> Result<(), Stopped> {
-        self.with_port(|port| port.connect(hangup))
+        self.with_port(|_, _, _| {}, |port| port.connect(hangup))
     }
 
     fn disconnect(&self) -> Result<(), Stopped> {
-        self.unwatch(None)?;
-        self.with_port(VhostPort::disconnect)
+        self.with_port(|link, side, poller| link.unwatch_all(side, poller), VhostPort::disconnect)
     }
 
     fn start(&self, index: u32, queue: Queue) -> Result<(), Stopped> {
         let place = index as usize;
-        self.with_port(move |port| port.start(place, queue))?;
-        let (link, side) = (self.link, self.side);
-        self.worker.call(move |links| {
-            if let Some((link, _)) = links.get(link) {
-                link.wake(side, place / 2);
-            }
-        })
+        self.with_port(move |link, side, _| link.wake(side, place / 2), move |port| port.start(place, queue))
     }
 
     fn stop(&self, index: u32) -> Result<Option<u16>, Stopped> {
         let place = index as usize;
-        if !place.is_multiple_of(2) {
-            self.unwatch(Some(place / 2))?;
-        }
-        self.with_port(move |port| port.stop(place))
+        let unwatch = move |link: &mut Link, side, poller: &Poller| {
+            // Only transmit queues wake anybody.
+            if !place.is_multiple_of(2) {
+                link.unwatch(side, place / 2, poller);
+            }
+        };
+        self.with_port(unwatch, move |port| port.stop(place))
     }
 
     fn set_call(&self, index: u32, call: Option<File>) -> Result<(), Stopped> {
         let place = index as usize;
-        self.with_port(move |port| {
+        let set = move |port: &mut VhostPort| {
             if let Some(ring) = port.ring_mut(place) {
                 ring.set_call(call);
             }
-        })
-    }
-
-    fn unwatch(&self, queue: Option<usize>) -> Result<(), Stopped> {
-        let (link, side) = (self.link, self.side);
-        self.worker.call(move |links| {
-            if let Some((link, poller)) = links.get(link) {
-                match queue {
-                    Some(queue) => link.unwatch(side, queue, poller),
-                    None => link.unwatch_all(side, poller),
-                }
-            }
-        })
+        };
+        self.with_port(|_, _, _| {}, set)
     }
 }
 
@@ -297,6 +287,10 @@ impl Server {
         let error = loop {
             match handler.handle_request() {
                 Ok(()) | Err(ProtocolError::SocketRetry(_)) => {}
+                // DPDK's virtio-user, when it reconnects, disables its rings before it has negotiated that they can be.
+                Err(ProtocolError::InactiveFeature(feature)) => {
+                    tracing::debug!(?feature, "ignoring a request that was not negotiated");
+                }
                 Err(error) => break error,
             }
         };
