@@ -181,8 +181,9 @@ fn a_message_cut_short_ends_only_its_connection() {
 #[test]
 fn features_that_were_not_offered_are_refused() {
     let joined = Joined::new();
-    let vm = Vm::connect(&joined.socket("a"), BASIC);
+    let mut vm = Vm::connect(&joined.socket("a"), BASIC);
     assert!(vm.frontend.set_features(BASIC | 1 << 34).is_err());
+    vm.await_hangup();
     assert_eq!(joined.faults(), [(0, "message")]);
 }
 
@@ -194,6 +195,7 @@ fn a_ring_outside_of_memory_is_refused() {
     vm.tx.at = 64 * MIB;
     vm.set_addresses(1).unwrap();
     assert!(vm.frontend.set_vring_enable(1, true).is_err());
+    vm.await_hangup();
     assert_eq!(joined.faults(), [(0, "message")]);
 }
 
