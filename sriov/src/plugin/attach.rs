@@ -14,7 +14,7 @@ use super::error::SriovError;
 use super::release::release;
 use super::survey::{Ground, survey};
 use super::{Node, announce, device_info, interface};
-use crate::attribute::Port;
+use crate::attribute::{Attribute, Port};
 use crate::journal::Lock;
 
 /// How long the pod's interface may take to have a carrier before its neighbours are told of its addresses.
@@ -61,6 +61,10 @@ fn build(
         cni::mutated("interface down");
     }
     let port = Port { netlink: host, pf: &pf.name, pf_index: pf.index, vf: entry.index };
+    if let Some(mac) = config.mac {
+        // Even if it is reported already: some drivers report what the VF chose, and forget it when the VF resets.
+        port.set(Attribute::Mac(mac))?;
+    }
     port.apply(&entry.wanted)?;
     let assigned = port.read()?.mac.filter(|mac| mac.is_unicast());
     drop(pf_lock);

@@ -7,7 +7,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use net_types::{Mac, PciAddress};
+use net_types::PciAddress;
 use netlink::{Events, Link, Netlink};
 
 use super::PolicyError;
@@ -218,14 +218,9 @@ impl Work<'_> {
         self.wait(VFIO, || Ok(self.hands.sysfs.driver(self.vf.address)?.as_deref() == Some(VFIO)))
     }
 
-    /// A guest's driver asks the PF for its address, so the VF keeps the one its network driver chose.
+    /// A guest's driver asks the PF for its address, so the VF is assigned the one its network driver has. Even if that is
+    /// reported already: some drivers report what the VF chose, and forget it when the VF resets.
     fn assign_address(&self) -> Result<(), PolicyError> {
-        let reports = netlink::virtual_functions(self.pf.index)?;
-        let assigned =
-            reports.iter().find(|report| report.index == self.vf.index).and_then(|report| report.mac);
-        if assigned.is_some_and(|mac| mac != Mac::ZERO) {
-            return Ok(());
-        }
         let Some(name) = self.hands.sysfs.link(self.vf.address)? else { return Ok(()) };
         let own = self.host.link_by_name(name.as_str())?.and_then(|link| link.mac);
         match own.filter(|mac| mac.is_unicast()) {
