@@ -28,9 +28,9 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use crate::config::{Forwarded, PortRange, Protocol, Rules, Subnet};
 use parts::{
-    Addresses, accept, arriving_by, counter, destination, dnat, drop_it, has_state, is_local, is_translated,
-    jump, leave, leaving_by, masquerade, not_destination, not_source, one_of, ports_of, snat, source,
-    to_this_host,
+    Addresses, accept, arriving_by, counter, destination, dnat, drop_it, has_state, is_family, is_local,
+    is_translated, jump, leave, leaving_by, masquerade, not_destination, not_source, one_of, ports_of, snat,
+    source, to_this_host,
 };
 
 /// What every table's name begins with; the pod interface's name follows.
@@ -153,14 +153,13 @@ fn output(table: &mut Content, plan: &Plan<'_>) {
 fn forward(table: &mut Content, plan: &Plan<'_>) {
     let known = [has_state(&["established", "related"]), counter(), accept()];
     table.rule("forward", "known connections", known);
-    for subnet in plan.subnets {
-        let forged = [
-            arriving_by(plan.bridge),
-            not_source(subnet.is_v6(), subnet.network.into()),
-            counter(),
-            drop_it(),
-        ];
-        table.rule("forward", "forged sources", forged);
+    for is_v6 in [false, true] {
+        let forged = match plan.subnets.iter().find(|subnet| subnet.is_v6() == is_v6) {
+            Some(subnet) => not_source(is_v6, subnet.network.into()),
+            // A family that is off here may be on for another interface of the pod.
+            None => is_family(is_v6),
+        };
+        table.rule("forward", "forged sources", [arriving_by(plan.bridge), forged, counter(), drop_it()]);
     }
     let translated = [leaving_by(plan.bridge), is_translated(), counter(), accept()];
     table.rule("forward", "what was forwarded to the guest", translated);

@@ -62,6 +62,11 @@ pub(super) fn is_local() -> Statement<'static> {
     equal(Expression::Named(NamedExpression::Fib(fib)), text("local"))
 }
 
+/// Any packet of the family.
+pub(super) fn is_family(is_v6: bool) -> Statement<'static> {
+    equal(meta(MetaKey::Nfproto), text(if is_v6 { "ipv6" } else { "ipv4" }))
+}
+
 pub(super) fn source(is_v6: bool, addresses: Addresses) -> Statement<'static> {
     matching(address(is_v6, "saddr"), Operator::EQ, addresses.0)
 }

@@ -45,11 +45,12 @@ fn reserved_ports_are_left_before_anything_is_forwarded() {
 }
 
 #[test]
-fn a_family_that_is_off_has_no_rule() {
+fn a_family_that_is_off_has_one_rule_against_it() {
     for (index, other) in [(0, "ip6"), (1, "\"ip\"")] {
         let objects = made(&both()[index..=index], &rules(Forwarded::All, true), true);
         let text = serde_json::to_string(&objects).unwrap();
         assert!(!text.contains(other), "{text}");
+        assert_eq!(chain(&objects, "forward").iter().filter(|rule| rule.contains("nfproto")).count(), 1);
     }
 }
 
