@@ -7,6 +7,7 @@ pub(crate) mod cpuid;
 mod kernel;
 mod params;
 pub(crate) mod registers;
+mod reset_vector;
 
 use std::fs::File;
 
@@ -29,5 +30,6 @@ pub(crate) fn load(ram: &GuestRam, sources: Sources) -> Result<u64, LoadError> {
         kernel::load_initrd(ram, initrd, &mut kernel)?;
     }
     params::write(ram, kernel.header, &command_line)?;
+    reset_vector::write(ram)?;
     Ok(kernel.entry)
 }

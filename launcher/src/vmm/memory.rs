@@ -3,7 +3,7 @@
 //! ```text
 //! 0            low memory: what the kernel is started with ([`layout`])
 //! 0xA0000      VGA's hole
-//! 0xE0000      ACPI tables
+//! 0xE0000      ACPI tables; the reset vector at the end
 //! 0x10_0000    RAM, up to 3 GiB
 //! 0xC000_0000  hole: PCI memory window, ECAM, IOAPIC, local APICs, KVM's own pages
 //! 4 GiB        the rest of RAM
