@@ -15,5 +15,6 @@ mod masquerade_lives;
 mod masquerade_refuses;
 mod masquerade_tells;
 mod sandbox;
+mod vhost_af_xdp;
 mod vhost_guests;
 mod vm_launcher_refuses;

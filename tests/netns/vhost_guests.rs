@@ -11,14 +11,14 @@ use nix::sched::CpuSet;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// testpmd with virtio-user ports: a guest with a polling driver. Killed when dropped.
-struct Guest {
+pub(crate) struct Guest {
     child: Child,
     log: PathBuf,
 }
 
 impl Guest {
     /// Starts it in forwarding mode `mode`; `ports` are its virtio-user devices' arguments.
-    fn start(directory: &Path, name: &str, mode: &str, ports: &[String]) -> Self {
+    pub(crate) fn start(directory: &Path, name: &str, mode: &str, ports: &[String]) -> Self {
         let log = directory.join(name);
         let output = std::fs::File::create(&log).unwrap();
         let mut command = Command::new("stdbuf");
@@ -49,7 +49,7 @@ impl Guest {
         guest
     }
 
-    fn say(&mut self, line: &str) {
+    pub(crate) fn say(&mut self, line: &str) {
         writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
@@ -61,7 +61,7 @@ impl Guest {
     }
 
     /// Frames received by all ports so far.
-    fn received(&mut self, ports: usize) -> Vec<u64> {
+    pub(crate) fn received(&mut self, ports: usize) -> Vec<u64> {
         let counts = |text: &str| -> Vec<u64> {
             let words = text.lines().filter_map(|line| line.trim().strip_prefix("RX-packets: "));
             words.map(|rest| rest.split_whitespace().next().unwrap().parse().unwrap()).collect()
@@ -100,7 +100,7 @@ fn cpus() -> String {
     format!("({})", cpus.join(","))
 }
 
-fn backend(links: &[&str]) -> Daemon {
+pub(crate) fn backend(links: &[&str]) -> Daemon {
     let mut command = Command::new(binary("vhost-net-backend"));
     for link in links {
         command.args(["--link", link]);
@@ -108,7 +108,7 @@ fn backend(links: &[&str]) -> Daemon {
     Daemon::start(&mut command)
 }
 
-fn await_socket(path: &Path) {
+pub(crate) fn await_socket(path: &Path) {
     eventually("the backend listens", LIMIT, || path.exists().then_some(()));
 }
 

@@ -6,11 +6,12 @@ use telemetry::LogFormat;
 use crate::cores::Cores;
 use crate::spec::LinkSpec;
 
-/// Joins guests' virtio-net rings to taps and to one another.
+/// Joins guests' virtio-net rings to NICs, taps and one another.
 #[derive(Debug, Parser)]
 #[command(name = "vhost-net-backend", version = telemetry::VERSION)]
 pub struct Args {
-    /// Two ends to join: vhost-user:SOCKET[?client&queues=N&mtu=N] or tap:NAME. May be repeated.
+    /// Two ends to join: vhost-user:SOCKET[?client&queues=N&mtu=N], tap:NAME or
+    /// af_xdp:IFACE[:QUEUE[-QUEUE]][?mac=MAC&groups&vlan=ID]. May be repeated.
     #[arg(long, value_name = "END,END", required = true)]
     pub link: Vec<LinkSpec>,
 

@@ -6,10 +6,11 @@ use crate::cores::Cores;
 use crate::counters::LinkCounters;
 use crate::fault::Fault;
 use crate::link::Link;
-use crate::port::{Port, TapPort, VhostPort};
+use crate::port::{Port, TapPort, VhostPort, XdpPort};
 use crate::spec::{EndSpec, LinkSpec};
 use crate::vhost::{PortHandle, VhostEnd, VhostError};
 use crate::worker::{Stopped, Worker, WorkerHandle};
+use crate::xdp::XdpError;
 
 /// The daemon cannot run, or cannot have a link.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,9 @@ pub enum DaemonError {
     /// A tap cannot be opened.
     #[error("cannot open a tap")]
     Tap(#[from] tap::TapError),
+    /// An AF_XDP end cannot be set up.
+    #[error("cannot use a NIC by AF_XDP")]
+    Xdp(#[from] XdpError),
     /// A vhost-user end cannot be set up.
     #[error("cannot set up a vhost-user end")]
     Vhost(#[from] VhostError),
@@ -112,6 +116,7 @@ fn open(end: &EndSpec) -> Result<Port, DaemonError> {
     Ok(match end {
         EndSpec::VhostUser(settings) => Port::Vhost(VhostPort::new(settings.queue_pairs.get())),
         EndSpec::Tap(name) => Port::Tap(TapPort::open(name)?),
+        EndSpec::AfXdp(settings) => Port::Xdp(XdpPort::open(settings)?),
     })
 }
 

@@ -1,7 +1,7 @@
-//! Joins guests' virtio-net rings to taps and to one another, as fast as one core can.
+//! Joins guests' virtio-net rings to NICs, taps and one another, as fast as one core can.
 //!
 //! A packet's way: a guest's transmit ring (`ring::tx`) lends a batch of frames → `link` → the other end's sink
-//! (`ring::rx`, `port::tap`) copies them out → used ring and one signal. A guest's way in: its VMM connects
+//! (`ring::rx`, `port::tap`, `port::xdp`) copies them out → used ring and one signal. A guest's way in: its VMM connects
 //! (`vhost`), lends its memory (`memory`) and rings, which then run in a worker's thread (`worker`).
 //!
 //! Guests are hostile: everything read from their memory is checked where it is read, and what contradicts itself ends
@@ -22,6 +22,7 @@ pub mod ring;
 pub mod spec;
 pub mod vhost;
 pub mod worker;
+pub mod xdp;
 
 use anyhow::Context as _;
 use nix::sys::signal::{SigSet, Signal};

@@ -5,12 +5,16 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use net_types::{IfName, IfNameError};
+use net_types::{IfName, IfNameError, Mac};
 
 use crate::vhost::{Role, VhostSettings};
+use crate::xdp::{Steering, XdpSettings};
 
 /// The most queue pairs of one guest.
 pub const MAX_QUEUE_PAIRS: usize = 64;
+
+/// The highest queue number of a NIC.
+const MAX_QUEUE: u32 = 1023;
 
 /// Two ends to join.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub enum EndSpec {
     VhostUser(VhostSettings),
     /// `tap:NAME`: a persistent tap of this network namespace.
     Tap(IfName),
+    /// `af_xdp:IFACE[:QUEUE[-QUEUE]][?option[&option…]]`: a NIC. Options: `mac=MAC`, `groups`, `vlan=ID`.
+    AfXdp(XdpSettings),
 }
 
 /// What is wrong with a link as written.
@@ -35,7 +41,7 @@ pub enum SpecError {
     #[error("link {0:?} has not two ends: write END,END")]
     Ends(String),
     /// No such kind of end.
-    #[error("end {0:?} is none of vhost-user:SOCKET[?client], tap:NAME")]
+    #[error("end {0:?} is none of vhost-user:SOCKET[?client], tap:NAME, af_xdp:IFACE[:QUEUE[-QUEUE]]")]
     Kind(String),
     /// A vhost-user end without a path.
     #[error("end {0:?} has no socket path")]
@@ -50,7 +56,12 @@ pub enum SpecError {
         /// What is allowed.
         allowed: &'static str,
     },
-    /// A tap's name.
+    /// Queues of a NIC.
+    #[error(
+        "queues of end {0:?}: write QUEUE or FIRST-LAST, up to {MAX_QUEUE}, at most {MAX_QUEUE_PAIRS} of them"
+    )]
+    Queues(String),
+    /// The name of a tap or NIC.
     #[error("end {end:?}")]
     Name {
         /// The end.
@@ -81,6 +92,7 @@ impl FromStr for EndSpec {
                 let name = name.parse();
                 name.map(Self::Tap).map_err(|source| SpecError::Name { end: text.to_owned(), source })
             }
+            Some(("af_xdp", rest)) => af_xdp(text, rest).map(Self::AfXdp),
             _ => Err(SpecError::Kind(text.to_owned())),
         }
     }
@@ -99,6 +111,7 @@ impl fmt::Display for EndSpec {
         match self {
             Self::VhostUser(settings) => write!(f, "vhost-user:{}", settings.socket.display()),
             Self::Tap(name) => write!(f, "tap:{name}"),
+            Self::AfXdp(settings) => write!(f, "af_xdp:{}", settings.interface),
         }
     }
 }
@@ -129,6 +142,42 @@ fn vhost_user(end: &str, text: &str) -> Result<VhostSettings, SpecError> {
     Ok(settings)
 }
 
+fn af_xdp(end: &str, text: &str) -> Result<XdpSettings, SpecError> {
+    let (place, options) = text.split_once('?').unwrap_or((text, ""));
+    let (interface, queues) = place.split_once(':').unwrap_or((place, "0"));
+    let interface = interface.parse().map_err(|source| SpecError::Name { end: end.to_owned(), source })?;
+    let wrong_queues = || SpecError::Queues(end.to_owned());
+    let number =
+        |text: &str| text.parse().ok().filter(|queue: &u32| *queue <= MAX_QUEUE).ok_or_else(wrong_queues);
+    let (first, last) = queues.split_once('-').unwrap_or((queues, queues));
+    let queues = (number(first)?, number(last)?);
+    if queues.0 > queues.1 || (queues.1 - queues.0) as usize >= MAX_QUEUE_PAIRS {
+        return Err(wrong_queues());
+    }
+    let mut steering = Steering::default();
+    for option in options.split('&').filter(|option| !option.is_empty()) {
+        let wrong = |allowed| SpecError::Option { end: end.to_owned(), option: option.to_owned(), allowed };
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("groups", "") => steering.groups = true,
+            ("mac", mac) => {
+                let mac = mac.parse().ok().filter(|mac: &Mac| mac.is_unicast());
+                steering.mac = Some(mac.ok_or_else(|| wrong("a unicast MAC address is allowed"))?);
+            }
+            ("vlan", vlan) => {
+                let vlan = vlan.parse().ok();
+                steering.vlan = Some(vlan.ok_or_else(|| wrong("a VLAN of 1 to 4094 is allowed"))?);
+            }
+            _ => return Err(wrong("mac=MAC, groups and vlan=ID are allowed")),
+        }
+    }
+    if steering.groups && steering.mac.is_none() {
+        let (option, allowed) =
+            ("groups".to_owned(), "only with mac=MAC; without, all frames go to the guest");
+        return Err(SpecError::Option { end: end.to_owned(), option, allowed });
+    }
+    Ok(XdpSettings { interface, queues, steering })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +196,24 @@ mod tests {
     }
 
     #[test]
+    fn a_nic_is_read_with_its_queues_and_what_is_the_guests() {
+        let settings = |text: &str| match text.parse() {
+            Ok(EndSpec::AfXdp(settings)) => {
+                (settings.interface.to_string(), settings.queues, settings.steering)
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(settings("af_xdp:eth0"), ("eth0".to_owned(), (0, 0), Steering::default()));
+        let steering = Steering {
+            mac: Some("02:00:00:00:00:07".parse().unwrap()),
+            groups: true,
+            vlan: Some("5".parse().unwrap()),
+        };
+        let all = settings("af_xdp:eth0:2-3?mac=02:00:00:00:00:07&groups&vlan=5");
+        assert_eq!(all, ("eth0".to_owned(), (2, 3), steering));
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let message = |text: &str| text.parse::<LinkSpec>().unwrap_err().to_string();
         assert!(message("tap:a").contains("END,END"));
@@ -158,5 +225,11 @@ mod tests {
         assert!(message("tap:a,vhost-user:/s?queues=65").contains("1 to 64"));
         assert!(message("tap:a,vhost-user:/s?mtu=67").contains("68 to 65535"));
         assert!(message("tap:a/b,tap:c").contains("\"tap:a/b\""));
+        for queues in ["a", "1-", "3-1", "1024", "0-64"] {
+            assert!(message(&format!("tap:a,af_xdp:eth0:{queues}")).contains("FIRST-LAST"), "{queues}");
+        }
+        assert!(message("tap:a,af_xdp:eth0?mac=01:00:00:00:00:01").contains("unicast"));
+        assert!(message("tap:a,af_xdp:eth0?vlan=4095").contains("1 to 4094"));
+        assert!(message("tap:a,af_xdp:eth0?groups").contains("only with mac"));
     }
 }

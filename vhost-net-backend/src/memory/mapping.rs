@@ -1,4 +1,4 @@
-//! One mapped file: guest memory or a dirty log.
+//! One mapped file: guest memory, a dirty log, or the memory of an AF_XDP socket.
 //!
 //! Only memory files (memfd, tmpfs, hugetlbfs) are taken: pages of any other file may take as long as a disk, or a
 //! FUSE server, likes.
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::access::{RingMemory, Writable};
+use super::access::{Readable, RingMemory, Writable};
 use super::{Region, sigbus};
 
 /// `TMPFS_MAGIC` and `HUGETLBFS_MAGIC` (`linux/magic.h`); memfds are one of them.
@@ -114,6 +114,23 @@ impl Mapping {
     /// Bytes of the part.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The address of its first byte in this process.
+    pub(crate) fn address(&self) -> usize {
+        self.start.as_ptr().expose_provenance() + self.skip
+    }
+
+    /// Own memory to write to, cut where the part ends.
+    #[inline]
+    pub(crate) fn writable(&self, offset: u64, length: u32) -> Writable<'_> {
+        self.part(offset, length, 0)
+    }
+
+    /// Own memory to read from, cut where the part ends.
+    #[inline]
+    pub(crate) fn readable(&self, offset: u64, length: u32) -> Readable<'_> {
+        self.part(offset, length, 0).into()
     }
 
     /// Whether a page of it was missing.

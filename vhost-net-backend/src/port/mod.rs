@@ -6,11 +6,13 @@
 
 mod tap;
 mod vhost;
+mod xdp;
 
 use std::os::fd::BorrowedFd;
 
 pub use tap::TapPort;
 pub use vhost::{Hangup, Queue, VhostPort};
+pub use xdp::XdpPort;
 
 use crate::fault::Fault;
 use crate::frame::{Batch, Offloads};
@@ -61,6 +63,8 @@ pub enum Port {
     Vhost(VhostPort),
     /// A tap.
     Tap(TapPort),
+    /// A NIC, by AF_XDP.
+    Xdp(XdpPort),
 }
 
 impl Port {
@@ -70,6 +74,7 @@ impl Port {
         match self {
             Self::Vhost(port) => port.queues(),
             Self::Tap(_) => 1,
+            Self::Xdp(port) => port.queues(),
         }
     }
 
@@ -83,6 +88,7 @@ impl Port {
         match self {
             Self::Vhost(port) => port.poll(queue, deliver),
             Self::Tap(port) => port.poll(deliver),
+            Self::Xdp(port) => port.poll(queue, deliver),
         }
     }
 
@@ -92,6 +98,7 @@ impl Port {
         match self {
             Self::Vhost(port) => port.accepts(queue),
             Self::Tap(port) => port.accepts(),
+            Self::Xdp(port) => port.accepts(),
         }
     }
 
@@ -101,6 +108,7 @@ impl Port {
         match self {
             Self::Vhost(port) => port.push(queue, batch),
             Self::Tap(port) => port.push(batch),
+            Self::Xdp(port) => port.push(queue, batch),
         }
     }
 
@@ -109,6 +117,7 @@ impl Port {
         match self {
             Self::Vhost(port) => port.kick_fd(queue),
             Self::Tap(port) => port.fd(),
+            Self::Xdp(port) => port.fd(queue),
         }
     }
 
@@ -121,6 +130,7 @@ impl Port {
             Self::Vhost(port) => port.enable_kicks(queue),
             // Edge-triggered: a frame after the last empty read makes an event.
             Self::Tap(_) => Ok(false),
+            Self::Xdp(port) => Ok(port.has_frames(queue)),
         }
     }
 
@@ -128,7 +138,7 @@ impl Port {
     pub fn disable_wake(&mut self, queue: usize) {
         match self {
             Self::Vhost(port) => port.suppress_kicks(queue),
-            Self::Tap(_) => {}
+            Self::Tap(_) | Self::Xdp(_) => {}
         }
     }
 
@@ -137,13 +147,14 @@ impl Port {
         match self {
             Self::Vhost(port) => port.close(),
             Self::Tap(port) => port.close(),
+            Self::Xdp(port) => port.close(),
         }
     }
 
     /// Says what the other end takes unfinished, so that less has to be finished here.
     pub fn offer(&mut self, accepted: Offloads) -> Result<(), Fault> {
         match self {
-            Self::Vhost(_) => Ok(()),
+            Self::Vhost(_) | Self::Xdp(_) => Ok(()),
             Self::Tap(port) => port.offer(accepted),
         }
     }

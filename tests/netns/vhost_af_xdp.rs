@@ -1,0 +1,114 @@
+//! A guest on a NIC by AF_XDP: it is reached from the wire, the host keeps what is its own, and nothing stays behind.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use e2e::{Namespace, Sandbox, binary, eventually, output, sh};
+
+use crate::vhost_guests::{Guest, await_socket, backend};
+
+const MAC: &str = "02:00:00:00:00:07";
+
+/// `nic` here is wired to `wire` in a namespace, which has 192.0.2.9.
+fn wired() -> Namespace {
+    let peer = Namespace::new("wire");
+    sh(&format!("ip link add nic type veth peer name wire netns {}", peer.name()));
+    sh("ip link set nic up");
+    peer.sh("ip addr add 192.0.2.9/24 dev wire");
+    peer.sh("ip link set wire up");
+    peer
+}
+
+/// A guest that answers ARP and pings for any address.
+fn guest(directory: &Path, socket: &Path) -> Guest {
+    let port = format!("path={},queue_size=256,mac={MAC}", socket.display());
+    let mut guest = Guest::start(directory, "guest.log", "icmpecho", &[port]);
+    guest.say("start");
+    guest.received(1);
+    guest
+}
+
+fn link(socket: &Path, nic: &str) -> String {
+    format!("vhost-user:{},{nic}", socket.display())
+}
+
+#[test]
+fn a_killed_backend_leaves_no_program_and_starts_again_at_once() {
+    let _sandbox = Sandbox::enter();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("guest");
+    let peer = wired();
+    for _ in 0..3 {
+        let backend = backend(&[&link(&socket, "af_xdp:nic")]);
+        await_socket(&socket);
+        let _guest = guest(directory.path(), &socket);
+        peer.sh("ping -c 3 -i 0.2 -w 20 192.0.2.2");
+        assert!(sh("ip link show nic").contains("xdp"));
+        // By SIGKILL.
+        drop(backend);
+        let clean = || (!sh("ip link show nic").contains("xdp")).then_some(());
+        eventually("the kernel has taken the program off", Duration::from_secs(5), clean);
+        std::fs::remove_file(&socket).unwrap();
+    }
+}
+
+#[test]
+fn a_link_that_goes_down_and_up_again_goes_on() {
+    let _sandbox = Sandbox::enter();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("guest");
+    let peer = wired();
+    let _backend = backend(&[&link(&socket, "af_xdp:nic")]);
+    await_socket(&socket);
+    let _guest = guest(directory.path(), &socket);
+    for end in ["nic", "wire"] {
+        peer.sh("ping -c 1 -w 20 192.0.2.2");
+        let set = |state: &str| {
+            let line = format!("ip link set {end} {state}");
+            if end == "nic" { sh(&line) } else { peer.sh(&line) }
+        };
+        set("down");
+        set("up");
+        peer.sh("ping -c 1 -w 20 192.0.2.2");
+    }
+}
+
+#[test]
+fn frames_that_are_not_the_guests_stay_with_the_host() {
+    let _sandbox = Sandbox::enter();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("guest");
+    let peer = wired();
+    sh("ip addr add 192.0.2.1/24 dev nic");
+    let _backend = backend(&[&link(&socket, &format!("af_xdp:nic?mac={MAC}"))]);
+    await_socket(&socket);
+    let _guest = guest(directory.path(), &socket);
+    peer.sh("ping -c 3 -i 0.2 -w 20 192.0.2.1");
+    // ARP stays with the host, so the guest is known by its address.
+    peer.sh(&format!("ip neigh add 192.0.2.2 lladdr {MAC} dev wire"));
+    peer.sh("ping -c 3 -i 0.2 -w 20 192.0.2.2");
+}
+
+#[test]
+fn a_nic_that_is_taken_or_absent_is_named() {
+    let _sandbox = Sandbox::enter();
+    let directory = tempfile::tempdir().unwrap();
+    let _peer = wired();
+    let socket = |name: &str| directory.path().join(name);
+    let _backend = backend(&[&link(&socket("a"), "af_xdp:nic")]);
+    await_socket(&socket("a"));
+    let refusal = |nic: &str| {
+        let mut command = Command::new(binary("vhost-net-backend"));
+        let output = output(command.args(["--link", &link(&socket("b"), nic)]));
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let taken = refusal("af_xdp:nic");
+    assert!(taken.contains("nic has an XDP program of somebody else"), "{taken}");
+    let absent = refusal("af_xdp:nix");
+    assert!(absent.contains("there is no interface nix"), "{absent}");
+    sh("ip link add other type veth peer name rehto");
+    let queue = refusal("af_xdp:other:5");
+    assert!(queue.contains("other has no queue 5"), "{queue}");
+}

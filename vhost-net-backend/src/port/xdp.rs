@@ -1,0 +1,118 @@
+//! A NIC as a link's end, by AF_XDP. It takes finished frames only; the link finishes the others.
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use super::{Polled, Pushed};
+use crate::fault::Fault;
+use crate::frame::{BATCH, Batch, Header, MIN_FRAME, Offloads};
+use crate::memory::copy;
+use crate::port::Unfit;
+use crate::xdp::{Attachment, Sent, Socket, XdpError, XdpSettings};
+
+/// Our program on an interface, and a socket for each of its queues that we use.
+#[derive(Debug)]
+pub struct XdpPort {
+    /// `None` after a fault.
+    sockets: Vec<Option<Socket>>,
+    /// After the sockets it delivers to.
+    attachment: Option<Attachment>,
+}
+
+impl XdpPort {
+    /// Attaches to an interface.
+    pub fn open(settings: &XdpSettings) -> Result<Self, XdpError> {
+        let attachment = Attachment::new(settings)?;
+        let mut sockets = Vec::new();
+        for queue in settings.queues.0..=settings.queues.1 {
+            let socket = Socket::bind(&attachment, settings, queue)?;
+            let (interface, mode) = (settings.interface.as_str(), attachment.mode);
+            tracing::info!(interface, queue, ?mode, zero_copy = socket.is_zero_copy(), "AF_XDP");
+            sockets.push(Some(socket));
+        }
+        Ok(Self { sockets, attachment: Some(attachment) })
+    }
+
+    pub(super) fn queues(&self) -> usize {
+        self.sockets.len()
+    }
+
+    pub(super) fn fd(&self, queue: usize) -> Option<BorrowedFd<'_>> {
+        Some(self.sockets.get(queue)?.as_ref()?.as_fd())
+    }
+
+    pub(super) fn accepts(&self) -> Option<Offloads> {
+        self.attachment.is_some().then_some(Offloads::NONE)
+    }
+
+    pub(super) fn close(&mut self) {
+        self.sockets.fill_with(|| None);
+        self.attachment = None;
+    }
+
+    /// Whether frames are waiting.
+    pub(super) fn has_frames(&self, queue: usize) -> bool {
+        self.sockets.get(queue).and_then(Option::as_ref).is_some_and(|socket| socket.received() > 0)
+    }
+
+    #[inline]
+    pub(super) fn poll(
+        &mut self,
+        queue: usize,
+        deliver: &mut dyn FnMut(&Batch<'_>) -> usize,
+    ) -> Result<Polled, Fault> {
+        let Some(socket) = self.sockets.get_mut(queue).and_then(Option::as_mut) else {
+            return Ok(Polled::default());
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "BATCH fits")]
+        let received = socket.received().min(BATCH as u32);
+        let mut batch = Batch::new();
+        for ahead in 0..received {
+            let frame = socket.frame(ahead);
+            if frame.len() < MIN_FRAME {
+                if batch.is_empty() {
+                    drop(batch);
+                    socket.give_back(1);
+                    return Ok(Polled { unfit: Some(Unfit::Short), ..Polled::default() });
+                }
+                break;
+            }
+            if batch.push(Header::NONE, Offloads::NONE, frame.len(), &[frame]).is_err() {
+                break;
+            }
+        }
+        let lent = batch.len();
+        if lent == 0 {
+            return Ok(Polled::default());
+        }
+        let taken = deliver(&batch).min(lent);
+        drop(batch);
+        #[expect(clippy::cast_possible_truncation, reason = "at most BATCH")]
+        socket.give_back(taken as u32);
+        Ok(Polled { lent, taken, unfit: None })
+    }
+
+    #[inline]
+    pub(super) fn push(&mut self, queue: usize, batch: &Batch<'_>) -> Result<Pushed, Fault> {
+        let count = self.sockets.len().max(1);
+        let Some(socket) = self.sockets.get_mut(queue % count).and_then(Option::as_mut) else {
+            return Ok(Pushed::default());
+        };
+        socket.reclaim();
+        let mut pushed = Pushed::default();
+        for (frame, pieces) in batch.iter() {
+            let sent = socket.send(frame.length, |mut target| {
+                for piece in pieces {
+                    target = target.skip(copy(*piece, target));
+                }
+            });
+            match sent {
+                Sent::Queued => {}
+                Sent::Full => break,
+                Sent::TooLong => pushed.refused += 1,
+            }
+            pushed.taken += 1;
+        }
+        socket.flush().map_err(|source| Fault::Io { operation: "send to the AF_XDP socket", source })?;
+        Ok(pushed)
+    }
+}

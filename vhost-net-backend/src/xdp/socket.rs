@@ -1,0 +1,214 @@
+//! One AF_XDP socket: a queue of a NIC, with memory of its own.
+//!
+//! The memory (UMEM) is a memfd cut into chunks: the first half receives, the second half sends. A received chunk is
+//! lent until its frame is passed on, then given back to the kernel; sent chunks come back by the completion ring.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::net::xdp::{SocketAddrXdp, SocketAddrXdpFlags, XdpUmemReg, XdpUmemRegFlags};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType};
+
+use super::rings::{Descriptor, Ring};
+use super::{Attachment, XdpError, XdpSettings};
+use crate::memory::{Mapping, Readable, Writable};
+
+/// Entries of each ring.
+const ENTRIES: u32 = 2048;
+/// Bytes of a chunk: holds frames of up to 3840 bytes, behind the headroom of 256 that XDP keeps.
+const CHUNK: u32 = 4096;
+const CHUNKS: u32 = 2 * ENTRIES;
+/// The longest frame to send.
+const LONGEST: u32 = CHUNK;
+/// Where the rings are mapped from (`XDP_PGOFF_*`).
+const RX_PAGE: u64 = 0;
+const TX_PAGE: u64 = 0x8000_0000;
+const FILL_PAGE: u64 = 0x1_0000_0000;
+const COMPLETION_PAGE: u64 = 0x1_8000_0000;
+/// Calls to the kernel for one batch: in copy mode each sends 32 frames, and none while the queue is busy.
+const KICKS: u32 = 16;
+
+/// What became of a frame to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// It is on its way.
+    Queued,
+    /// There is no room now.
+    Full,
+    /// It is too long for a chunk.
+    TooLong,
+}
+
+/// A bound socket.
+#[derive(Debug)]
+pub struct Socket {
+    /// Before the memory it uses.
+    socket: OwnedFd,
+    rx: Ring<Descriptor>,
+    tx: Ring<Descriptor>,
+    fill: Ring<u64>,
+    completion: Ring<u64>,
+    memory: Mapping,
+    /// Chunks to send with.
+    free: Vec<u64>,
+    /// Frames written and not handed over.
+    unsent: u32,
+    zero_copy: bool,
+}
+
+impl Socket {
+    /// Binds to a queue; without copies if its driver can.
+    pub fn bind(attachment: &Attachment, settings: &XdpSettings, queue: u32) -> Result<Self, XdpError> {
+        let interface = &settings.interface;
+        let failed = |operation| {
+            move |source: io::Error| XdpError::Io { operation, interface: interface.clone(), source }
+        };
+        let mut socket = Self::open().map_err(failed("set up AF_XDP"))?;
+        let mut bound = Err(Errno::INVAL);
+        for flag in [SocketAddrXdpFlags::XDP_ZEROCOPY, SocketAddrXdpFlags::XDP_COPY] {
+            let flags = flag | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
+            bound =
+                rustix::net::bind(&socket.socket, &SocketAddrXdp::new(flags, attachment.index.get(), queue));
+            socket.zero_copy = flag == SocketAddrXdpFlags::XDP_ZEROCOPY;
+            if bound != Err(Errno::OPNOTSUPP) && bound != Err(Errno::INVAL) {
+                break;
+            }
+        }
+        let interface = interface.clone();
+        match bound {
+            Ok(()) => {}
+            Err(Errno::BUSY) => return Err(XdpError::QueueBusy { interface, queue }),
+            Err(Errno::INVAL) => return Err(XdpError::NoQueue { interface, queue }),
+            Err(errno) => return Err(failed("bind")(errno.into())),
+        }
+        attachment.deliver(settings, queue, &socket)?;
+        Ok(socket)
+    }
+
+    fn open() -> io::Result<Self> {
+        let size = u64::from(CHUNKS) * u64::from(CHUNK);
+        let file = memfd_create("umem", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, size)?;
+        let memory = Mapping::new(&file, 0, size).map_err(io::Error::other)?;
+        let socket = rustix::net::socket(AddressFamily::XDP, SocketType::RAW, None)?;
+        let region = XdpUmemReg {
+            addr: memory.address() as u64,
+            len: size,
+            chunk_size: CHUNK,
+            headroom: 0,
+            flags: XdpUmemRegFlags::empty(),
+            tx_metadata_len: 0,
+        };
+        sockopt::set_xdp_umem_reg(&socket, region)?;
+        sockopt::set_xdp_umem_fill_ring_size(&socket, ENTRIES)?;
+        sockopt::set_xdp_umem_completion_ring_size(&socket, ENTRIES)?;
+        sockopt::set_xdp_rx_ring_size(&socket, ENTRIES)?;
+        sockopt::set_xdp_tx_ring_size(&socket, ENTRIES)?;
+        let offsets = sockopt::xdp_mmap_offsets(&socket)?;
+        let mut fill = Ring::map(&socket, FILL_PAGE, offsets.fr, ENTRIES)?;
+        for chunk in 0..ENTRIES {
+            fill.write(chunk, u64::from(chunk) * u64::from(CHUNK));
+        }
+        fill.produce(ENTRIES);
+        Ok(Self {
+            rx: Ring::map(&socket, RX_PAGE, offsets.rx, ENTRIES)?,
+            tx: Ring::map(&socket, TX_PAGE, offsets.tx, ENTRIES)?,
+            completion: Ring::map(&socket, COMPLETION_PAGE, offsets.cr, ENTRIES)?,
+            fill,
+            free: (ENTRIES..CHUNKS).map(|chunk| u64::from(chunk) * u64::from(CHUNK)).collect(),
+            memory,
+            socket,
+            unsent: 0,
+            zero_copy: false,
+        })
+    }
+
+    /// Whether the NIC reads and writes our memory itself.
+    pub fn is_zero_copy(&self) -> bool {
+        self.zero_copy
+    }
+
+    /// Received frames that were not given back.
+    #[inline]
+    pub fn received(&self) -> u32 {
+        self.rx.filled()
+    }
+
+    /// The received frame that is `ahead` of the first.
+    #[inline]
+    pub fn frame(&self, ahead: u32) -> Readable<'_> {
+        let Descriptor { address, length, .. } = self.rx.read(ahead);
+        self.memory.readable(address, length)
+    }
+
+    /// Gives the first `count` received frames back.
+    #[inline]
+    pub fn give_back(&mut self, count: u32) {
+        for ahead in 0..count {
+            let chunk = self.rx.read(ahead).address & !u64::from(CHUNK - 1);
+            self.fill.write(ahead, chunk);
+        }
+        // As many as were taken out, so there is room.
+        self.fill.produce(count);
+        self.rx.consume(count);
+        if self.fill.needs_wakeup() {
+            let _nothing = rustix::net::recv(&self.socket, &mut [0_u8; 0], RecvFlags::DONTWAIT);
+        }
+    }
+
+    /// Takes back the chunks that were sent.
+    #[inline]
+    pub fn reclaim(&mut self) {
+        let count = self.completion.filled();
+        for ahead in 0..count {
+            self.free.push(self.completion.read(ahead));
+        }
+        self.completion.consume(count);
+    }
+
+    /// Queues a frame of `length` bytes, written by `write`; [`flush`](Self::flush) hands it over.
+    #[inline]
+    pub fn send(&mut self, length: u32, write: impl FnOnce(Writable<'_>)) -> Sent {
+        if length > LONGEST {
+            return Sent::TooLong;
+        }
+        if self.tx.free() <= self.unsent {
+            return Sent::Full;
+        }
+        let Some(address) = self.free.pop() else { return Sent::Full };
+        write(self.memory.writable(address, length));
+        self.tx.write(self.unsent, Descriptor { address, length, options: 0 });
+        self.unsent += 1;
+        Sent::Queued
+    }
+
+    /// Hands queued frames to the kernel.
+    ///
+    /// # Errors
+    /// The interface is gone. One that is down is no error: its frames wait, and then find no room.
+    #[inline]
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.tx.produce(self.unsent);
+        self.unsent = 0;
+        for _ in 0..KICKS {
+            if self.tx.filled() == 0 || !self.tx.needs_wakeup() {
+                break;
+            }
+            match rustix::net::send(&self.socket, &[], SendFlags::DONTWAIT) {
+                Ok(_) | Err(Errno::AGAIN | Errno::BUSY | Errno::NOBUFS | Errno::INTR) => {}
+                Err(Errno::NETDOWN) => break,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
