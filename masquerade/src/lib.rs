@@ -40,7 +40,16 @@ impl cni::Plugin for Masquerade {
     }
 
     fn del(&self, request: &Request) -> Result<(), Error> {
-        let config = Config::try_from(request)?;
+        let config = match Config::try_from(request) {
+            Ok(config) => config,
+            Err(error) => {
+                // Else a runtime could never forget the attachment.
+                tracing::warn!(
+                    "nothing to remove: ADD refuses this configuration before it changes anything: {error}"
+                );
+                return Ok(());
+            }
+        };
         match Pod::open(request) {
             Ok(pod) => Ok(detach::del(&config, &pod)?),
             // With the namespace went everything that was in it.
