@@ -41,18 +41,19 @@ pub struct Index {
 }
 
 impl Index {
-    /// An object exists with exactly these addresses. `round` marks it as seen in a round of listing.
-    pub fn put(&mut self, place: Place, key: &str, macs: Vec<Mac>, round: u64) {
+    /// An object exists with exactly these addresses; true if that is news. `round` marks it as seen in a round of
+    /// listing.
+    pub fn put(&mut self, place: Place, key: &str, macs: Vec<Mac>, round: u64) -> bool {
         let object: Object = (place, key.into());
         match self.objects.get_mut(&object) {
             Some((seen, old)) if **old == *macs => {
                 *seen = round;
-                return;
+                return false;
             }
             _ => self.remove(place, key),
         }
         if macs.is_empty() {
-            return;
+            return true;
         }
         for mac in &macs {
             let (block, offset) = BlockId::of(*mac);
@@ -62,6 +63,7 @@ impl Index {
             }
         }
         self.objects.insert(object, (round, macs.into_boxed_slice()));
+        true
     }
 
     /// An object is gone.

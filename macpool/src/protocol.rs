@@ -30,11 +30,10 @@
 //!    swapped to `holder: nobody, taken: all`: what the dead one gave is unknown, so all of it counts as given.
 //! 5. **Sweep.** Addresses become free again only here. A block that nobody holds and whose record has not changed for
 //!    the grace time, by the sweeper's own clock, is compared with what exists: bits whose address no VM, VMI or pod
-//!    has are cleared, by a swap at the version that was observed all the while. "What exists" is the watch cache *after* it has
-//!    caught up with a consistent read made after the observation. A VMI counts until it is gone, so a deleted VM's
-//!    address waits for its guest.
-//! 6. **Own sweep.** A holder may make an address of its own block free again under the same two conditions: given
-//!    longer than the grace time ago, and absent from a cache that has caught up.
+//!    has are cleared, by a swap at the version that was observed all the while. "What exists" is listed from etcd, not
+//!    from a cache, and after the observation. A VMI counts until it is gone, so a deleted VM's address waits for its guest.
+//! 6. **Own sweep.** A holder may make an address of its own block free again under the same two conditions: untouched
+//!    (not given, claimed or seen) for the grace time, and absent from lists read after that.
 //!
 //! # Why no address is given twice
 //! An address is given by rule 1 or 3 only. Call the API server's order of writes to one record its history.
@@ -48,11 +47,11 @@
 //! - *After a crash*: rule 4 sets every bit. The answer of a dead replica that is still on its way to etcd is covered as below.
 //! - *After a sweep*: a bit is cleared while an object with that address is on its way to etcd? It was given either before
 //!   the observation began, then it has landed or failed within the grace time (the API server bounds a request, 60 s by
-//!   default, and so the grace time is at least twice that) and the cache contains it; or afterwards, then the record
+//!   default, and so the grace time is at least twice that) and the lists contain it; or afterwards, then the record
 //!   has changed, as giving needs a holder and claiming writes, and the swap fails. An update whose old object
 //!   has the address needs no claim: the API server writes it only if that old object is still the stored one.
-//! - *Stale caches* feed rule 1 only with more taken addresses, rule 5 only after the catch-up. A stale record makes a
-//!   swap fail.
+//! - *Stale caches* feed rule 1 only with more taken addresses, and rule 5 only with guesses at what is worth a look. A
+//!   stale record makes a swap fail.
 //! - *A dry run* gives nothing: it is shown an address that is free now.
 //!
 //! # Why no write waits
@@ -63,10 +62,9 @@
 //!
 //! # What it rests on
 //! etcd's linearizable reads and conditional writes; monotonic clocks whose rates differ by less than the margin; requests
-//! that the API server ends within half the grace time; resource versions of one resource type comparable as integers
-//! (Kubernetes KEP-5504). Objects that never came through the webhook (namespaces that opted out, a webhook that
-//! was switched off) are seen by the watch only, and kept free of as soon as they are seen.
+//! that the API server ends within half the grace time. Objects that never came through the webhook (namespaces that
+//! opted out, a webhook that was switched off) are seen by the watch only, and kept free of as soon as they are seen.
 //!
 //! `tests/protocol_model.rs` explores these rules, the same functions of [`crate::record`], over all interleavings of
-//! small configurations with crashes, lost answers, slow lands and stale reads; it also checks that it finds a
-//! double grant as soon as a swap stops comparing.
+//! small configurations with crashes, lost answers, late writes and stale reads. It also takes each rule out in turn, the
+//! compare-and-swap first, and checks that an address is then given twice.

@@ -84,6 +84,12 @@ fn duplicates_are_reported_or_refused() {
         let collisions = replica.metric(&format!("kmp_mac_collisions{{mac=\"{mac}\"}}"));
         (replica.metric("kubevirt_kmp_duplicate_macs") == Some(1) && collisions == Some(2)).then_some(())
     });
+    let event = eventually("an event on the VM", PATIENCE, || {
+        let events = cluster.get("/api/v1/namespaces/default/events");
+        events["items"].as_array().unwrap().iter().find(|event| event["reason"] == "MACCollision").cloned()
+    });
+    assert_eq!(event["involvedObject"]["name"], "two");
+    assert_eq!(event["message"], format!("macAddress {mac} is also used by default/one"));
     replica.terminate();
     let _strict = cluster.replica(&["--on-duplicate", "reject"]);
     let (status, answer) = cluster.try_create(&vm("three", &[("red", &mac)]));

@@ -109,8 +109,10 @@ impl Sink for ConfigSink {
                     kind: "ConfigMap",
                     namespace: map.metadata.namespace,
                     name: map.metadata.name,
+                    uid: String::new(),
                 };
-                self.events.warn(&regarding, "InvalidRange", format!("{error}; the old range stays"));
+                let what = format!("range-{}", map.metadata.resource_version);
+                self.events.warn(&regarding, "InvalidRange", &what, format!("{error}; the old range stays"));
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::api::Api;
+use super::api::{Api, ApiError};
 
 /// The object an event is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub(super) struct Regarding {
     pub(super) kind: &'static str,
     pub(super) namespace: String,
     pub(super) name: String,
+    /// Empty if it is not known.
+    pub(super) uid: String,
 }
 
 /// Sends events.
@@ -28,17 +30,19 @@ impl Events {
         Self { api }
     }
 
-    /// Logs and sends a Warning.
-    pub(super) fn warn(&self, regarding: &Regarding, reason: &'static str, message: String) {
-        let Regarding { api_version, kind, namespace, name } = regarding;
+    /// Logs and sends a Warning. Replicas that see the same thing say it once: `what` makes the event's name.
+    pub(super) fn warn(&self, regarding: &Regarding, reason: &'static str, what: &str, message: String) {
+        let Regarding { api_version, kind, namespace, name, uid } = regarding;
         tracing::warn!(kind, namespace, name, reason, message);
         let now =
             OffsetDateTime::now_utc().replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok());
         let event = json!({
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"generateName": format!("{name}."), "namespace": namespace},
-            "involvedObject": {"apiVersion": api_version, "kind": kind, "namespace": namespace, "name": name},
+            "metadata": {"name": format!("{name}.{what}"), "namespace": namespace},
+            "involvedObject": {
+                "apiVersion": api_version, "kind": kind, "namespace": namespace, "name": name, "uid": uid,
+            },
             "type": "Warning",
             "reason": reason,
             "message": message,
@@ -49,7 +53,10 @@ impl Events {
         });
         let (api, path) = (self.api.clone(), format!("/api/v1/namespaces/{namespace}/events"));
         tokio::spawn(async move {
-            if let Err(error) = api.post::<_, serde::de::IgnoredAny>(&path, &event).await {
+            let sent = api.post::<_, serde::de::IgnoredAny>(&path, &event).await;
+            if let Err(error) = sent
+                && !matches!(error, ApiError::Conflict { .. })
+            {
                 tracing::warn!(error = &error as &dyn std::error::Error, "an event could not be sent");
             }
         });

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use net_types::Mac;
 use serde::{Deserialize, Serialize};
 
+use super::events::Regarding;
 use crate::record::Record;
 use crate::review::{pod, vm};
 
@@ -121,9 +122,22 @@ pub(super) struct AnyMeta<'a> {
     name: Cow<'a, str>,
     #[serde(borrow)]
     pub(super) resource_version: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) uid: Cow<'a, str>,
 }
 
 impl AnyMeta<'_> {
+    /// The VirtualMachine with this metadata, for an event.
+    pub(super) fn virtual_machine(&self) -> Regarding {
+        Regarding {
+            api_version: "kubevirt.io/v1",
+            kind: "VirtualMachine",
+            namespace: self.namespace.clone().into_owned(),
+            name: self.name.clone().into_owned(),
+            uid: self.uid.clone().into_owned(),
+        }
+    }
+
     /// `namespace/name`.
     pub(super) fn key(&self) -> String {
         format!("{}/{}", self.namespace, self.name)

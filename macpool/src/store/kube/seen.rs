@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use net_types::Mac;
 
 use super::Shared;
-use super::objects::{self, Named};
+use super::events::Events;
+use super::objects::{self, AnyMeta, Named};
 use super::reflect::Sink;
 use crate::index::Place;
-use crate::store::lock;
+use crate::store::{Kind, Owner, lock};
 
 /// The addresses of an object in a place.
 pub(super) fn macs_of(place: Place, json: &[u8]) -> Result<Vec<Mac>, serde_json::Error> {
@@ -26,11 +27,28 @@ pub(super) struct Sight {
     place: Place,
     round: u64,
     listed: bool,
+    events: Events,
 }
 
 impl Sight {
     pub(super) fn new(shared: &Arc<Shared>, place: Place) -> Self {
-        Self { shared: Arc::clone(shared), place, round: 0, listed: false }
+        let events = Events::new(shared.api.clone());
+        Self { shared: Arc::clone(shared), place, round: 0, listed: false, events }
+    }
+}
+
+impl Sight {
+    /// An event on the VM for each address that somebody else has.
+    fn tell_collisions(&self, meta: &AnyMeta<'_>, macs: &[Mac]) {
+        let owner = Owner { kind: Kind::Vm, key: meta.key().into() };
+        for mac in macs {
+            let others = lock(&self.shared.index).owners(*mac);
+            if let Some(other) = others.into_iter().find(|other| *other != owner) {
+                let what = format!("mac-{}", mac.to_string().replace(':', ""));
+                let message = format!("macAddress {mac} is also used by {other}");
+                self.events.warn(&meta.virtual_machine(), "MACCollision", &what, message);
+            }
+        }
     }
 }
 
@@ -40,7 +58,8 @@ impl Sink for Sight {
     }
 
     fn put(&mut self, json: &[u8]) -> Result<(), serde_json::Error> {
-        let key = serde_json::from_slice::<Named<'_>>(json)?.metadata.key();
+        let meta = serde_json::from_slice::<Named<'_>>(json)?.metadata;
+        let key = meta.key();
         // One object that cannot be read, which no review would have let pass, must not blind us for the others.
         let macs = macs_of(self.place, json).unwrap_or_else(|error| {
             tracing::warn!(place = ?self.place, key, %error, "an object cannot be read");
@@ -50,7 +69,11 @@ impl Sink for Sight {
             let mut pool = lock(&self.shared.pool);
             macs.iter().for_each(|mac| pool.seen(*mac));
         }
-        lock(&self.shared.index).put(self.place, &key, macs, self.round);
+        let news = lock(&self.shared.index).put(self.place, &key, macs.clone(), self.round);
+        // What a start finds was told when it came.
+        if news && self.listed && self.place == Place::Vm {
+            self.tell_collisions(&meta, &macs);
+        }
         Ok(())
     }
 
