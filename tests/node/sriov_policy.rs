@@ -126,7 +126,9 @@ fn a_rendered_network_attaches() {
     });
     let rendered = done(sriov(&["render", "-f", "-"], &network.to_string()));
     let config = rendered.lines().find_map(|line| line.trim().strip_prefix("config: ")).unwrap();
-    let config: Value = serde_json::from_str(config.trim_matches('\'')).unwrap();
+    // The YAML scalar is in double quotes, which JSON reads too.
+    let config: String = serde_json::from_str(config).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
     let pod = Namespace::new("pod");
     let call = e2e::CniCall::new("sriov", config).with("deviceID", nic.vf(0).into()).netns(&pod);
     call.call("ADD").success();
