@@ -8,7 +8,8 @@ use super::*;
 
 /// Runs `work` in a new network namespace that goes with its thread.
 fn in_own_namespace(work: impl FnOnce() + Send) {
-    let path = std::env::temp_dir().join(format!("tap-test-{:?}", std::thread::current().id()));
+    let own = (std::process::id(), std::thread::current().id());
+    let path = std::env::temp_dir().join(format!("tap-test-{own:?}"));
     let _leftover = NetNs::remove(&path);
     let namespace = NetNs::create(&path).unwrap();
     let result = namespace.run(work);
