@@ -48,6 +48,14 @@ fn a_triple_fault_is_a_reset() {
 }
 
 #[test]
+fn the_reset_vector_resets() {
+    // mov eax, 0xffff0; jmp rax: the code there is the same in 64-bit mode.
+    let vmm = Vmm::run(&[0xb8, 0xf0, 0xff, 0x0f, 0x00, 0xff, 0xe0]);
+    assert_eq!(vmm.event(), Event::Reset);
+    assert_eq!(vmm.exit_code(), code(exit_code::RESET));
+}
+
+#[test]
 fn a_power_off_ends_the_vmm_cleanly_and_its_last_words_are_heard() {
     let mut vmm = Vmm::run(&[say("bye"), out(0x600, 0x34)].concat());
     assert_eq!(vmm.event(), Event::Shutdown);

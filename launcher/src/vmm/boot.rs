@@ -13,7 +13,10 @@ use std::fs::File;
 
 pub(crate) use kernel::LoadError;
 
-use super::memory::GuestRam;
+use vm_memory::{Bytes as _, GuestAddress};
+
+use super::legacy::ports;
+use super::memory::{GuestRam, layout};
 
 /// What is to be booted.
 pub(crate) struct Sources {
