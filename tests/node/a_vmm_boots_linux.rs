@@ -207,8 +207,6 @@ fn with_memory_above_4_gib_and_a_reboot_is_a_reset() {
     let kibibytes: u64 = guest.run("awk '/MemTotal/ { print $2 }' /proc/meminfo").trim().parse().unwrap();
     assert!(kibibytes > 3_900_000, "{kibibytes} KiB of 4 GiB");
     assert_eq!(guest.run("head -c 64 /dev/hwrng | wc -c").trim(), "64");
-    // Known and open: with two CPUs, on the node VM's emulated SVM, Linux 6.12 prints "Restarting system" and spins
-    // before it writes the reset register.
     guest.type_in("reboot -f");
     assert_eq!(guest.end(), (Event::Reset, Some(exit_code::RESET.into())));
 }

@@ -13,10 +13,7 @@ use std::fs::File;
 
 pub(crate) use kernel::LoadError;
 
-use vm_memory::{Bytes as _, GuestAddress};
-
-use super::legacy::ports;
-use super::memory::{GuestRam, layout};
+use super::memory::GuestRam;
 
 /// What is to be booted.
 pub(crate) struct Sources {

@@ -36,8 +36,6 @@ pub(crate) mod layout {
     pub(crate) const LOW_MEMORY_END: u64 = 0x9_fc00;
     /// ACPI tables, RSDP first, where a kernel without `acpi_rsdp_addr` scans for it.
     pub(crate) const ACPI: u64 = 0xe_0000;
-    /// Where a PC starts after a reset, F000:FFF0, seen from real mode: the last 16 bytes below 1 MiB.
-    pub(crate) const RESET_VECTOR: u64 = 0xf_fff0;
     /// Where a kernel image and all ordinary memory begins.
     pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
     /// The end of RAM below 4 GiB, and the start of the PCI memory window.
