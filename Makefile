@@ -4,7 +4,7 @@
 setup:
 	@tests/setup
 
-# What every commit passes: form, lints, licences, unit tests. Needs no root, no network and no node VM.
+# What every commit passes: form, lints, licences, unit tests. Needs root, but no network and no node VM.
 check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings

@@ -68,7 +68,7 @@ fn replicas_killed_under_load_cost_no_address_and_no_write() {
 }
 
 #[test]
-fn a_rolling_update_costs_no_write() {
+fn every_write_gets_done_during_a_rolling_update() {
     let cluster = Cluster::start("02:00:00:00:00:00", "02:00:00:00:ff:ff");
     let (first, second) = (cluster.replica(&[]), cluster.replica(&[]));
     create_many(&cluster, 8, 25, |done| {
