@@ -50,9 +50,12 @@ enum Course {
 }
 
 impl Machine<'_> {
-    /// Runs the guest once.
+    /// Runs the guest once: as a new instance on fresh disks, or as the same one after its own restart.
     pub(super) async fn run_once(&mut self, disks: Disks) -> Result<Ending, StartError> {
-        self.status.new_instance();
+        match disks {
+            Disks::Fresh => self.status.new_instance(),
+            Disks::Kept => self.status.restarting(),
+        }
         let (vmm, serial) = Vmm::start(&self.directory, &self.record, &self.netns, disks)?;
         let (addresses, mut changes) = mpsc::channel(16);
         let _observers = self.observe(addresses);

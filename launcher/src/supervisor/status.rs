@@ -53,6 +53,11 @@ impl Publisher {
     pub(super) fn new_instance(&mut self) {
         self.vmi.metadata.uid = uuid::Uuid::new_v4().to_string();
         self.vmi.metadata.creation_timestamp = Some(now());
+        self.restarting();
+    }
+
+    /// The instance is about to be started again, because its guest asked for it.
+    pub(super) fn restarting(&mut self) {
         self.set(Phase::Scheduled, "", "GuestNotRunning", "the VMM is being started");
     }
 
