@@ -14,6 +14,7 @@ mod detach;
 mod device;
 mod error;
 mod layer3;
+mod masquerade;
 mod port;
 mod vlans;
 

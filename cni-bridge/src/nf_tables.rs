@@ -1,14 +1,18 @@
-//! nf_tables, spoken straight to the kernel: transactions, and reading one chain's rules back.
+//! nf_tables, spoken straight to the kernel: transactions, and reading rules and elements back.
 //!
 //! Why not by way of nft(8): before it sends anything, that program reads back what all of the node's tables hold,
 //! so one attachment would cost 2 ms on an empty node and 0.3 s and more next to a thousand tables of others
 //! (`docs/decisions.md` has the measurement). Attaching must not depend on how busy the node is.
 //!
-//! Only what the spoof check needs is here. Layouts are those of `linux/netfilter/nf_tables.h`; attributes are in
+//! Only what the spoof check and masquerading need is here. Layouts are those of `linux/netfilter/nf_tables.h`; attributes are in
 //! network byte order, headers in the machine's.
 
 mod attribute;
+mod expression;
 mod message;
+mod object;
+mod reply;
+mod transaction;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -20,9 +24,13 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 pub(crate) use attribute::{Attributes, Writer};
-pub(crate) use message::{Chain, Expression, Rule, expressions};
+pub(crate) use expression::{Base, Compare, Expression, Field, Meta, compared, same};
+pub(crate) use object::{Chain, Family, Hook, Key, Rule, Table, VerdictMap};
+pub(crate) use reply::FoundRule;
+pub(crate) use transaction::Transaction;
 
-use message::{Kind, Message, Reply};
+use message::Message;
+use reply::Reply;
 
 /// How long the kernel may take to answer. It answers within the system call; this only bounds the wait for an
 /// answer that was lost.
@@ -59,6 +67,11 @@ impl NfTablesError {
         self.is(nix::Error::ENOENT)
     }
 
+    /// True if the object is there already, and not as wanted.
+    pub(crate) fn already_exists(&self) -> bool {
+        self.is(nix::Error::EEXIST) || self.is(nix::Error::EBUSY)
+    }
+
     /// True if others still use the object.
     pub(crate) fn is_in_use(&self) -> bool {
         self.is(nix::Error::EBUSY)
@@ -69,50 +82,6 @@ impl NfTablesError {
 #[derive(Debug)]
 pub(crate) struct NfTables {
     socket: OwnedFd,
-}
-
-/// Changes that happen all at once or not at all.
-#[derive(Debug, Default)]
-pub(crate) struct Transaction {
-    messages: Vec<Message>,
-}
-
-impl Transaction {
-    /// Makes a table of the netdev family; one that is there is fine.
-    pub(crate) fn add_table(mut self, table: &str) -> Self {
-        self.messages.push(Message::table(Kind::NewTable, table));
-        self
-    }
-
-    /// Removes a table unless it still holds something.
-    pub(crate) fn delete_empty_table(mut self, table: &str) -> Self {
-        self.messages.push(Message::table(Kind::DeleteEmptyTable, table));
-        self
-    }
-
-    /// Makes a base chain on the ingress of one device; one that is there is fine.
-    pub(crate) fn add_chain(mut self, chain: &Chain<'_>) -> Self {
-        self.messages.push(Message::chain(Kind::NewChain, chain));
-        self
-    }
-
-    /// Removes a chain and its rules.
-    pub(crate) fn delete_chain(mut self, chain: &Chain<'_>) -> Self {
-        self.messages.push(Message::chain(Kind::DeleteChain, chain));
-        self
-    }
-
-    /// Removes all rules of a chain.
-    pub(crate) fn flush_chain(mut self, chain: &Chain<'_>) -> Self {
-        self.messages.push(Message::flush(chain));
-        self
-    }
-
-    /// Appends a rule to a chain.
-    pub(crate) fn add_rule(mut self, chain: &Chain<'_>, rule: &Rule<'_>) -> Self {
-        self.messages.push(Message::rule(chain, rule));
-        self
-    }
 }
 
 impl NfTables {
@@ -148,26 +117,56 @@ impl NfTables {
         refused.map_or(Ok(()), Err)
     }
 
-    /// The expressions of each rule of `chain`, as attributes; none if there is no such chain.
-    pub(crate) fn rules(&self, chain: &Chain<'_>) -> Result<Vec<Vec<u8>>, NfTablesError> {
-        self.send(&message::dump_rules(chain))?;
-        let mut rules = Vec::new();
+    /// The rules of `chain`; none if there is no such chain.
+    pub(crate) fn rules(&self, chain: &Chain<'_>) -> Result<Vec<FoundRule>, NfTablesError> {
+        self.list_rules(&message::dump_chain(chain), chain)
+    }
+
+    /// The rules of all chains of `table`; none if there is no such table. Its cost grows with their number: not for
+    /// ADD or DEL.
+    pub(crate) fn rules_of_table(&self, table: Table) -> Result<Vec<FoundRule>, NfTablesError> {
+        self.list_rules(&message::dump_table(table), &table)
+    }
+
+    fn list_rules(&self, request: &[u8], object: &impl ToString) -> Result<Vec<FoundRule>, NfTablesError> {
+        let rule = |reply| if let Reply::Rule(rule) = reply { Some(rule) } else { None };
+        Ok(self.list(request, object)?.into_iter().filter_map(rule).collect())
+    }
+
+    /// The chain to which `map` sends `key`.
+    pub(crate) fn target(&self, map: &VerdictMap, key: &[u8]) -> Result<Option<String>, NfTablesError> {
+        let found = self.list(&message::get_element(map, key), map)?;
+        Ok(found
+            .into_iter()
+            .find_map(|reply| if let Reply::Element { target } = reply { target } else { None }))
+    }
+
+    /// How many chains and maps `table` holds; none if there is no such table.
+    pub(crate) fn holds(&self, table: Table) -> Result<Option<u32>, NfTablesError> {
+        let found = self.list(&message::get_table(table), &table)?;
+        Ok(found
+            .into_iter()
+            .find_map(|reply| if let Reply::Table { holds } = reply { Some(holds) } else { None }))
+    }
+
+    /// What `request` finds, up to the end of the answer; nothing if `object` is not there.
+    fn list(&self, request: &[u8], object: &impl ToString) -> Result<Vec<Reply>, NfTablesError> {
+        self.send(request)?;
+        let mut found = Vec::new();
         loop {
             for reply in self.receive()? {
                 match reply? {
-                    Reply::Rule { expressions } => rules.push(expressions),
-                    Reply::Done | Reply::Answer { errno: 0, .. } => return Ok(rules),
-                    Reply::Answer { errno, .. } if errno == nix::Error::ENOENT as i32 => {
-                        return Ok(Vec::new());
-                    }
+                    Reply::Done | Reply::Answer { errno: 0, .. } => return Ok(found),
+                    Reply::Answer { errno, .. } if errno == nix::Error::ENOENT as i32 => return Ok(found),
                     Reply::Answer { errno, .. } => {
                         let source = io::Error::from_raw_os_error(errno);
                         return Err(NfTablesError::Refused {
                             verb: "list",
-                            object: chain.to_string(),
+                            object: object.to_string(),
                             source,
                         });
                     }
+                    reply => found.push(reply),
                 }
             }
         }
@@ -186,7 +185,7 @@ impl NfTables {
         let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
             .map_err(|errno| NfTablesError::Socket(errno.into()))?;
         buffer.truncate(length);
-        Ok(message::replies(buffer))
+        Ok(reply::replies(buffer))
     }
 }
 

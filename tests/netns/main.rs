@@ -5,6 +5,7 @@
 
 mod cnv_bridge_attaches;
 mod cnv_bridge_keys;
+mod cnv_bridge_masquerades;
 mod cnv_bridge_refuses;
 mod cnv_tuning;
 mod masquerade_connects;

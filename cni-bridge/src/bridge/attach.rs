@@ -12,6 +12,7 @@ use super::detach;
 use super::device::{self, BridgeLock};
 use super::error::BridgeError;
 use super::layer3::{self, PodEnd};
+use super::masquerade;
 use super::port::Port;
 use super::vlans::Vlans;
 use crate::nf_tables::NfTables;
@@ -54,7 +55,7 @@ fn survey(config: &Config, port: &Port) -> Result<Ground, BridgeError> {
             "{} is left over from an attachment that was never deleted: removing it",
             port.host_name
         );
-        detach::remove_port(config, port, &host)?;
+        detach::remove_port(Some(config), port, &host)?;
     }
     Ok(Ground { host, pod, namespace })
 }
@@ -84,6 +85,11 @@ fn build(
             let position = success.interfaces.len() - 1;
             let pod_end = PodEnd { namespace, netlink: pod, link: &pod_end, position };
             let assigned = layer3::configure(config, ipam, host, &bridge, &pod_end)?;
+            if config.masquerade {
+                let addresses: Vec<_> = assigned.ips.iter().map(|ip| ip.address).collect();
+                masquerade::install(&NfTables::open()?, port, &addresses)?;
+                cni::mutated("masquerading");
+            }
             success = Success { interfaces: success.interfaces, ..assigned };
         }
         None if config.keep_pod_end_down => {}

@@ -1,6 +1,7 @@
 //! CHECK and STATUS.
 
-use cni::{Ipam, Success};
+use cni::{Interface, Ipam, Success};
+use ipnetwork::IpNetwork;
 use net_types::Mac;
 use netlink::{Link, Netlink};
 use netns::NetNs;
@@ -8,6 +9,7 @@ use netns::NetNs;
 use super::config::Config;
 use super::device;
 use super::error::BridgeError;
+use super::masquerade;
 use super::port::Port;
 use super::vlans::Vlans;
 use crate::compare::{difference, expect, index, state};
@@ -32,6 +34,9 @@ pub(super) fn check(config: &Config, port: &Port, previous: Option<&Success>) ->
     let pod = Netlink::open_in(&namespace)?;
     check_pod_end(config, port, &host_end, &pod, guest_mac)?;
     check_addresses(port, &pod, previous)?;
+    if config.masquerade {
+        masquerade::check(&NfTables::open()?, port, &assigned(port, previous))?;
+    }
     check_vlans(config, port, &host, host_end.index, &bridge)?;
     if config.mac_spoof_check {
         let found = match spoof::state(&NfTables::open()?, host_name)? {
@@ -93,12 +98,10 @@ fn check_addresses(port: &Port, pod: &Netlink, previous: Option<&Success>) -> Re
     let Some(link) = pod.link_by_name(named.as_str())?.filter(|link| link.kind == "veth") else {
         return Ok(());
     };
-    let is_own = |name: &str| name == named.as_str();
-    let own = result.interfaces.iter().position(|one| is_own(&one.name) && !one.sandbox.is_empty());
     let addresses = pod.addresses(link.index)?;
-    for ip in result.ips.iter().filter(|ip| ip.interface.is_none() || ip.interface == own) {
-        if !addresses.contains(&ip.address) {
-            return Err(difference(format!("address {} of {named}", ip.address), "absent", "present").into());
+    for address in assigned(port, previous) {
+        if !addresses.contains(&address) {
+            return Err(difference(format!("address {address} of {named}"), "absent", "present").into());
         }
     }
     let routes = pod.routes(link.index)?;
@@ -108,6 +111,15 @@ fn check_addresses(port: &Port, pod: &Netlink, previous: Option<&Success>) -> Re
         }
     }
     Ok(())
+}
+
+/// The addresses that ADD had assigned to the container's interface.
+fn assigned(port: &Port, previous: Option<&Success>) -> Vec<IpNetwork> {
+    let Some(result) = previous else { return Vec::new() };
+    let is_own = |one: &Interface| one.name == port.if_name.as_str() && !one.sandbox.is_empty();
+    let own = result.interfaces.iter().position(is_own);
+    let of_own = result.ips.iter().filter(|ip| ip.interface.is_none() || ip.interface == own);
+    of_own.map(|ip| ip.address).collect()
 }
 
 /// The address that ADD reported for the container's interface.

@@ -4,7 +4,6 @@ use cni::{Code, Dns, Error, Ipam, Request};
 use net_types::{IfName, Mac, VlanId};
 use netlink::VlanRange;
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 /// What a network asks of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) keep_pod_end_down: bool,
     /// An IPAM plugin assigns addresses.
     pub(crate) has_ipam: bool,
+    /// What the pod sends out of its networks leaves by the node's address.
+    pub(crate) masquerade: bool,
     /// Replaces what IPAM says of name resolution, unless empty.
     pub(crate) dns: Dns,
 }
@@ -87,6 +88,7 @@ impl Config {
             detect_duplicates: false,
             keep_pod_end_down: false,
             has_ipam: false,
+            masquerade: false,
             dns: Dns::default(),
         }
     }
@@ -123,6 +125,9 @@ struct Raw {
     #[serde(default)]
     disable_container_interface: bool,
     #[serde(default)]
+    ip_masq: bool,
+    ip_masq_backend: Option<String>,
+    #[serde(default)]
     dns: Dns,
     #[serde(default)]
     runtime_config: Addresses,
@@ -151,7 +156,7 @@ struct Addresses {
 }
 
 /// Keys that are honoured.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 17] = [
     "bridge",
     "enableVlanFiltering",
     "vlan",
@@ -167,10 +172,9 @@ const KEYS: [&str; 15] = [
     "forceAddress",
     "enabledad",
     "disableContainerInterface",
+    "ipMasq",
+    "ipMasqBackend",
 ];
-
-/// Keys of the reference plugin that this release refuses to ignore: each would change what the network is.
-const NOT_YET: [&str; 2] = ["ipMasq", "ipMasqBackend"];
 
 /// The smallest MTU Ethernet devices take (`ETH_MIN_MTU`) and the largest of a veth (`ETH_MAX_MTU`), in bytes.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
@@ -180,9 +184,7 @@ impl TryFrom<&Request> for Config {
 
     fn try_from(request: &Request) -> Result<Self, Error> {
         request.args.expect_only(&["MAC"])?;
-        let known: Vec<_> = KEYS.into_iter().chain(NOT_YET).collect();
-        request.warn_of_unknown_keys(&known);
-        refuse_unsupported(&request.config)?;
+        request.warn_of_unknown_keys(&KEYS);
         let raw: Raw = request.config_as()?;
         let config = Self::from_raw(raw, request)?;
         config.refuse_contradictions()?;
@@ -208,6 +210,8 @@ impl Config {
             force_address,
             detect_duplicates,
             disable_container_interface,
+            ip_masq,
+            ip_masq_backend,
             dns,
             runtime_config,
             args,
@@ -219,6 +223,10 @@ impl Config {
                 "preserveDefaultVlan is not set next to vlan: the port stays in the bridge's default VLAN too; \
                  set it to false to leave that VLAN, or to true to keep this without a warning"
             );
+        }
+        let has_ipam = Ipam::of(request)?.is_some();
+        if ip_masq && !has_ipam {
+            tracing::warn!("ipMasq does nothing without ipam: no address of the pod is known");
         }
         Ok(Self {
             bridge: bridge
@@ -242,7 +250,8 @@ impl Config {
             force_address,
             detect_duplicates,
             keep_pod_end_down: disable_container_interface,
-            has_ipam: Ipam::of(request)?.is_some(),
+            has_ipam,
+            masquerade: masquerade_of(ip_masq, ip_masq_backend.as_deref())? && has_ipam,
             dns,
         })
     }
@@ -320,28 +329,31 @@ fn mac_of(field: &str, text: &str) -> Result<Mac, Error> {
     Err(invalid(field, &format!("is {mac}, which no interface can have; allowed: unicast addresses")))
 }
 
-fn refuse_unsupported(config: &Map<String, Value>) -> Result<(), Error> {
-    let off = |value: &Value| matches!(value, Value::Null | Value::Bool(false)) || value.as_str() == Some("");
-    let set = |key: &&&str| {
-        config.get(**key).is_some_and(|value| !off(value) && *value != Value::Array(Vec::new()))
-    };
-    match NOT_YET.iter().find(set) {
-        None => Ok(()),
-        Some(key) => Err(unsupported(key, "this release does not translate addresses")),
+/// Both backends mean the same here: the rules are nf_tables', which every kernel with iptables' NAT has too.
+fn masquerade_of(wanted: bool, backend: Option<&str>) -> Result<bool, Error> {
+    match backend {
+        None | Some("" | "nftables") => {}
+        Some("iptables") => {
+            if wanted {
+                tracing::warn!(
+                    "ipMasqBackend is iptables: masquerading all the same by nftables, which works beside iptables"
+                );
+            }
+        }
+        Some(other) => {
+            return Err(invalid("ipMasqBackend", &format!("is {other:?}; allowed: nftables, iptables")));
+        }
     }
+    Ok(wanted)
 }
 
 fn invalid(field: &str, what: &str) -> Error {
     Error::new(Code::InvalidConfig, format!("{field}: {what}"))
 }
 
-fn unsupported(field: &str, why: &str) -> Error {
-    Error::new(Code::UnsupportedField, format!("{field} is not supported")).details(why)
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -418,7 +430,8 @@ mod tests {
                 "runtimeConfig.mac: is",
             ),
             (json!({"args": {"cni": {"mac": "x"}}}), Code::InvalidConfig, "args.cni.mac: \"x\" is not"),
-            (json!({"ipMasq": true}), Code::UnsupportedField, "ipMasq is not supported"),
+            (json!({"ipMasq": "yes"}), Code::Decode, "ipMasq"),
+            (json!({"ipMasqBackend": "pf"}), Code::InvalidConfig, "ipMasqBackend: is \"pf\"; allowed"),
             (json!({"ipam": []}), Code::InvalidConfig, "ipam: must be an object"),
             (json!({"ipam": {"subnet": "10.0.0.0/8"}}), Code::InvalidConfig, "ipam: type is missing"),
             (json!({"ipam": {"type": "../sh"}}), Code::InvalidConfig, "ipam: type is"),

@@ -1,11 +1,13 @@
 //! DEL and GC.
 
 use cni::{ContainerId, Ipam};
+use net_types::IfName;
 use netlink::{Link, Netlink};
 
 use super::config::Config;
 use super::device::{self, BridgeLock};
 use super::error::BridgeError;
+use super::masquerade;
 use super::port::{self, Port};
 use crate::nf_tables::NfTables;
 use crate::spoof;
@@ -16,31 +18,36 @@ pub(super) fn del(config: &Config, port: &Port, ipam: Option<&Ipam<'_>>) -> Resu
     let released = ipam.map_or(Ok(()), |ipam| ipam.del().map_err(BridgeError::Ipam));
     let host = Netlink::open()?;
     let _lock = if config.makes_bridge() { Some(BridgeLock::take()?) } else { None };
-    let removed = remove_port(config, port, &host);
+    let removed = remove_port(Some(config), port, &host);
     let unused = if config.makes_bridge() { device::remove_if_unused(&host, &config.bridge) } else { Ok(()) };
     released.and(removed).and(unused)
 }
 
-/// Removes the port and its check, whatever its network's configuration was.
+/// Removes the port and all that may be around it, whatever its network's configuration was.
 pub(super) fn remove_known_port(port: &Port) -> Result<(), BridgeError> {
-    remove_link_and_check(port, &Netlink::open()?, true)
+    remove_port(None, port, &Netlink::open()?)
 }
 
-/// Everything of a port hangs on the host end: the pod's end goes with it, wherever it is and whatever it is called
-/// by now.
-pub(super) fn remove_port(config: &Config, port: &Port, host: &Netlink) -> Result<(), BridgeError> {
-    remove_link_and_check(port, host, config.mac_spoof_check)
-}
-
-fn remove_link_and_check(port: &Port, host: &Netlink, has_check: bool) -> Result<(), BridgeError> {
+/// Removes the port, its check and its masquerading; those its network does not have (`config`, if known) are not
+/// looked for. The pod's end goes with the host's, wherever it is and whatever it is called by now.
+pub(super) fn remove_port(config: Option<&Config>, port: &Port, host: &Netlink) -> Result<(), BridgeError> {
     if let Some(link) = host.link_by_name(port.host_name.as_str())?
         && is_ours(&link, port)
     {
         delete_link(host, &link)?;
     }
-    if has_check {
-        spoof::remove(&NfTables::open()?, &port.host_name)?;
+    remove_rules(config, &port.host_name)
+}
+
+/// Removes what the packet filter knows of the port with that host end.
+fn remove_rules(config: Option<&Config>, host_name: &IfName) -> Result<(), BridgeError> {
+    if config.is_none_or(|config| config.mac_spoof_check) {
+        spoof::remove(&NfTables::open()?, host_name)?;
         cni::mutated("spoof check removed");
+    }
+    if config.is_none_or(|config| config.masquerade) {
+        masquerade::remove(&NfTables::open()?, host_name)?;
+        cni::mutated("masquerading removed");
     }
     Ok(())
 }
@@ -79,17 +86,25 @@ pub(super) fn gc(
     let host = Netlink::open()?;
     let mut failures: Vec<_> =
         ipam.and_then(|ipam| ipam.gc().err()).map(BridgeError::Ipam).into_iter().collect();
-    for link in host.links()? {
-        let Some(owner) = port::owner(&link.alias) else { continue };
-        let is_valid = valid
-            .iter()
-            .any(|(container, if_name)| container.as_str() == owner.container && if_name == owner.if_name);
-        if owner.network != network || is_valid {
-            continue;
-        }
-        tracing::info!("removing {}: its container {} is gone", link.name, owner.container);
-        let removed = delete_link(&host, &link).and_then(|()| remove_check(config, &link));
+    let is_stale = |alias: &str| {
+        port::owner(alias).is_some_and(|owner| {
+            let is_own = |(container, if_name): &(ContainerId, String)| {
+                container.as_str() == owner.container && if_name == owner.if_name
+            };
+            owner.network == network && !valid.iter().any(is_own)
+        })
+    };
+    for link in host.links()?.into_iter().filter(|link| is_stale(&link.alias)) {
+        tracing::info!("removing {}: {:?} is gone", link.name, link.alias);
+        let removed = delete_link(&host, &link).and_then(|()| remove_rules_of(config, &link.name));
         failures.extend(removed.err());
+    }
+    // Without a DEL, masquerading stays when the pod's namespace goes and takes the link with it.
+    if config.masquerade {
+        let owners = masquerade::owners(&NfTables::open()?)?;
+        for (host_name, _) in owners.into_iter().filter(|(_, owner)| is_stale(owner)) {
+            failures.extend(remove_rules_of(config, &host_name).err());
+        }
     }
     let count = failures.len();
     match failures.into_iter().next() {
@@ -99,10 +114,13 @@ pub(super) fn gc(
     }
 }
 
-fn remove_check(config: &Config, link: &Link) -> Result<(), BridgeError> {
-    // Links come from the kernel with names it accepts.
-    if let (true, Ok(name)) = (config.mac_spoof_check, link.name.parse()) {
-        spoof::remove(&NfTables::open()?, &name)?;
+fn remove_rules_of(config: &Config, host_name: &str) -> Result<(), BridgeError> {
+    match host_name.parse() {
+        Ok(name) => remove_rules(Some(config), &name),
+        // What we made has a name that can be an interface's.
+        Err(error) => {
+            tracing::warn!("{host_name:?} is left alone: {error}");
+            Ok(())
+        }
     }
-    Ok(())
 }

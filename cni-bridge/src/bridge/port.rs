@@ -8,8 +8,8 @@ use sha2::{Digest as _, Sha256};
 
 /// What every alias begins with: who made the link, and the version of what follows.
 const OWNER: &str = "guestwire cnv-bridge v1";
-/// Longest alias the kernel keeps (`IFALIASZ` less the NUL), in bytes.
-const MAX_ALIAS: usize = 255;
+/// Longest alias, in bytes, that the kernel also keeps as a rule's comment (a link's alias may have two more).
+const MAX_ALIAS: usize = 253;
 
 /// A port to be, or one that is.
 #[derive(Debug, Clone, PartialEq, Eq)]

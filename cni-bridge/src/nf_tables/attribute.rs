@@ -64,6 +64,19 @@ impl<'a> Attributes<'a> {
         self.clone().find(|(found, _)| *found == kind).map(|(_, value)| value)
     }
 
+    /// True if everything in `written` is here with the same value, at any depth.
+    pub(crate) fn contain(&self, written: &Writer) -> bool {
+        self.contain_all(&written.bytes)
+    }
+
+    fn contain_all(&self, written: &[u8]) -> bool {
+        let mut written = Attributes::new(written);
+        std::iter::from_fn(|| written.next_raw()).all(|(kind, value)| match self.get(kind & TYPE_MASK) {
+            Some(found) if kind & NESTED != 0 => Attributes::new(found).contain_all(value),
+            found => found == Some(value),
+        })
+    }
+
     /// The attribute of type `kind` as a number.
     pub(crate) fn number(&self, kind: u16) -> Option<u32> {
         self.get(kind)?.try_into().ok().map(u32::from_be_bytes)
@@ -74,9 +87,17 @@ impl<'a> Iterator for Attributes<'a> {
     type Item = (u16, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
+        let (kind, value) = self.next_raw()?;
+        Some((kind & TYPE_MASK, value))
+    }
+}
+
+impl<'a> Attributes<'a> {
+    /// The next attribute with its flags.
+    fn next_raw(&mut self) -> Option<(u16, &'a [u8])> {
         let (header, _) = self.rest.split_first_chunk::<HEADER>()?;
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let kind = u16::from_ne_bytes([header[2], header[3]]) & TYPE_MASK;
+        let kind = u16::from_ne_bytes([header[2], header[3]]);
         let value = self.rest.get(HEADER..length)?;
         self.rest = self.rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((kind, value))
@@ -94,6 +115,16 @@ mod tests {
         assert_eq!(read.get(1), Some(&b"abc\0"[..]));
         assert_eq!(Attributes::new(read.get(2).unwrap()).number(3), Some(7));
         assert_eq!(read.get(9), None);
+    }
+
+    #[test]
+    fn what_was_written_is_recognised_among_more() {
+        let written = Writer::default().nested(2, Writer::default().number(3, 7));
+        let more = Writer::default().number(1, 1).nested(2, Writer::default().number(3, 7).number(4, 0));
+        let other = Writer::default().nested(2, Writer::default().number(3, 8));
+        assert!(Attributes::new(&more.finish()).contain(&written));
+        assert!(!Attributes::new(&other.finish()).contain(&written));
+        assert!(!Attributes::new(&[]).contain(&written));
     }
 
     #[test]

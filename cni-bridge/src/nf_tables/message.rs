@@ -1,35 +1,39 @@
-//! Messages to and from nf_tables.
+//! Messages to nf_tables.
 
-use std::fmt;
-
-use super::{Attributes, NfTablesError, Writer};
+use super::object::{Chain, Family, Hook, Rule, Table, VerdictMap};
+use super::{Expression, Writer};
 
 // linux/netlink.h
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 const NLM_F_NONREC: u16 = 0x100;
-const NETLINK_HEADER: usize = 16;
+pub(super) const NETLINK_HEADER: usize = 16;
 
 // linux/netfilter/nfnetlink.h
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
-const NFNETLINK_HEADER: usize = 4;
+pub(super) const NFNETLINK_HEADER: usize = 4;
 
 // linux/netfilter/nf_tables.h
-const NFT_MSG_NEWTABLE: u16 = 0;
+pub(super) const NFT_MSG_NEWTABLE: u16 = 0;
+const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_DELCHAIN: u16 = 5;
-const NFT_MSG_NEWRULE: u16 = 6;
+pub(super) const NFT_MSG_NEWRULE: u16 = 6;
 const NFT_MSG_GETRULE: u16 = 7;
 const NFT_MSG_DELRULE: u16 = 8;
+const NFT_MSG_NEWSET: u16 = 9;
+const NFT_MSG_DELSET: u16 = 11;
+pub(super) const NFT_MSG_NEWSETELEM: u16 = 12;
+const NFT_MSG_GETSETELEM: u16 = 13;
+const NFT_MSG_DELSETELEM: u16 = 14;
 const NFTA_TABLE_NAME: u16 = 1;
+pub(super) const NFTA_TABLE_USE: u16 = 3;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
@@ -39,56 +43,43 @@ const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NFTA_HOOK_PRIORITY: u16 = 2;
 const NFTA_HOOK_DEV: u16 = 3;
 const NFTA_RULE_TABLE: u16 = 1;
-const NFTA_RULE_CHAIN: u16 = 2;
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_RULE_USERDATA: u16 = 7;
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NF_NETDEV_INGRESS: u32 = 0;
+pub(super) const NFTA_RULE_CHAIN: u16 = 2;
+pub(super) const NFTA_RULE_EXPRESSIONS: u16 = 4;
+pub(super) const NFTA_RULE_USERDATA: u16 = 7;
+const NFTA_SET_TABLE: u16 = 1;
+const NFTA_SET_NAME: u16 = 2;
+const NFTA_SET_FLAGS: u16 = 3;
+const NFTA_SET_KEY_TYPE: u16 = 4;
+const NFTA_SET_KEY_LEN: u16 = 5;
+const NFTA_SET_DATA_TYPE: u16 = 6;
+const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
+pub(super) const NFTA_LIST_ELEM: u16 = 1;
+pub(super) const NFTA_DATA_VALUE: u16 = 1;
+pub(super) const NFTA_DATA_VERDICT: u16 = 2;
+pub(super) const NFTA_VERDICT_CODE: u16 = 1;
+pub(super) const NFTA_VERDICT_CHAIN: u16 = 2;
+pub(super) const NFTA_EXPR_NAME: u16 = 1;
+pub(super) const NFTA_EXPR_DATA: u16 = 2;
+const NFT_SET_MAP: u32 = 0x8;
+/// The data type of a verdict.
+const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
+/// `NFT_JUMP`, -3.
+const NFT_JUMP: u32 = u32::MAX - 2;
 const NF_ACCEPT: u32 = 1;
-/// The netdev family: chains bound to one device.
-const NFPROTO_NETDEV: u8 = 5;
+const NF_NETDEV_INGRESS: u32 = 0;
+const NF_INET_POST_ROUTING: u32 = 4;
+/// `NF_IP_PRI_NAT_SRC` (`linux/netfilter_ipv4.h`).
+const SOURCE_NAT_PRIORITY: i32 = 100;
+/// `NFT_USERDATA_MAXLEN`, 256, less type, length and NUL.
+const MAX_COMMENT: usize = 253;
 
 /// Sequence number of a batch's own messages; its changes are numbered from 1.
 pub(super) const BATCH: u32 = 0;
-
-/// A base chain on the ingress of a device.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Chain<'a> {
-    /// The table it is in.
-    pub(crate) table: &'a str,
-    /// Its name.
-    pub(crate) name: &'a str,
-    /// The device it sees the packets of.
-    pub(crate) device: &'a str,
-    /// When it sees them: lower is earlier.
-    pub(crate) priority: i32,
-}
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "chain netdev {} {}", self.table, self.name)
-    }
-}
-
-/// A rule.
-#[derive(Debug)]
-pub(crate) struct Rule<'a> {
-    /// What it does, in order.
-    pub(crate) expressions: Vec<Expression>,
-    /// What nft(8) shows as its comment; at most 127 bytes are kept.
-    pub(crate) comment: &'a str,
-}
-
-/// One expression of a rule: the kernel's name for it and its attributes.
-#[derive(Debug)]
-pub(crate) struct Expression {
-    /// Such as `payload`.
-    pub(crate) name: &'static str,
-    /// Its attributes.
-    pub(crate) data: Writer,
-}
 
 /// The changes a message can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,40 +90,75 @@ pub(super) enum Kind {
     DeleteChain,
     Flush,
     NewRule,
+    NewMap,
+    DeleteEmptyMap,
+    NewElement,
+    DeleteElement,
+}
+
+impl Kind {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::NewTable | Self::NewChain | Self::NewRule | Self::NewMap | Self::NewElement => "add",
+            Self::DeleteEmptyTable | Self::DeleteChain | Self::DeleteEmptyMap | Self::DeleteElement => {
+                "delete"
+            }
+            Self::Flush => "flush",
+        }
+    }
+
+    fn type_and_flags(self) -> (u16, u16) {
+        match self {
+            Self::NewTable => (NFT_MSG_NEWTABLE, NLM_F_CREATE),
+            Self::DeleteEmptyTable => (NFT_MSG_DELTABLE, NLM_F_NONREC),
+            Self::NewChain => (NFT_MSG_NEWCHAIN, NLM_F_CREATE),
+            Self::DeleteChain => (NFT_MSG_DELCHAIN, 0),
+            Self::Flush => (NFT_MSG_DELRULE, 0),
+            Self::NewRule => (NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND),
+            Self::NewMap => (NFT_MSG_NEWSET, NLM_F_CREATE),
+            Self::DeleteEmptyMap => (NFT_MSG_DELSET, NLM_F_NONREC),
+            Self::NewElement => (NFT_MSG_NEWSETELEM, NLM_F_CREATE),
+            Self::DeleteElement => (NFT_MSG_DELSETELEM, 0),
+        }
+    }
 }
 
 /// A change and its attributes.
 #[derive(Debug)]
 pub(super) struct Message {
     kind: Kind,
+    family: Family,
     object: String,
     attributes: Vec<u8>,
 }
 
 impl Message {
-    pub(super) fn table(kind: Kind, table: &str) -> Self {
-        let attributes = Writer::default().text(NFTA_TABLE_NAME, table).finish();
-        Self { kind, object: format!("table netdev {table}"), attributes }
+    pub(super) fn table(kind: Kind, table: Table) -> Self {
+        let attributes = Writer::default().text(NFTA_TABLE_NAME, table.name).finish();
+        Self { kind, family: table.family, object: format!("table {table}"), attributes }
     }
 
     pub(super) fn chain(kind: Kind, chain: &Chain<'_>) -> Self {
         let mut attributes =
-            Writer::default().text(NFTA_CHAIN_TABLE, chain.table).text(NFTA_CHAIN_NAME, chain.name);
-        if kind == Kind::NewChain {
-            let hook = Writer::default()
-                .number(NFTA_HOOK_HOOKNUM, NF_NETDEV_INGRESS)
-                .bytes(NFTA_HOOK_PRIORITY, &chain.priority.to_be_bytes())
-                .text(NFTA_HOOK_DEV, chain.device);
+            Writer::default().text(NFTA_CHAIN_TABLE, chain.table.name).text(NFTA_CHAIN_NAME, chain.name);
+        if let (Kind::NewChain, Some(hook)) = (kind, chain.hook) {
+            let (kind, hook) = match hook {
+                Hook::Ingress { device, priority } => {
+                    ("filter", hook_at(NF_NETDEV_INGRESS, priority).text(NFTA_HOOK_DEV, device))
+                }
+                Hook::SourceNat => ("nat", hook_at(NF_INET_POST_ROUTING, SOURCE_NAT_PRIORITY)),
+            };
             attributes = attributes
                 .nested(NFTA_CHAIN_HOOK, hook)
                 .number(NFTA_CHAIN_POLICY, NF_ACCEPT)
-                .text(NFTA_CHAIN_TYPE, "filter");
+                .text(NFTA_CHAIN_TYPE, kind);
         }
-        Self { kind, object: chain.to_string(), attributes: attributes.finish() }
+        Self { kind, family: chain.table.family, object: chain.to_string(), attributes: attributes.finish() }
     }
 
     pub(super) fn flush(chain: &Chain<'_>) -> Self {
-        Self { kind: Kind::Flush, object: chain.to_string(), attributes: chain_of_rule(chain).finish() }
+        let attributes = chain_of_rule(chain).finish();
+        Self { kind: Kind::Flush, family: chain.table.family, object: chain.to_string(), attributes }
     }
 
     pub(super) fn rule(chain: &Chain<'_>, rule: &Rule<'_>) -> Self {
@@ -142,44 +168,70 @@ impl Message {
                 Writer::default().text(NFTA_EXPR_NAME, name).nested(NFTA_EXPR_DATA, data.clone());
             list = list.nested(NFTA_LIST_ELEM, expression);
         }
-        let attributes = chain_of_rule(chain)
-            .nested(NFTA_RULE_EXPRESSIONS, list)
-            .bytes(NFTA_RULE_USERDATA, &comment(rule.comment))
-            .finish();
-        Self { kind: Kind::NewRule, object: format!("rule in {chain}"), attributes }
+        let mut attributes = chain_of_rule(chain).nested(NFTA_RULE_EXPRESSIONS, list);
+        if !rule.comment.is_empty() {
+            attributes = attributes.bytes(NFTA_RULE_USERDATA, &comment(rule.comment));
+        }
+        let object = format!("rule in {chain}");
+        Self { kind: Kind::NewRule, family: chain.table.family, object, attributes: attributes.finish() }
+    }
+
+    pub(super) fn map(kind: Kind, map: &VerdictMap) -> Self {
+        let mut attributes =
+            Writer::default().text(NFTA_SET_TABLE, map.table.name).text(NFTA_SET_NAME, map.name);
+        if kind == Kind::NewMap {
+            attributes = attributes
+                .number(NFTA_SET_FLAGS, NFT_SET_MAP)
+                .number(NFTA_SET_KEY_TYPE, map.key.datatype())
+                .number(NFTA_SET_KEY_LEN, map.key.length())
+                .number(NFTA_SET_DATA_TYPE, NFT_DATA_VERDICT)
+                // Told apart within a transaction by it; ours is found by name.
+                .number(NFTA_SET_ID, map.key.datatype());
+        }
+        Self { kind, family: map.table.family, object: map.to_string(), attributes: attributes.finish() }
+    }
+
+    /// An element of `map`; with a chain to jump to if it is to be made.
+    pub(super) fn element(kind: Kind, map: &VerdictMap, key: &[u8], target: Option<&str>) -> Self {
+        let attributes = element(map, key, target);
+        Self { kind, family: map.table.family, object: format!("element of {map}"), attributes }
     }
 
     pub(super) fn verb(&self) -> &'static str {
-        match self.kind {
-            Kind::NewTable | Kind::NewChain | Kind::NewRule => "add",
-            Kind::DeleteEmptyTable | Kind::DeleteChain => "delete",
-            Kind::Flush => "flush",
-        }
+        self.kind.verb()
     }
 
     pub(super) fn object(&self) -> &str {
         &self.object
     }
+}
 
-    fn type_and_flags(&self) -> (u16, u16) {
-        match self.kind {
-            Kind::NewTable => (NFT_MSG_NEWTABLE, NLM_F_CREATE),
-            Kind::DeleteEmptyTable => (NFT_MSG_DELTABLE, NLM_F_NONREC),
-            Kind::NewChain => (NFT_MSG_NEWCHAIN, NLM_F_CREATE),
-            Kind::DeleteChain => (NFT_MSG_DELCHAIN, 0),
-            Kind::Flush => (NFT_MSG_DELRULE, 0),
-            Kind::NewRule => (NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND),
-        }
-    }
+fn hook_at(number: u32, priority: i32) -> Writer {
+    Writer::default().number(NFTA_HOOK_HOOKNUM, number).bytes(NFTA_HOOK_PRIORITY, &priority.to_be_bytes())
 }
 
 fn chain_of_rule(chain: &Chain<'_>) -> Writer {
-    Writer::default().text(NFTA_RULE_TABLE, chain.table).text(NFTA_RULE_CHAIN, chain.name)
+    Writer::default().text(NFTA_RULE_TABLE, chain.table.name).text(NFTA_RULE_CHAIN, chain.name)
+}
+
+fn element(map: &VerdictMap, key: &[u8], target: Option<&str>) -> Vec<u8> {
+    let mut element =
+        Writer::default().nested(NFTA_SET_ELEM_KEY, Writer::default().bytes(NFTA_DATA_VALUE, key));
+    if let Some(chain) = target {
+        let verdict = Writer::default().number(NFTA_VERDICT_CODE, NFT_JUMP).text(NFTA_VERDICT_CHAIN, chain);
+        element = element.nested(NFTA_SET_ELEM_DATA, Writer::default().nested(NFTA_DATA_VERDICT, verdict));
+    }
+    Writer::default()
+        .text(NFTA_SET_ELEM_LIST_TABLE, map.table.name)
+        .text(NFTA_SET_ELEM_LIST_SET, map.name)
+        .nested(NFTA_SET_ELEM_LIST_ELEMENTS, Writer::default().nested(NFTA_LIST_ELEM, element))
+        .finish()
 }
 
 /// User data as libnftnl writes a comment: type 0, length, text with NUL (`libnftnl/udata.h`).
 fn comment(text: &str) -> Vec<u8> {
-    let end = (0..=text.len().min(127)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    let longest = text.len().min(MAX_COMMENT);
+    let end = (0..=longest).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     let text = text.get(..end).unwrap_or_default().as_bytes();
     let length = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
     [&[0, length], text, &[0]].concat()
@@ -191,21 +243,44 @@ pub(super) fn batch(messages: &[Message]) -> Vec<u8> {
     let mut bytes =
         netlink(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, BATCH, [0, 0, subsystem[0], subsystem[1]], &[]);
     for (message, sequence) in messages.iter().zip(1..) {
-        let (kind, flags) = message.type_and_flags();
+        let (kind, flags) = message.kind.type_and_flags();
         let flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-        bytes.extend(netlink(own(kind), flags, sequence, [NFPROTO_NETDEV, 0, 0, 0], &message.attributes));
+        let family = [message.family.number(), 0, 0, 0];
+        bytes.extend(netlink(own(kind), flags, sequence, family, &message.attributes));
     }
     bytes.extend(netlink(NFNL_MSG_BATCH_END, NLM_F_REQUEST, BATCH, [0, 0, subsystem[0], subsystem[1]], &[]));
     bytes
 }
 
 /// Asks for the rules of `chain`.
-pub(super) fn dump_rules(chain: &Chain<'_>) -> Vec<u8> {
-    let attributes = chain_of_rule(chain).finish();
-    netlink(own(NFT_MSG_GETRULE), NLM_F_REQUEST | NLM_F_DUMP, 1, [NFPROTO_NETDEV, 0, 0, 0], &attributes)
+pub(super) fn dump_chain(chain: &Chain<'_>) -> Vec<u8> {
+    dump(chain.table.family, &chain_of_rule(chain).finish())
 }
 
-const fn own(kind: u16) -> u16 {
+/// Asks for all rules of `table`.
+pub(super) fn dump_table(table: Table) -> Vec<u8> {
+    dump(table.family, &Writer::default().text(NFTA_RULE_TABLE, table.name).finish())
+}
+
+fn dump(family: Family, attributes: &[u8]) -> Vec<u8> {
+    netlink(own(NFT_MSG_GETRULE), NLM_F_REQUEST | NLM_F_DUMP, 1, [family.number(), 0, 0, 0], attributes)
+}
+
+/// Asks for the element of `map` with that key.
+pub(super) fn get_element(map: &VerdictMap, key: &[u8]) -> Vec<u8> {
+    get(NFT_MSG_GETSETELEM, map.table.family, &element(map, key, None))
+}
+
+/// Asks for `table` itself.
+pub(super) fn get_table(table: Table) -> Vec<u8> {
+    get(NFT_MSG_GETTABLE, table.family, &Writer::default().text(NFTA_TABLE_NAME, table.name).finish())
+}
+
+fn get(kind: u16, family: Family, attributes: &[u8]) -> Vec<u8> {
+    netlink(own(kind), NLM_F_REQUEST | NLM_F_ACK, 1, [family.number(), 0, 0, 0], attributes)
+}
+
+pub(super) const fn own(kind: u16) -> u16 {
     NFNL_SUBSYS_NFTABLES << 8 | kind
 }
 
@@ -229,78 +304,15 @@ fn netlink(
     bytes
 }
 
-/// What the kernel sends.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reply {
-    /// Acknowledgement (0) or refusal of the message with that sequence number.
-    Answer { sequence: u32, errno: i32 },
-    /// One rule of a dump.
-    Rule { expressions: Vec<u8> },
-    /// End of a dump.
-    Done,
-}
-
-/// The replies in one datagram.
-pub(super) fn replies(datagram: Vec<u8>) -> impl Iterator<Item = Result<Reply, NfTablesError>> {
-    let mut offset = 0;
-    std::iter::from_fn(move || {
-        let rest = datagram.get(offset..).filter(|rest| !rest.is_empty())?;
-        let parsed = parse(rest);
-        // After a message that cannot be read there is no telling where the next begins.
-        offset = parsed.as_ref().map_or(datagram.len(), |(_, length)| offset + length.next_multiple_of(4));
-        Some(parsed.map(|(reply, _)| reply).ok_or(NfTablesError::Answer))
-    })
-}
-
-fn parse(bytes: &[u8]) -> Option<(Reply, usize)> {
-    let field = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
-    let length = usize::try_from(field(0)?).ok()?;
-    let body = bytes.get(NETLINK_HEADER..length)?;
-    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-    let reply = match kind {
-        NLMSG_DONE => Reply::Done,
-        NLMSG_ERROR => {
-            let errno = i32::from_ne_bytes(body.get(..4)?.try_into().ok()?).checked_neg()?;
-            Reply::Answer { sequence: field(8)?, errno }
-        }
-        _ if kind == own(NFT_MSG_NEWRULE) => {
-            let attributes = Attributes::new(body.get(NFNETLINK_HEADER..)?);
-            Reply::Rule { expressions: attributes.get(NFTA_RULE_EXPRESSIONS).unwrap_or_default().to_vec() }
-        }
-        _ => return None,
-    };
-    Some((reply, length))
-}
-
-/// The expressions in what [`Reply::Rule`] carries: name and attributes of each.
-pub(crate) fn expressions(list: &[u8]) -> impl Iterator<Item = (&str, Attributes<'_>)> {
-    Attributes::new(list).filter(|(kind, _)| *kind == NFTA_LIST_ELEM).filter_map(|(_, element)| {
-        let element = Attributes::new(element);
-        let name = element.get(NFTA_EXPR_NAME)?.strip_suffix(&[0])?;
-        Some((
-            std::str::from_utf8(name).ok()?,
-            Attributes::new(element.get(NFTA_EXPR_DATA).unwrap_or_default()),
-        ))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn replies_that_lie_about_their_length_are_refused() {
-        for bytes in [vec![1], vec![0; 16], vec![255; 40], [&200u32.to_ne_bytes()[..], &[0; 36]].concat()] {
-            let read: Vec<_> = replies(bytes).collect();
-            assert!(matches!(read[..], [Err(NfTablesError::Answer)]), "{read:?}");
-        }
-    }
-
-    #[test]
     fn a_comment_is_cut_between_characters() {
-        let long = "é".repeat(100);
+        let long = "é".repeat(200);
         let written = comment(&long);
-        assert_eq!(written.len(), 2 + 126 + 1);
-        assert_eq!(std::str::from_utf8(&written[2..written.len() - 1]).unwrap(), "é".repeat(63));
+        assert_eq!(written.len(), 2 + 252 + 1);
+        assert_eq!(std::str::from_utf8(&written[2..written.len() - 1]).unwrap(), "é".repeat(126));
     }
 }

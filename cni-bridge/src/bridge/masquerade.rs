@@ -1,0 +1,231 @@
+//! Masquerading (`ipMasq`): what leaves the network goes by the node's address.
+//!
+//! All of it is in the table `inet cnv-bridge`, and most of that stands for any number of pods: two maps that send a
+//! pod's address to the chain of its port, and a chain behind routing that looks into them. The kernel walks it for
+//! the first packet of a connection only, and finds a pod among thousands with one look-up. `nft list table inet
+//! cnv-bridge` shows it.
+//!
+//! A port's chain has the name of its host end and its owner as comment, so DEL finds it without knowing addresses,
+//! and GC without a link.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use net_types::IfName;
+
+use super::error::BridgeError;
+use super::port::Port;
+use crate::compare::{Difference, difference};
+use crate::nf_tables::{
+    Base, Chain, Compare, Expression, Family, Field, Hook, Key, Meta, NfTables, NfTablesError, Rule, Table,
+    Transaction, VerdictMap, compared, same,
+};
+
+const TABLE: Table = Table { family: Family::Inet, name: "cnv-bridge" };
+const POSTROUTING: Chain<'_> = Chain { table: TABLE, name: "postrouting", hook: Some(Hook::SourceNat) };
+
+/// What the table holds besides the ports' chains: that chain and two maps.
+const OF_ALL_PORTS: u32 = 3;
+
+/// What differs between IPv4 and IPv6.
+struct Version {
+    /// From a pod's address to its port's chain.
+    map: VerdictMap,
+    /// `NFPROTO_*`
+    family: u8,
+    source: Field,
+    destination: Field,
+    /// The multicast addresses, and their mask: nobody can answer such a packet.
+    multicast: [&'static [u8]; 2],
+}
+
+const V4: Version = Version {
+    map: VerdictMap { table: TABLE, name: "masquerade4", key: Key::V4 },
+    family: 2,
+    source: Field { base: Base::Network, offset: 12, length: 4 },
+    destination: Field { base: Base::Network, offset: 16, length: 4 },
+    multicast: [&[224, 0, 0, 0], &[240, 0, 0, 0]],
+};
+
+const V6: Version = Version {
+    map: VerdictMap { table: TABLE, name: "masquerade6", key: Key::V6 },
+    family: 10,
+    source: Field { base: Base::Network, offset: 8, length: 16 },
+    destination: Field { base: Base::Network, offset: 24, length: 16 },
+    multicast: [
+        &[0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    ],
+};
+
+impl Version {
+    fn of(address: IpAddr) -> &'static Self {
+        if address.is_ipv4() { &V4 } else { &V6 }
+    }
+}
+
+/// Has what `addresses` send out of their own networks leave by the node's address. Replaces what was there for the
+/// port; and an address that another port is still said to have is this one's from now on, since IPAM says so.
+pub(super) fn install(
+    nf_tables: &NfTables,
+    port: &Port,
+    addresses: &[IpNetwork],
+) -> Result<(), NfTablesError> {
+    if !nf_tables.rules(&chain(&port.host_name))?.is_empty() {
+        remove_chain(nf_tables, port.host_name.as_str())?;
+    }
+    let transaction = installation(port, addresses);
+    match nf_tables.commit(&transaction) {
+        Err(error) if error.already_exists() => {
+            for address in addresses {
+                dispossess(nf_tables, address.ip())?;
+            }
+            nf_tables.commit(&transaction)
+        }
+        other => other,
+    }
+}
+
+fn installation(port: &Port, addresses: &[IpNetwork]) -> Transaction {
+    let own = chain(&port.host_name);
+    let mut transaction = Transaction::default().add_table(TABLE);
+    transaction =
+        transaction.add_map(&V4.map).add_map(&V6.map).add_chain(&POSTROUTING).flush_chain(&POSTROUTING);
+    for version in [&V4, &V6] {
+        transaction =
+            transaction.add_rule(&POSTROUTING, &Rule { expressions: look_up(version), comment: "" });
+    }
+    transaction = transaction.add_chain(&own);
+    for address in addresses {
+        let rule = Rule { expressions: masquerade(*address), comment: &port.alias };
+        let map = &Version::of(address.ip()).map;
+        transaction = transaction.add_rule(&own, &rule).add_element(map, &octets(address.ip()), own.name);
+    }
+    transaction
+}
+
+/// Removes whichever port's chain has `address` in the map.
+fn dispossess(nf_tables: &NfTables, address: IpAddr) -> Result<(), NfTablesError> {
+    let Some(former) = nf_tables.target(&Version::of(address).map, &octets(address))? else { return Ok(()) };
+    tracing::warn!("{former} is masqueraded as {address}, but was never deleted: removing that");
+    remove_chain(nf_tables, &former)
+}
+
+/// Takes away what [`install`] made for the port, and with the last one the table. Absent is fine.
+pub(super) fn remove(nf_tables: &NfTables, host_name: &IfName) -> Result<(), NfTablesError> {
+    remove_chain(nf_tables, host_name.as_str())?;
+    // Asked first, because a transaction that fails waits until no packet is in the rules any more.
+    if nf_tables.holds(TABLE)? != Some(OF_ALL_PORTS) {
+        return Ok(());
+    }
+    let mut everything = Transaction::default().flush_chain(&POSTROUTING).delete_chain(&POSTROUTING);
+    for version in [&V4, &V6] {
+        everything = everything.delete_empty_map(&version.map);
+    }
+    match nf_tables.commit(&everything.delete_empty_table(TABLE)) {
+        Err(error) if !error.is_not_found() && !error.is_in_use() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn remove_chain(nf_tables: &NfTables, name: &str) -> Result<(), NfTablesError> {
+    let own = Chain { table: TABLE, name, hook: None };
+    let mut transaction = Transaction::default();
+    for rule in nf_tables.rules(&own)? {
+        for version in [&V4, &V6] {
+            for key in compared(&rule.expressions, version.source, Compare::Equal) {
+                // By now the address may be another's.
+                if nf_tables.target(&version.map, &key)?.as_deref() == Some(name) {
+                    transaction = transaction.delete_element(&version.map, &key);
+                }
+            }
+        }
+    }
+    match nf_tables.commit(&transaction.delete_chain(&own)) {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Compares with what [`install`] made of `addresses`.
+pub(super) fn check(nf_tables: &NfTables, port: &Port, addresses: &[IpNetwork]) -> Result<(), BridgeError> {
+    let what = || format!("masquerading of {}", port.host_name);
+    let general = nf_tables.rules(&POSTROUTING)?;
+    let whole = general.len() == 2
+        && general.iter().zip([&V4, &V6]).all(|(rule, version)| same(&rule.expressions, &look_up(version)));
+    if !whole {
+        return Err(difference(what(), "not looked up", "looked up in chain postrouting").into());
+    }
+    let rules = nf_tables.rules(&chain(&port.host_name))?;
+    let wanted =
+        |address: &IpNetwork| rules.iter().any(|rule| same(&rule.expressions, &masquerade(*address)));
+    match addresses.iter().find(|address| !wanted(address)) {
+        _ if rules.is_empty() => return Err(difference(what(), "absent", "present").into()),
+        Some(address) => return Err(absent(&what(), *address).into()),
+        None if rules.len() != addresses.len() => return Err(difference(what(), "not ours", "ours").into()),
+        None => {}
+    }
+    for address in addresses {
+        let target = nf_tables.target(&Version::of(address.ip()).map, &octets(address.ip()))?;
+        if target.as_deref() != Some(port.host_name.as_str()) {
+            return Err(absent(&what(), *address).into());
+        }
+    }
+    Ok(())
+}
+
+fn absent(what: &str, address: IpNetwork) -> Difference {
+    difference(what, format!("without {address}"), format!("with {address}"))
+}
+
+/// Host ends' names and owners ([`super::port::owner`]) of all ports that are masqueraded.
+pub(super) fn owners(nf_tables: &NfTables) -> Result<Vec<(String, String)>, NfTablesError> {
+    let rules = nf_tables.rules_of_table(TABLE)?.into_iter().filter(|rule| !rule.comment.is_empty());
+    let mut owners: Vec<_> = rules.map(|rule| (rule.chain, rule.comment)).collect();
+    owners.dedup();
+    Ok(owners)
+}
+
+fn chain(host_name: &IfName) -> Chain<'_> {
+    Chain { table: TABLE, name: host_name.as_str(), hook: None }
+}
+
+/// `ip saddr vmap @masquerade4`, or the same for IPv6.
+fn look_up(version: &Version) -> Vec<Expression> {
+    vec![
+        Expression::meta(Meta::Family),
+        Expression::compare(Compare::Equal, &[version.family]),
+        Expression::load(version.source),
+        Expression::jump_by(&version.map),
+    ]
+}
+
+/// `ip saddr ADDRESS ip daddr != NETWORK ip daddr != 224.0.0.0/4 counter masquerade`, or the same for IPv6.
+fn masquerade(address: IpNetwork) -> Vec<Expression> {
+    let version = Version::of(address.ip());
+    let outside = |network: &[u8], mask: &[u8]| {
+        [
+            Expression::load(version.destination),
+            Expression::mask(mask),
+            Expression::compare(Compare::Differs, network),
+        ]
+    };
+    let mut expressions = vec![
+        Expression::meta(Meta::Family),
+        Expression::compare(Compare::Equal, &[version.family]),
+        Expression::load(version.source),
+        Expression::compare(Compare::Equal, &octets(address.ip())),
+    ];
+    expressions.extend(outside(&octets(address.network()), &octets(address.mask())));
+    let [multicast, mask] = version.multicast;
+    expressions.extend(outside(multicast, mask));
+    expressions.extend([Expression::counter(), Expression::masquerade()]);
+    expressions
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}

@@ -1,0 +1,181 @@
+//! The steps of a rule: load something, compare it, decide. Names as nft(8) has them.
+
+use super::message::{
+    NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM, NFTA_VERDICT_CODE,
+};
+use super::object::VerdictMap;
+use super::{Attributes, Writer};
+
+// linux/netfilter/nf_tables.h
+const NFT_REG_VERDICT: u32 = 0;
+const NFT_REG_1: u32 = 1;
+const NFTA_PAYLOAD_DREG: u16 = 1;
+const NFTA_PAYLOAD_BASE: u16 = 2;
+const NFTA_PAYLOAD_OFFSET: u16 = 3;
+const NFTA_PAYLOAD_LEN: u16 = 4;
+const NFTA_META_DREG: u16 = 1;
+const NFTA_META_KEY: u16 = 2;
+const NFTA_CMP_SREG: u16 = 1;
+const NFTA_CMP_OP: u16 = 2;
+const NFTA_CMP_DATA: u16 = 3;
+const NFTA_BITWISE_SREG: u16 = 1;
+const NFTA_BITWISE_DREG: u16 = 2;
+const NFTA_BITWISE_LEN: u16 = 3;
+const NFTA_BITWISE_MASK: u16 = 4;
+const NFTA_BITWISE_XOR: u16 = 5;
+const NFTA_LOOKUP_SET: u16 = 1;
+const NFTA_LOOKUP_SREG: u16 = 2;
+const NFTA_LOOKUP_DREG: u16 = 3;
+const NFTA_IMMEDIATE_DREG: u16 = 1;
+const NFTA_IMMEDIATE_DATA: u16 = 2;
+const NF_DROP: u32 = 0;
+
+/// One expression of a rule: the kernel's name for it and its attributes. All use one register.
+#[derive(Debug, Clone)]
+pub(crate) struct Expression {
+    pub(super) name: &'static str,
+    pub(super) data: Writer,
+}
+
+/// A field of a packet: which header, offset and length in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Field {
+    pub(crate) base: Base,
+    pub(crate) offset: u32,
+    pub(crate) length: u32,
+}
+
+/// Where offsets are counted from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Base {
+    /// The Ethernet header.
+    Link = 0,
+    /// The header behind it: ARP, IPv4, IPv6.
+    Network = 1,
+}
+
+/// Something known of a packet besides its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meta {
+    /// `ARPHRD_*` of the device it came in by, in the machine's byte order.
+    InputType = 8,
+    /// `NFPROTO_*`, one byte.
+    Family = 15,
+}
+
+/// How a loaded value is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compare {
+    Equal = 0,
+    Differs = 1,
+}
+
+impl Expression {
+    /// Loads a field; a packet without it leaves the rule.
+    pub(crate) fn load(field: Field) -> Self {
+        let data = Writer::default()
+            .number(NFTA_PAYLOAD_DREG, NFT_REG_1)
+            .number(NFTA_PAYLOAD_BASE, field.base as u32)
+            .number(NFTA_PAYLOAD_OFFSET, field.offset)
+            .number(NFTA_PAYLOAD_LEN, field.length);
+        Self { name: "payload", data }
+    }
+
+    /// Loads something known of the packet.
+    pub(crate) fn meta(key: Meta) -> Self {
+        let data = Writer::default().number(NFTA_META_DREG, NFT_REG_1).number(NFTA_META_KEY, key as u32);
+        Self { name: "meta", data }
+    }
+
+    /// Goes on only if what is loaded compares so.
+    pub(crate) fn compare(operator: Compare, value: &[u8]) -> Self {
+        let data = Writer::default()
+            .number(NFTA_CMP_SREG, NFT_REG_1)
+            .number(NFTA_CMP_OP, operator as u32)
+            .nested(NFTA_CMP_DATA, value_of(value));
+        Self { name: "cmp", data }
+    }
+
+    /// Keeps of what is loaded only the bits of `mask`.
+    pub(crate) fn mask(mask: &[u8]) -> Self {
+        let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+        let data = Writer::default()
+            .number(NFTA_BITWISE_SREG, NFT_REG_1)
+            .number(NFTA_BITWISE_DREG, NFT_REG_1)
+            .number(NFTA_BITWISE_LEN, length)
+            .nested(NFTA_BITWISE_MASK, value_of(mask))
+            .nested(NFTA_BITWISE_XOR, value_of(&vec![0; mask.len()]));
+        Self { name: "bitwise", data }
+    }
+
+    /// Jumps where `map` says for what is loaded; goes on if it says nothing.
+    pub(crate) fn jump_by(map: &VerdictMap) -> Self {
+        let data = Writer::default()
+            .text(NFTA_LOOKUP_SET, map.name)
+            .number(NFTA_LOOKUP_SREG, NFT_REG_1)
+            .number(NFTA_LOOKUP_DREG, NFT_REG_VERDICT);
+        Self { name: "lookup", data }
+    }
+
+    /// Counts what comes so far.
+    pub(crate) fn counter() -> Self {
+        Self { name: "counter", data: Writer::default() }
+    }
+
+    /// Drops the packet.
+    pub(crate) fn drop() -> Self {
+        let verdict = Writer::default().number(NFTA_VERDICT_CODE, NF_DROP);
+        let data = Writer::default()
+            .number(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT)
+            .nested(NFTA_IMMEDIATE_DATA, Writer::default().nested(NFTA_DATA_VERDICT, verdict));
+        Self { name: "immediate", data }
+    }
+
+    /// Gives the connection the address of the interface it leaves by as its source.
+    pub(crate) fn masquerade() -> Self {
+        Self { name: "masq", data: Writer::default() }
+    }
+}
+
+fn value_of(bytes: &[u8]) -> Writer {
+    Writer::default().bytes(NFTA_DATA_VALUE, bytes)
+}
+
+/// True if the rule `found` has exactly these expressions. The kernel adds attributes of its own, counts for instance;
+/// those written must all be there unchanged.
+pub(crate) fn same(found: &[u8], written: &[Expression]) -> bool {
+    let mut list = expressions(found);
+    written.iter().all(|Expression { name, data }| {
+        list.next().is_some_and(|(found, attributes)| found == *name && attributes.contain(data))
+    }) && list.next().is_none()
+}
+
+/// What a rule compares a field with so: each value of each comparison that follows the load of it.
+pub(crate) fn compared(found: &[u8], field: Field, operator: Compare) -> Vec<Vec<u8>> {
+    let mut values = Vec::new();
+    let mut loaded = false;
+    for (name, attributes) in expressions(found) {
+        match name {
+            "payload" => loaded = attributes.contain(&Expression::load(field).data),
+            "cmp" if loaded && attributes.number(NFTA_CMP_OP) == Some(operator as u32) => {
+                let data = attributes.get(NFTA_CMP_DATA).map(Attributes::new);
+                values.extend(data.and_then(|data| data.get(NFTA_DATA_VALUE)).map(<[u8]>::to_vec));
+            }
+            "cmp" => {}
+            _ => loaded = false,
+        }
+    }
+    values
+}
+
+/// The expressions of a rule: name and attributes of each.
+fn expressions(list: &[u8]) -> impl Iterator<Item = (&str, Attributes<'_>)> {
+    Attributes::new(list).filter(|(kind, _)| *kind == NFTA_LIST_ELEM).filter_map(|(_, element)| {
+        let element = Attributes::new(element);
+        let name = element.get(NFTA_EXPR_NAME)?.strip_suffix(&[0])?;
+        Some((
+            std::str::from_utf8(name).ok()?,
+            Attributes::new(element.get(NFTA_EXPR_DATA).unwrap_or_default()),
+        ))
+    })
+}

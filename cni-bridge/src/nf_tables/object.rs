@@ -1,0 +1,117 @@
+//! What the packet filter holds: tables, chains, maps, rules.
+
+use std::fmt;
+
+use super::Expression;
+
+/// Whose packets a table sees (`NFPROTO_*` of `linux/netfilter.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// IPv4 and IPv6 that the node routes.
+    Inet,
+    /// Frames of one device, before everything else.
+    Netdev,
+}
+
+impl Family {
+    pub(super) const fn number(self) -> u8 {
+        match self {
+            Self::Inet => 1,
+            Self::Netdev => 5,
+        }
+    }
+}
+
+/// A table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub(crate) family: Family,
+    pub(crate) name: &'static str,
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = match self.family {
+            Family::Inet => "inet",
+            Family::Netdev => "netdev",
+        };
+        write!(f, "{family} {}", self.name)
+    }
+}
+
+/// A chain.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Chain<'a> {
+    /// The table it is in.
+    pub(crate) table: Table,
+    /// Its name.
+    pub(crate) name: &'a str,
+    /// Where packets enter it by themselves; none if only others jump to it.
+    pub(crate) hook: Option<Hook<'a>>,
+}
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "chain {} {}", self.table, self.name)
+    }
+}
+
+/// Where packets enter a base chain.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Hook<'a> {
+    /// As they come in by a device; the lower the priority, the earlier.
+    Ingress { device: &'a str, priority: i32 },
+    /// The first of each connection, as it leaves the node: where source addresses are translated.
+    SourceNat,
+}
+
+/// A map from an address to the chain that decides.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct VerdictMap {
+    /// The table it is in.
+    pub(crate) table: Table,
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// The keys.
+    pub(crate) key: Key,
+}
+
+impl fmt::Display for VerdictMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "map {} {}", self.table, self.name)
+    }
+}
+
+/// What a map is keyed by; numbers are those nft(8) gives its types (`enum datatypes`), which it needs to show them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// `ipv4_addr`
+    V4,
+    /// `ipv6_addr`
+    V6,
+}
+
+impl Key {
+    pub(super) const fn datatype(self) -> u32 {
+        match self {
+            Self::V4 => 7,
+            Self::V6 => 8,
+        }
+    }
+
+    pub(super) const fn length(self) -> u32 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 16,
+        }
+    }
+}
+
+/// A rule to be made.
+#[derive(Debug)]
+pub(crate) struct Rule<'a> {
+    /// What it does, in order.
+    pub(crate) expressions: Vec<Expression>,
+    /// What nft(8) shows as its comment; at most 253 bytes are kept.
+    pub(crate) comment: &'a str,
+}

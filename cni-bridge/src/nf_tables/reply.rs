@@ -1,0 +1,110 @@
+//! What nf_tables answers.
+
+use super::message::{
+    NETLINK_HEADER, NFNETLINK_HEADER, NFT_MSG_NEWRULE, NFT_MSG_NEWSETELEM, NFT_MSG_NEWTABLE,
+    NFTA_DATA_VERDICT, NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA,
+    NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_TABLE_USE, NFTA_VERDICT_CHAIN, own,
+};
+use super::{Attributes, NfTablesError};
+
+// linux/netlink.h
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+
+/// What the kernel sends.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// Acknowledgement (0) or refusal of the message with that sequence number.
+    Answer { sequence: u32, errno: i32 },
+    /// One rule of a dump.
+    Rule(FoundRule),
+    /// An element of a map: the chain it jumps to, if it jumps.
+    Element { target: Option<String> },
+    /// A table: how many chains and maps it holds.
+    Table { holds: u32 },
+    /// End of a dump.
+    Done,
+}
+
+/// A rule that is there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct FoundRule {
+    /// The chain it is in.
+    pub(crate) chain: String,
+    /// Its comment; empty if it has none.
+    pub(crate) comment: String,
+    /// Its expressions, for [`super::expression`].
+    pub(crate) expressions: Vec<u8>,
+}
+
+/// The replies in one datagram.
+pub(super) fn replies(datagram: Vec<u8>) -> impl Iterator<Item = Result<Reply, NfTablesError>> {
+    let mut offset = 0;
+    std::iter::from_fn(move || {
+        let rest = datagram.get(offset..).filter(|rest| !rest.is_empty())?;
+        let parsed = parse(rest);
+        // After a message that cannot be read there is no telling where the next begins.
+        offset = parsed.as_ref().map_or(datagram.len(), |(_, length)| offset + length.next_multiple_of(4));
+        Some(parsed.map(|(reply, _)| reply).ok_or(NfTablesError::Answer))
+    })
+}
+
+fn parse(bytes: &[u8]) -> Option<(Reply, usize)> {
+    let field = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    let length = usize::try_from(field(0)?).ok()?;
+    let body = bytes.get(NETLINK_HEADER..length)?;
+    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let attributes = || Some(Attributes::new(body.get(NFNETLINK_HEADER..)?));
+    let reply = match kind {
+        NLMSG_DONE => Reply::Done,
+        NLMSG_ERROR => {
+            let errno = i32::from_ne_bytes(body.get(..4)?.try_into().ok()?).checked_neg()?;
+            Reply::Answer { sequence: field(8)?, errno }
+        }
+        _ if kind == own(NFT_MSG_NEWRULE) => Reply::Rule(rule(&attributes()?)),
+        _ if kind == own(NFT_MSG_NEWSETELEM) => Reply::Element { target: target(&attributes()?) },
+        _ if kind == own(NFT_MSG_NEWTABLE) => Reply::Table { holds: attributes()?.number(NFTA_TABLE_USE)? },
+        _ => return None,
+    };
+    Some((reply, length))
+}
+
+fn rule(attributes: &Attributes<'_>) -> FoundRule {
+    let comment = attributes.get(NFTA_RULE_USERDATA).and_then(|data| match data {
+        [0, length, text @ ..] => text.get(..usize::from(*length)),
+        _ => None,
+    });
+    FoundRule {
+        chain: text(attributes.get(NFTA_RULE_CHAIN)),
+        comment: text(comment),
+        expressions: attributes.get(NFTA_RULE_EXPRESSIONS).unwrap_or_default().to_vec(),
+    }
+}
+
+fn target(attributes: &Attributes<'_>) -> Option<String> {
+    let elements = Attributes::new(attributes.get(NFTA_SET_ELEM_LIST_ELEMENTS)?);
+    let element = Attributes::new(elements.get(NFTA_LIST_ELEM)?);
+    let data = Attributes::new(element.get(NFTA_SET_ELEM_DATA)?);
+    let verdict = Attributes::new(data.get(NFTA_DATA_VERDICT)?);
+    verdict.get(NFTA_VERDICT_CHAIN).map(|name| text(Some(name)))
+}
+
+/// A text up to its NUL.
+fn text(bytes: Option<&[u8]>) -> String {
+    let bytes = bytes.unwrap_or_default();
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_that_lie_about_their_length_are_refused() {
+        for bytes in [vec![1], vec![0; 16], vec![255; 40], [&200u32.to_ne_bytes()[..], &[0; 36]].concat()] {
+            let read: Vec<_> = replies(bytes).collect();
+            assert!(matches!(read[..], [Err(NfTablesError::Answer)]), "{read:?}");
+        }
+    }
+}
