@@ -7,9 +7,12 @@
 mod a_kvm_guest;
 mod a_vmm_boots_linux;
 mod cnv_bridge_vlans;
+mod sriov_attaches;
 mod sriov_nic;
+mod sriov_policy;
 mod sriov_refuses;
 mod sriov_restores;
+mod sriov_vfio;
 mod the_node;
 mod vm_tap_wires;
 mod vms_live;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use e2e::{CniCall, eventually, run, sh};
+use e2e::{CniCall, eventually, output, run, sh};
 use serde_json::{Value, json};
 
 /// Where the plugin keeps its journal.
@@ -68,6 +68,21 @@ impl Nic {
         name_in(&self.device.join(format!("virtfn{index}/net")))
     }
 
+    /// Gives a VF to vfio-pci.
+    pub(crate) fn bind_vfio(&self, index: usize) {
+        let address = self.vf(index);
+        let device = Path::new("/sys/bus/pci/devices").join(&address);
+        // The module's probing may still be under way, and unbind appears after it.
+        let unbind = device.join("driver/unbind");
+        eventually("the network driver is ready", LIMIT, || unbind.exists().then_some(()));
+        fs::write(&unbind, &address).unwrap();
+        fs::write(device.join("driver_override"), "vfio-pci").unwrap();
+        fs::write("/sys/bus/pci/drivers_probe", &address).unwrap();
+        fs::write(device.join("driver_override"), "\n").unwrap();
+        let driver = fs::read_link(device.join("driver")).unwrap();
+        assert!(driver.ends_with("vfio-pci"), "{}", driver.display());
+    }
+
     /// All that the PF's driver and the host know of the VFs, one line each: attributes, and the interfaces' names,
     /// addresses, MTUs and states.
     pub(crate) fn state(&self) -> Vec<String> {
@@ -88,6 +103,13 @@ impl Nic {
         lines
     }
 
+    /// What the PF's driver says of one VF.
+    pub(crate) fn vf_info(&self, index: usize) -> Value {
+        let shown = sh(&format!("ip -details -json link show dev {}", self.link));
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        shown[0]["vfinfo_list"][index].clone()
+    }
+
     /// A call of the plugin for a VF, with these further keys.
     pub(crate) fn call(&self, index: usize, more: Value) -> CniCall {
         let mut config = json!({
@@ -106,6 +128,18 @@ impl Drop for Nic {
         let _gone = fs::write(self.device.join("sriov_numvfs"), "0");
         let _absent = fs::remove_dir_all(JOURNAL);
     }
+}
+
+/// True if `to` answers.
+pub(crate) fn pings(from: &e2e::Namespace, to: &str) -> bool {
+    output(from.command("ping").args(["-c", "1", "-W", "5", to])).status.success()
+}
+
+/// Waits for the carrier of `net1`.
+pub(crate) fn has_carrier(pod: &e2e::Namespace) {
+    eventually("net1 has a carrier", LIMIT, || {
+        pod.sh("ip link show net1").contains("LOWER_UP").then_some(())
+    });
 }
 
 fn name_in(folder: &Path) -> Option<String> {

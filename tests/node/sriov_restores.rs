@@ -140,7 +140,8 @@ fn an_interface_that_was_renamed_or_moved_is_found() {
 
     call.call("ADD").success();
     pod.sh(&format!("ip link set net1 netns {}", elsewhere.name()));
-    call.call("DEL").success();
+    // Whose cached configuration is lost asks without the device.
+    call.clone().with("deviceID", Value::Null).call("DEL").success();
     assert_eq!(nic.state(), before);
 
     let name = nic.vf_link(0).unwrap();
@@ -219,4 +220,69 @@ fn a_corrupt_journal_is_set_aside_and_reported() {
     let aside = fs::read_dir(JOURNAL).unwrap().flatten();
     let aside = aside.filter(|entry| entry.file_name().to_string_lossy().contains(".corrupt-"));
     assert_eq!(aside.count(), 2);
+}
+
+#[test]
+fn fifty_adds_at_once_share_no_vf() {
+    const VFS: usize = 7;
+    let nic = Nic::with_vfs(VFS);
+    let before = nic.state();
+    let pods: Vec<_> = (0..50).map(|_| Namespace::new("pod")).collect();
+    let calls: Vec<_> = pods
+        .iter()
+        .enumerate()
+        .map(|(number, pod)| {
+            nic.call(number % VFS, json!({"vlan": 100})).netns(pod).container(&format!("c{number}"))
+        })
+        .collect();
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let running: Vec<_> = calls.iter().map(|call| scope.spawn(|| call.call("ADD"))).collect();
+        running.into_iter().map(|add| add.join().unwrap()).collect()
+    });
+    let mut winners = Vec::new();
+    for (number, answer) in answers.into_iter().enumerate() {
+        if answer.code == Some(0) {
+            assert!(pods[number].sh("ip -d link show net1").contains(&nic.vf(number % VFS)));
+            winners.push(number);
+        } else {
+            assert_eq!(answer.error().0, 123);
+        }
+    }
+    let mut taken: Vec<_> = winners.iter().map(|number| number % VFS).collect();
+    taken.sort_unstable();
+    assert_eq!(taken, (0..VFS).collect::<Vec<_>>(), "each VF has one owner");
+    for number in winners {
+        calls[number].call("DEL").success();
+    }
+    assert_eq!(nic.state(), before);
+}
+
+#[test]
+fn two_vfs_never_have_one_address() {
+    let nic = Nic::with_vfs(2);
+    let before = nic.state();
+    let pods = [Namespace::new("pod"), Namespace::new("pod")];
+    for _ in 0..5 {
+        let calls: Vec<_> = pods
+            .iter()
+            .enumerate()
+            .map(|(index, pod)| nic.call(index, all()).netns(pod).container(&format!("c{index}")))
+            .collect();
+        let codes: Vec<_> = std::thread::scope(|scope| {
+            let running: Vec<_> = calls.iter().map(|call| scope.spawn(|| call.call("ADD"))).collect();
+            running
+                .into_iter()
+                .map(|add| add.join().unwrap())
+                .map(|answer| match answer.code {
+                    Some(0) => 0,
+                    _ => answer.error().0,
+                })
+                .collect()
+        });
+        assert!(codes == [0, 124] || codes == [124, 0], "{codes:?}");
+        for call in &calls {
+            call.call("DEL").success();
+        }
+        assert_eq!(nic.state(), before);
+    }
 }
