@@ -15,10 +15,10 @@ mod wire;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use net_types::Mac;
+use net_types::{Mac, PciAddress};
 use serde::{Deserialize, Serialize};
 
-pub use values::{DiskSerial, MemorySize, Mtu, ValueError, VcpuCount};
+pub use values::{DiskSerial, MemorySize, Mtu, PciSlot, ValueError, VcpuCount};
 
 /// The version of the messages.
 pub const VERSION: u32 = 1;
@@ -57,6 +57,8 @@ pub struct VmmConfig {
     pub disks: Vec<Disk>,
     /// Network devices in the order the guest finds them.
     pub nics: Vec<Nic>,
+    /// PCI functions of the host, which come after the others.
+    pub passthrough: Option<Passthrough>,
 }
 
 /// A raw disk.
@@ -79,6 +81,30 @@ pub struct Nic {
     pub mac: Mac,
     /// The MTU the guest is told.
     pub mtu: Mtu,
+    /// Where the guest finds it; the first free slot if none.
+    pub slot: Option<PciSlot>,
+}
+
+/// PCI functions that the guest gets from the host by VFIO.
+#[derive(Debug)]
+pub struct Passthrough {
+    /// The VFIO container that has the functions' groups, with the IOMMU model of x86.
+    pub container: OwnedFd,
+    /// The functions, in the order the guest finds them.
+    pub functions: Vec<HostFunction>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct HostFunction {
+    /// Where it is on the host; messages name it.
+    pub address: PciAddress,
+    /// Its VFIO group.
+    pub group: OwnedFd,
+    /// Its VFIO device.
+    pub device: OwnedFd,
+    /// Where the guest finds it; the first free slot if none.
+    pub slot: Option<PciSlot>,
 }
 
 /// What a VMM reports.

@@ -14,6 +14,7 @@ mod ready;
 mod seed;
 mod start;
 mod supervisor;
+pub mod vfio;
 mod vm;
 mod vmm;
 

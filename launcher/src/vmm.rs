@@ -6,7 +6,7 @@
 //! fresh process, so no state of the old guest survives.
 //!
 //! One thread per vCPU ([`vcpu`]) reaches devices through the [`bus`]; one thread per virtio device serves its queues
-//! ([`virtio`]); the main thread has the console and the control channel ([`event_loop`]). Process exit ends them all:
+//! ([`virtio`]); functions of the host work by themselves ([`mod@vfio`]); the main thread has the console and the control channel ([`event_loop`]). Process exit ends them all:
 //! no thread is joined, because nothing outlives the guest.
 
 mod acpi;
@@ -21,16 +21,21 @@ mod outcome;
 mod pci;
 mod seccomp;
 mod vcpu;
+mod vfio;
 mod virtio;
 
 use std::io;
 use std::process::ExitCode;
 
+pub(crate) use self::memory::GuestRam;
 use crate::control::{Channel, ControlError, Event, VMM_CHANNEL_FD, exit_code};
+use crate::vfio::VfioError;
 use boot::LoadError;
 use guest::Guest;
 use machine::MachineError;
+use net_types::PciAddress;
 use outcome::Outcome;
+use vfio::PassthroughError;
 use virtio::{BlockError, NetError, TransportError};
 
 /// Why a guest did not start or could not go on.
@@ -54,6 +59,10 @@ pub(crate) enum VmmError {
     Disk { index: usize, source: BlockError },
     #[error("nics[{index}] cannot be used")]
     Nic { index: usize, source: NetError },
+    #[error("devices cannot be let into guest memory")]
+    Vfio(#[source] VfioError),
+    #[error("PCI device {address} cannot be handed to the guest")]
+    Passthrough { address: PciAddress, source: PassthroughError },
     #[error("a device could not be made")]
     Device(#[from] TransportError),
     #[error("the devices do not fit on the bus")]

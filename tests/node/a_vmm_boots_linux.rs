@@ -10,31 +10,33 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use e2e::{GuestImage, Sandbox, binary, sh};
-use launcher::control::{self, Channel, Disk, Event, Nic, Received, VmmConfig, exit_code};
+use launcher::control::{self, Channel, Disk, Event, Nic, Passthrough, Received, VmmConfig, exit_code};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Guests are emulated twice over here.
 const PATIENCE: Duration = Duration::from_secs(100);
 
 /// A guest on its own VMM, with a shell on its console.
-struct Guest {
-    channel: Channel,
+pub(crate) struct Guest {
+    pub(crate) channel: Channel,
     console: UnixStream,
     process: Child,
 }
 
 /// What a test asks for beyond a kernel.
 #[derive(Default)]
-struct Wish {
-    vcpus: u8,
-    mebibytes: u64,
-    disks: Vec<Disk>,
-    nics: Vec<Nic>,
+pub(crate) struct Wish {
+    pub(crate) vcpus: u8,
+    pub(crate) mebibytes: u64,
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) nics: Vec<Nic>,
+    /// With these the guest is one that has drivers for them.
+    pub(crate) passthrough: Option<Passthrough>,
 }
 
 impl Guest {
     /// Starts it, and waits until its shell is there.
-    fn boot(wish: Wish) -> Self {
+    pub(crate) fn boot(wish: Wish) -> Self {
         let (channel, theirs) = Channel::pair().unwrap();
         let (console, serial) = UnixStream::pair().unwrap();
         console.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -45,8 +47,8 @@ impl Guest {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .unwrap();
-        let image = GuestImage::get();
-        let Wish { vcpus, mebibytes, disks, nics } = wish;
+        let Wish { vcpus, mebibytes, disks, nics, passthrough } = wish;
+        let image = if passthrough.is_some() { GuestImage::with_nic_drivers() } else { GuestImage::get() };
         let config = VmmConfig {
             vcpus: vcpus.try_into().unwrap(),
             memory: (mebibytes << 20).try_into().unwrap(),
@@ -57,6 +59,7 @@ impl Guest {
             serial: serial.into(),
             disks,
             nics,
+            passthrough,
         };
         channel.send_config(&config).unwrap();
         let mut guest = Self { channel, console, process };
@@ -100,14 +103,14 @@ impl Guest {
     }
 
     /// What a command prints. Its end is marked by what the echo of the typed line does not contain.
-    fn run(&mut self, command: &str) -> String {
+    pub(crate) fn run(&mut self, command: &str) -> String {
         self.type_in(&format!("echo =$((40+1))=; {command}; echo =$((40+2))="));
         self.wait_for("=41=\r\n");
         self.wait_for("=42=").replace('\r', "")
     }
 
     /// The last event, and the exit code.
-    fn end(mut self) -> (Event, Option<i32>) {
+    pub(crate) fn end(mut self) -> (Event, Option<i32>) {
         let event = self.event();
         (event, self.process.wait().unwrap().code())
     }
@@ -139,6 +142,7 @@ fn nic() -> Nic {
         queues: vec![queue.into()],
         mac: "02:00:00:00:00:01".parse().unwrap(),
         mtu: 1400.try_into().unwrap(),
+        slot: Some(9.try_into().unwrap()),
     }
 }
 
@@ -153,8 +157,13 @@ fn with_disks_a_nic_and_several_cpus_and_the_power_button_powers_it_off() {
     let content = noise(4 << 20);
     let (seed, _) = disk(&content, true, "read-only-1");
     let (data, mut on_the_host) = disk(&[0; 1 << 20], false, "data-1");
-    let mut guest =
-        Guest::boot(Wish { vcpus: 2, mebibytes: 256, disks: vec![seed, data], nics: vec![nic()] });
+    let mut guest = Guest::boot(Wish {
+        vcpus: 2,
+        mebibytes: 256,
+        disks: vec![seed, data],
+        nics: vec![nic()],
+        ..Wish::default()
+    });
 
     assert_eq!(guest.run("nproc").trim(), "2");
     assert_eq!(guest.run("cat /sys/block/vd[ab]/serial"), "read-only-1data-1");
@@ -170,6 +179,7 @@ fn with_disks_a_nic_and_several_cpus_and_the_power_button_powers_it_off() {
         guest.run("cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu"),
         "02:00:00:00:00:01\n1400\n"
     );
+    assert!(guest.run("readlink /sys/class/net/eth0").contains("0000:00:09.0"));
     guest.run("ip address add 10.9.0.2/24 dev eth0; ip link set eth0 up");
     sh("ping -c 3 -W 10 10.9.0.2");
     tcp_both_ways(&mut guest, &content);

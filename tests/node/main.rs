@@ -8,6 +8,7 @@ mod a_kvm_guest;
 mod a_vmm_boots_linux;
 mod cnv_bridge_vlans;
 mod sriov_attaches;
+mod sriov_guest;
 mod sriov_nic;
 mod sriov_policy;
 mod sriov_refuses;

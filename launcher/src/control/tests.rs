@@ -36,7 +36,17 @@ fn config() -> VmmConfig {
             queues: vec![file("queue 0"), file("queue 1")],
             mac: "02:00:00:00:00:01".parse().unwrap(),
             mtu: 1500.try_into().unwrap(),
+            slot: None,
         }],
+        passthrough: Some(Passthrough {
+            container: file("container"),
+            functions: vec![HostFunction {
+                address: "0000:01:10.0".parse().unwrap(),
+                group: file("group"),
+                device: file("device"),
+                slot: Some(5.try_into().unwrap()),
+            }],
+        }),
     }
 }
 
@@ -50,7 +60,7 @@ fn config_from_liar(message: &str, descriptors: &[BorrowedFd<'_>]) -> Result<Vmm
 fn json(initrd: &str, disks: &str) -> String {
     format!(
         r#"{{"version":1,"vcpus":1,"memoryBytes":67108864,"commandLine":"","kvm":0,"kernel":1,
-            "initrd":{initrd},"serial":2,"disks":{disks},"nics":[]}}"#
+            "initrd":{initrd},"serial":2,"disks":{disks},"nics":[],"passthrough":null}}"#
     )
 }
 
@@ -69,6 +79,11 @@ fn a_configuration_arrives_with_every_descriptor_in_its_place() {
     assert_eq!((got.disks[0].read_only, got.disks[0].serial.as_str()), (true, "cidata"));
     assert_eq!(got.nics[0].queues.iter().map(text_of).collect::<Vec<_>>(), ["queue 0", "queue 1"]);
     assert_eq!((got.nics[0].mac, got.nics[0].mtu), (sent.nics[0].mac, sent.nics[0].mtu));
+    let (got, sent) = (got.passthrough.unwrap(), sent.passthrough.unwrap());
+    let (function, sent) = (&got.functions[0], &sent.functions[0]);
+    assert_eq!((function.address, function.slot), (sent.address, sent.slot));
+    let names = [&got.container, &function.group, &function.device].map(text_of);
+    assert_eq!(names, ["container", "group", "device"]);
 }
 
 #[test]

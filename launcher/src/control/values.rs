@@ -14,6 +14,9 @@ pub enum ValueError {
     /// Outside of what IPv4 allows and Ethernet can name.
     #[error("an MTU of {0} is not supported; 68 to 65535 are")]
     Mtu(u16),
+    /// Not on the guest's bus.
+    #[error("PCI slot {0} is not supported; 1 to {max} are", max = PciSlot::MAX)]
+    PciSlot(u8),
     /// Too long, or not printable.
     #[error("{0:?} is no serial number of a disk; up to 20 printable ASCII characters are allowed")]
     DiskSerial(String),
@@ -88,6 +91,41 @@ impl TryFrom<u16> for Mtu {
 impl From<Mtu> for u16 {
     fn from(mtu: Mtu) -> Self {
         mtu.0
+    }
+}
+
+/// Where a device is on the guest's PCI bus: 1 to [`PciSlot::MAX`]. Slot 0 has the host bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct PciSlot(u8);
+
+impl PciSlot {
+    /// The last slot of a bus.
+    pub const MAX: u8 = 31;
+
+    /// As an index into a bus.
+    pub fn index(self) -> usize {
+        self.0.into()
+    }
+}
+
+impl TryFrom<u8> for PciSlot {
+    type Error = ValueError;
+
+    fn try_from(slot: u8) -> Result<Self, ValueError> {
+        if (1..=Self::MAX).contains(&slot) { Ok(Self(slot)) } else { Err(ValueError::PciSlot(slot)) }
+    }
+}
+
+impl From<PciSlot> for u8 {
+    fn from(slot: PciSlot) -> Self {
+        slot.0
+    }
+}
+
+impl std::fmt::Display for PciSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use net_types::Mac;
+use net_types::{Mac, PciAddress};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{ControlError, Disk, DiskSerial, MemorySize, Mtu, Nic, VERSION, VcpuCount, VmmConfig};
+use super::{
+    ControlError, Disk, DiskSerial, HostFunction, MemorySize, Mtu, Nic, Passthrough, PciSlot, VERSION,
+    VcpuCount, VmmConfig,
+};
 
 /// What is read first, to tell a message of another release from a malformed one.
 #[derive(Deserialize)]
@@ -27,6 +30,7 @@ struct ConfigMessage {
     serial: usize,
     disks: Vec<DiskMessage>,
     nics: Vec<NicMessage>,
+    passthrough: Option<PassthroughMessage>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -43,6 +47,23 @@ struct NicMessage {
     queues: Vec<usize>,
     mac: Mac,
     mtu: Mtu,
+    slot: Option<PciSlot>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PassthroughMessage {
+    container: usize,
+    functions: Vec<HostFunctionMessage>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct HostFunctionMessage {
+    address: PciAddress,
+    group: usize,
+    device: usize,
+    slot: Option<PciSlot>,
 }
 
 pub(super) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, ControlError> {
@@ -61,7 +82,8 @@ pub(super) fn decode<T: DeserializeOwned>(
 }
 
 pub(super) fn encode_config(config: &VmmConfig) -> Result<(Vec<u8>, Vec<BorrowedFd<'_>>), ControlError> {
-    let VmmConfig { vcpus, memory, command_line, kvm, kernel, initrd, serial, disks, nics } = config;
+    let VmmConfig { vcpus, memory, command_line, kvm, kernel, initrd, serial, disks, nics, passthrough } =
+        config;
     let mut descriptors = Vec::new();
     let mut attach = |descriptor| {
         descriptors.push(AsFd::as_fd(descriptor));
@@ -86,12 +108,25 @@ pub(super) fn encode_config(config: &VmmConfig) -> Result<(Vec<u8>, Vec<Borrowed
             .collect(),
         nics: nics
             .iter()
-            .map(|Nic { queues, mac, mtu }| NicMessage {
+            .map(|Nic { queues, mac, mtu, slot }| NicMessage {
                 queues: queues.iter().map(&mut attach).collect(),
                 mac: *mac,
                 mtu: *mtu,
+                slot: *slot,
             })
             .collect(),
+        passthrough: passthrough.as_ref().map(|Passthrough { container, functions }| PassthroughMessage {
+            container: attach(container),
+            functions: functions
+                .iter()
+                .map(|HostFunction { address, group, device, slot }| HostFunctionMessage {
+                    address: *address,
+                    group: attach(group),
+                    device: attach(device),
+                    slot: *slot,
+                })
+                .collect(),
+        }),
     };
     Ok((encode(&message)?, descriptors))
 }
@@ -113,6 +148,7 @@ pub(super) fn decode_config(message: &[u8], descriptors: Vec<OwnedFd>) -> Result
         serial,
         disks,
         nics,
+        passthrough,
     } = message;
     let mut sent = Descriptors(descriptors.into_iter().map(Some).collect());
     let config = VmmConfig {
@@ -129,6 +165,7 @@ pub(super) fn decode_config(message: &[u8], descriptors: Vec<OwnedFd>) -> Result
             .map(|(at, disk)| sent.disk(at, disk))
             .collect::<Result<_, _>>()?,
         nics: nics.into_iter().enumerate().map(|(at, nic)| sent.nic(at, nic)).collect::<Result<_, _>>()?,
+        passthrough: passthrough.map(|message| sent.passthrough(message)).transpose()?,
     };
     match sent.left() {
         0 => Ok(config),
@@ -153,13 +190,26 @@ impl Descriptors {
     }
 
     fn nic(&mut self, at: usize, nic: NicMessage) -> Result<Nic, ControlError> {
-        let NicMessage { queues, mac, mtu } = nic;
+        let NicMessage { queues, mac, mtu, slot } = nic;
         let queues = queues
             .into_iter()
             .enumerate()
             .map(|(queue, index)| self.take(index, || format!("nics[{at}].queues[{queue}]")))
             .collect::<Result<_, _>>()?;
-        Ok(Nic { queues, mac, mtu })
+        Ok(Nic { queues, mac, mtu, slot })
+    }
+
+    fn passthrough(&mut self, message: PassthroughMessage) -> Result<Passthrough, ControlError> {
+        let PassthroughMessage { container, functions } = message;
+        let container = self.take(container, || "passthrough.container".into())?;
+        let functions = functions.into_iter().enumerate().map(|(at, function)| {
+            let HostFunctionMessage { address, group, device, slot } = function;
+            let field = |name| format!("passthrough.functions[{at}].{name}");
+            let group = self.take(group, || field("group"))?;
+            let device = self.take(device, || field("device"))?;
+            Ok(HostFunction { address, group, device, slot })
+        });
+        Ok(Passthrough { container, functions: functions.collect::<Result<_, _>>()? })
     }
 
     fn left(&self) -> usize {

@@ -99,6 +99,7 @@ impl Vmm {
             serial: theirs.into(),
             disks: plan.disks.iter().map(|disk| open_disk(directory, disk)).collect::<Result<_, _>>()?,
             nics: nics.map(|(nic, wired)| open_nic(netns, &nic.name, wired)).collect::<Result<_, _>>()?,
+            passthrough: None,
         };
         let (channel, vmm_channel) = Channel::pair()?;
         let vmm_channel = OwnedFd::from(vmm_channel);
@@ -194,7 +195,7 @@ fn open_nic(netns: &NetNs, interface: &str, wired: &Wired) -> Result<control::Ni
     let queue = netns
         .run(|| Queue::open(&wired.tap, false))?
         .map_err(|source| StartError::Tap { interface: interface.to_owned(), source })?;
-    Ok(control::Nic { queues: vec![queue.into()], mac: wired.mac, mtu: wired.mtu })
+    Ok(control::Nic { queues: vec![queue.into()], mac: wired.mac, mtu: wired.mtu, slot: None })
 }
 
 /// Puts the VMM's log lines into the supervisor's own log, which keeps them apart.

@@ -13,15 +13,17 @@ use super::legacy::{PowerPorts, SerialPort, gsi};
 use super::machine::{Machine, failed};
 use super::outcome::End;
 use super::pci::{PciRoot, Wiring};
+use super::vfio::HostFunctions;
 use super::virtio::{Block, Device, Net, Rng, Transport};
 use super::{VmmError, acpi, memory, seccomp, vcpu};
-use crate::control::{Channel, Disk, Event, Nic, VcpuCount, VmmConfig};
+use crate::control::{Channel, Disk, Event, Nic, Passthrough, PciSlot, VcpuCount, VmmConfig};
 
 /// A guest that is ready to run.
 pub(super) struct Guest {
     machine: Machine,
     vcpus: Vec<VcpuFd>,
     bus: Arc<Bus>,
+    host_functions: Option<HostFunctions>,
     power_button: EventFd,
     /// Says how it ended, once it has.
     pub(super) end: End,
@@ -30,12 +32,13 @@ pub(super) struct Guest {
 impl Guest {
     /// Builds the machine the configuration describes, up to the guest's first instruction.
     pub(super) fn prepare(config: VmmConfig) -> Result<Self, VmmError> {
-        let VmmConfig { vcpus, memory, command_line, kvm, kernel, initrd, serial, disks, nics } = config;
+        let VmmConfig { vcpus, memory, command_line, kvm, kernel, initrd, serial, disks, nics, passthrough } =
+            config;
         let machine = Machine::new(kvm, memory::map(memory)?)?;
         let end = End::new().map_err(|source| VmmError::Resource { what: "an eventfd", source })?;
         let serial = SerialPort::new(serial, interrupt_line(&machine, gsi::SERIAL)?)
             .map_err(|source| VmmError::Resource { what: "the serial port", source })?;
-        let pci = devices(&machine, &end, disks, nics)?;
+        let (pci, host_functions) = devices(&machine, &end, disks, nics, passthrough)?;
         let bus = Arc::new(Bus {
             serial: Arc::new(serial),
             power: PowerPorts::new(end.clone()),
@@ -46,12 +49,12 @@ impl Guest {
         acpi::write(&machine.ram, vcpus).map_err(VmmError::Acpi)?;
         let power_button = interrupt_line(&machine, gsi::POWER_BUTTON)?;
         let vcpus = set_up_vcpus(&machine, vcpus, entry)?;
-        Ok(Self { machine, vcpus, bus, power_button, end })
+        Ok(Self { machine, vcpus, bus, host_functions, power_button, end })
     }
 
     /// Runs until the end; its reason is in `self.end`.
     pub(super) fn run(self, channel: &Channel) -> Result<(), VmmError> {
-        let Self { machine: _machine, vcpus, bus, power_button, end } = self;
+        let Self { machine: _machine, vcpus, bus, host_functions, power_button, end } = self;
         let event_loop = EventLoop::new(channel, Arc::clone(&bus.serial), power_button, end.clone())
             .map_err(|source| VmmError::Resource { what: "the event loop", source })?;
         let start = Arc::new(Barrier::new(vcpus.len() + 1));
@@ -61,32 +64,51 @@ impl Guest {
         }
         // Every thread is through its beginnings; none has run the guest.
         start.wait();
-        seccomp::confine()?;
+        seccomp::confine(host_functions.is_some())?;
         channel.send_event(&Event::Running)?;
         start.wait();
         event_loop.run();
+        if let Some(functions) = host_functions {
+            // With the bus held, no vCPU that still runs switches a function on again.
+            let _bus = bus.pci.lock();
+            functions.reset();
+        }
         Ok(())
     }
 }
 
-/// The PCI bus with all devices: disks first, then NICs, each in the order of the configuration.
-fn devices(machine: &Machine, end: &End, disks: Vec<Disk>, nics: Vec<Nic>) -> Result<PciRoot, VmmError> {
-    let mut devices: Vec<Box<dyn Device>> = Vec::new();
+/// The PCI bus with all devices: disks, NICs, randomness, the host's functions, each in the order of the configuration.
+fn devices(
+    machine: &Machine,
+    end: &End,
+    disks: Vec<Disk>,
+    nics: Vec<Nic>,
+    passthrough: Option<Passthrough>,
+) -> Result<(PciRoot, Option<HostFunctions>), VmmError> {
+    let functions = passthrough.iter().flat_map(|passthrough| &passthrough.functions);
+    let wanted = nics.iter().filter_map(|nic| nic.slot).chain(functions.filter_map(|function| function.slot));
+    let mut root = PciRoot::new(wanted)?;
+    let mut devices: Vec<(Box<dyn Device>, Option<PciSlot>)> = Vec::new();
     for (index, disk) in disks.into_iter().enumerate() {
-        devices.push(Box::new(Block::new(disk).map_err(|source| VmmError::Disk { index, source })?));
+        let disk = Block::new(disk).map_err(|source| VmmError::Disk { index, source })?;
+        devices.push((Box::new(disk), None));
     }
     for (index, nic) in nics.into_iter().enumerate() {
-        devices.push(Box::new(Net::new(nic).map_err(|source| VmmError::Nic { index, source })?));
+        let slot = nic.slot;
+        let nic = Net::new(nic).map_err(|source| VmmError::Nic { index, source })?;
+        devices.push((Box::new(nic), slot));
     }
-    devices.push(Box::new(Rng::new()));
+    devices.push((Box::new(Rng::new()), None));
     let wiring = Arc::new(Wiring::new(Arc::clone(&machine.vm)));
-    let mut root = PciRoot::new();
-    for device in devices {
+    for (device, slot) in devices {
         let (ram, wiring) = (Arc::clone(&machine.ram), Arc::clone(&wiring));
         let transport = Transport::new(device, &mut root, ram, wiring, end.clone())?;
-        root.add(Box::new(transport))?;
+        root.add(Box::new(transport), slot)?;
     }
-    Ok(root)
+    let host_functions = passthrough
+        .map(|passthrough| HostFunctions::attach(passthrough, machine, &mut root, &wiring))
+        .transpose()?;
+    Ok((root, host_functions))
 }
 
 /// An event that raises an IOAPIC pin.

@@ -8,6 +8,7 @@
 
 use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvm_bindings::{KVM_API_VERSION, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
@@ -15,6 +16,7 @@ use vm_memory::{Address as _, GuestMemoryBackend as _, GuestMemoryRegion as _};
 
 use super::memory::{GuestRam, layout};
 use crate::control::VcpuCount;
+use crate::vfio::Mapping;
 
 /// What we ask of KVM, and the names under which its documentation lists it.
 const REQUIRED: [(Cap, &str); 9] = [
@@ -70,6 +72,8 @@ pub(crate) struct Machine {
     pub(crate) vm: Arc<VmFd>,
     /// Kept here so that the mappings outlive the memory slots.
     pub(crate) ram: Arc<GuestRam>,
+    /// The first memory slot that nothing uses.
+    next_slot: AtomicU32,
 }
 
 impl Machine {
@@ -86,15 +90,15 @@ impl Machine {
         vm.create_irq_chip().map_err(failed("KVM_CREATE_IRQCHIP"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         vm.create_pit2(pit).map_err(failed("KVM_CREATE_PIT2"))?;
-        let machine = Self { kvm, vm: Arc::new(vm), ram: Arc::new(ram) };
+        let machine = Self { kvm, vm: Arc::new(vm), ram: Arc::new(ram), next_slot: AtomicU32::new(0) };
         machine.add_memory_slots()?;
         Ok(machine)
     }
 
     fn add_memory_slots(&self) -> Result<(), MachineError> {
-        for (slot, region) in (0..).zip(self.ram.iter()) {
+        for region in self.ram.iter() {
             let region = kvm_userspace_memory_region {
-                slot,
+                slot: self.next_slot.fetch_add(1, Ordering::Relaxed),
                 flags: 0,
                 guest_phys_addr: region.start_addr().raw_value(),
                 memory_size: region.len(),
@@ -108,6 +112,12 @@ impl Machine {
         Ok(())
     }
 
+    /// Makes a device's memory ready to be placed in the guest's.
+    pub(crate) fn device_memory(&self, mapping: Mapping) -> DeviceMemory {
+        let slot = self.next_slot.fetch_add(1, Ordering::Relaxed);
+        DeviceMemory { vm: Arc::clone(&self.vm), slot, mapping, address: None }
+    }
+
     /// Creates the vCPUs; their index is their APIC identifier.
     pub(crate) fn create_vcpus(&self, count: VcpuCount) -> Result<Vec<VcpuFd>, MachineError> {
         let asked = u8::from(count);
@@ -116,6 +126,54 @@ impl Machine {
             return Err(MachineError::TooManyVcpus { asked, available });
         }
         (0..asked).map(|index| self.vm.create_vcpu(index.into()).map_err(failed("KVM_CREATE_VCPU"))).collect()
+    }
+}
+
+/// A device's memory that a guest reaches directly, without this process.
+pub(crate) struct DeviceMemory {
+    vm: Arc<VmFd>,
+    slot: u32,
+    mapping: Mapping,
+    /// Where it is in the guest, if anywhere.
+    address: Option<u64>,
+}
+
+impl DeviceMemory {
+    /// Moves it to this guest-physical address, or out of the guest. Fails where the guest has something else.
+    pub(crate) fn place(&mut self, address: Option<u64>) -> Result<(), MachineError> {
+        if address == self.address {
+            return Ok(());
+        }
+        if let Some(old) = self.address.take() {
+            // No length: the slot goes.
+            self.set(old, 0)?;
+        }
+        if let Some(new) = address {
+            self.set(new, self.mapping.length())?;
+            self.address = address;
+        }
+        Ok(())
+    }
+
+    fn set(&self, guest_phys_addr: u64, memory_size: u64) -> Result<(), MachineError> {
+        let userspace_addr = self.mapping.address();
+        let region = kvm_userspace_memory_region {
+            slot: self.slot,
+            flags: 0,
+            guest_phys_addr,
+            memory_size,
+            userspace_addr,
+        };
+        // SAFETY: the mapping is live and of that size, and the slot, which is this value's alone, goes before it.
+        unsafe { self.vm.set_user_memory_region(region) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        if let Err(error) = self.place(None) {
+            tracing::error!("a device's memory stays in the guest: {error}");
+        }
     }
 }
 

@@ -6,13 +6,18 @@
 
 mod config;
 mod msix;
+mod msix_table;
 mod wiring;
 
-pub(crate) use config::{ConfigSpace, Identity};
-pub(crate) use msix::{CONTROL_WRITABLE as MSIX_CONTROL_WRITABLE, Msix};
+pub(crate) use config::{COMMAND, ConfigSpace, Identity};
+pub(crate) use msix::Msix;
+pub(crate) use msix_table::{
+    CONTROL_WRITABLE as MSIX_CONTROL_WRITABLE, ENTRY_SIZE as MSIX_ENTRY_SIZE, MsixTable,
+};
 pub(crate) use wiring::{Wiring, WiringError, event};
 
 use super::memory::layout;
+use crate::control::PciSlot;
 
 /// How many devices fit on a bus.
 const SLOTS: usize = 32;
@@ -48,14 +53,25 @@ pub(crate) enum BusFull {
     /// There are more devices than a bus has slots.
     #[error("more than {SLOTS} PCI devices are not supported")]
     Slots,
+    /// Two devices want one slot.
+    #[error("two devices are to be in PCI slot {0}")]
+    Taken(PciSlot),
     /// Their memory does not fit below 4 GiB.
     #[error("{0} bytes do not fit into the PCI memory window")]
     Window(u32),
 }
 
+/// A place on the bus.
+enum Slot {
+    Free,
+    /// Kept for a device that is to be there and nowhere else.
+    Reserved,
+    Taken(Box<dyn Function>),
+}
+
 /// The bus.
 pub(crate) struct PciRoot {
-    functions: Vec<Box<dyn Function>>,
+    slots: [Slot; SLOTS],
     /// The address register, port 0xCF8.
     address: u32,
     /// Where the next BAR goes.
@@ -63,9 +79,17 @@ pub(crate) struct PciRoot {
 }
 
 impl PciRoot {
-    /// A bus with a host bridge only.
-    pub(crate) fn new() -> Self {
-        Self { functions: vec![Box::new(HostBridge::new())], address: 0, next_bar: layout::HOLE }
+    /// A bus with a host bridge, and places kept for devices that will be added to these slots.
+    pub(crate) fn new(reserved: impl IntoIterator<Item = PciSlot>) -> Result<Self, BusFull> {
+        let mut slots = [const { Slot::Free }; SLOTS];
+        slots[0] = Slot::Taken(Box::new(HostBridge::new()));
+        for slot in reserved {
+            match &mut slots[slot.index()] {
+                free @ Slot::Free => *free = Slot::Reserved,
+                _ => return Err(BusFull::Taken(slot)),
+            }
+        }
+        Ok(Self { slots, address: 0, next_bar: layout::HOLE })
     }
 
     /// An address for a memory BAR of `size` bytes, a power of two, as firmware would assign it.
@@ -81,12 +105,19 @@ impl PciRoot {
         }
     }
 
-    /// Puts a device into the next slot.
-    pub(crate) fn add(&mut self, function: Box<dyn Function>) -> Result<(), BusFull> {
-        if self.functions.len() >= SLOTS {
-            return Err(BusFull::Slots);
-        }
-        self.functions.push(function);
+    /// Puts a device into a slot that was reserved for it, or into the first free one.
+    pub(crate) fn add(&mut self, function: Box<dyn Function>, at: Option<PciSlot>) -> Result<(), BusFull> {
+        let slot = match at {
+            Some(slot) => match &mut self.slots[slot.index()] {
+                Slot::Taken(_) => return Err(BusFull::Taken(slot)),
+                reserved => reserved,
+            },
+            None => {
+                let mut slots = self.slots.iter_mut();
+                slots.find(|slot| matches!(slot, Slot::Free)).ok_or(BusFull::Slots)?
+            }
+        };
+        *slot = Slot::Taken(function);
         Ok(())
     }
 
@@ -150,7 +181,10 @@ impl PciRoot {
         if function != 0 {
             return None;
         }
-        self.functions.get_mut(usize::from(slot)).map(Box::as_mut)
+        match self.slots.get_mut(usize::from(slot)) {
+            Some(Slot::Taken(function)) => Some(function.as_mut()),
+            _ => None,
+        }
     }
 
     /// A read of guest-physical memory that is not RAM.
@@ -170,7 +204,8 @@ impl PciRoot {
 
     /// The first device that claims the address: a guest that lets BARs overlap gets what it deserves.
     fn decode(&mut self, address: u64) -> Option<(&mut (dyn Function + 'static), BarOffset)> {
-        self.functions.iter_mut().find_map(|function| {
+        self.slots.iter_mut().find_map(|slot| {
+            let Slot::Taken(function) = slot else { return None };
             let at = function.decode(address)?;
             Some((function.as_mut(), at))
         })
@@ -184,8 +219,14 @@ struct HostBridge {
 
 impl HostBridge {
     fn new() -> Self {
-        let identity =
-            Identity { vendor: 0x1b36, device: 0x0008, revision: 0, class: 0x06_0000, subsystem: 0 };
+        let identity = Identity {
+            vendor: 0x1b36,
+            device: 0x0008,
+            revision: 0,
+            class: 0x06_0000,
+            subsystem_vendor: 0x1b36,
+            subsystem: 0,
+        };
         Self { config: ConfigSpace::new(&identity) }
     }
 }
@@ -221,7 +262,7 @@ mod tests {
 
     #[test]
     fn the_host_bridge_is_found_by_ports_and_by_ecam() {
-        let mut root = PciRoot::new();
+        let mut root = PciRoot::new([]).unwrap();
         assert_eq!(read32(&mut root, ADDRESS_ENABLE), 0x0008_1b36);
         let mut data = [0; 4];
         root.ecam_read(0, &mut data);
@@ -230,7 +271,7 @@ mod tests {
 
     #[test]
     fn nothing_is_anywhere_else() {
-        let mut root = PciRoot::new();
+        let mut root = PciRoot::new([]).unwrap();
         for address in [0, ADDRESS_ENABLE | 1 << 16, ADDRESS_ENABLE | 1 << 11, ADDRESS_ENABLE | 1 << 8] {
             assert_eq!(read32(&mut root, address), u32::MAX, "{address:#x}");
         }
@@ -243,7 +284,7 @@ mod tests {
 
     #[test]
     fn accesses_of_any_size_and_place_do_no_harm() {
-        let mut root = PciRoot::new();
+        let mut root = PciRoot::new([]).unwrap();
         for offset in 0..8 {
             for size in [1, 2, 4, 8, 3, 0, 600] {
                 root.port_write(0, &ADDRESS_ENABLE.wrapping_add(0xff).to_le_bytes());
@@ -258,8 +299,24 @@ mod tests {
     }
 
     #[test]
+    fn devices_are_where_they_are_wanted_and_the_others_around_them() {
+        let slot = |number: u8| PciSlot::try_from(number).unwrap();
+        let function = || Box::new(HostBridge::new());
+        let mut root = PciRoot::new([slot(1), slot(31)]).unwrap();
+        root.add(function(), None).unwrap();
+        root.add(function(), Some(slot(31))).unwrap();
+        let there = |root: &mut PciRoot, slot: u32| read32(root, ADDRESS_ENABLE | slot << 11) != u32::MAX;
+        let occupied: Vec<_> = (0..32).filter(|slot| there(&mut root, *slot)).collect();
+        assert_eq!(occupied, [0, 2, 31], "slot 1 is kept");
+        assert!(matches!(root.add(function(), Some(slot(31))), Err(BusFull::Taken(_))));
+        assert!(matches!(PciRoot::new([slot(5), slot(5)]), Err(BusFull::Taken(_))));
+        while root.add(function(), None).is_ok() {}
+        root.add(function(), Some(slot(1))).unwrap();
+    }
+
+    #[test]
     fn bars_are_aligned_to_their_size_and_inside_the_window() {
-        let mut root = PciRoot::new();
+        let mut root = PciRoot::new([]).unwrap();
         let first = root.assign_bar(0x1000).unwrap();
         let second = root.assign_bar(0x8000).unwrap();
         assert_eq!((first, second), (0xc000_0000, 0xc000_8000));

@@ -12,6 +12,8 @@ use seccompiler::{
     TargetArch,
 };
 
+use crate::vfio;
+
 /// System calls that are allowed whatever their arguments.
 const ALLOWED: [i64; 33] = [
     // Queues, disks, taps, console, control channel, log.
@@ -54,12 +56,14 @@ const ALLOWED: [i64; 33] = [
     libc::SYS_rseq,
 ];
 
-/// Requests that are made while a guest runs (`linux/kvm.h`, `linux/if_tun.h`).
+/// Requests that are made while a guest runs (`linux/kvm.h`, `linux/if_tun.h`; `linux/vfio.h` is in [`vfio`]).
 mod ioctls {
     pub(super) const KVM_RUN: u64 = 0xae80;
     pub(super) const KVM_SET_GSI_ROUTING: u64 = 0x4008_ae6a;
     pub(super) const KVM_IOEVENTFD: u64 = 0x4040_ae79;
     pub(super) const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+    /// Moves device memory about in the guest; only for guests that have any.
+    pub(super) const KVM_SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
 }
 
 /// Why the process could not be confined.
@@ -73,18 +77,23 @@ pub(crate) enum ConfineError {
     Filter(#[from] seccompiler::Error),
 }
 
-/// Confines all threads of the process, for good. No thread may be starting at that moment.
-pub(crate) fn confine() -> Result<(), ConfineError> {
+/// Confines all threads of the process, for good. No thread may be starting at that moment. `host_functions`: whether
+/// the guest has PCI functions of the host.
+pub(crate) fn confine(host_functions: bool) -> Result<(), ConfineError> {
     rustix::thread::set_no_new_privs(true).map_err(|error| ConfineError::NoNewPrivileges(error.into()))?;
-    seccompiler::apply_filter_all_threads(&filter()?)?;
+    seccompiler::apply_filter_all_threads(&filter(host_functions)?)?;
     Ok(())
 }
 
-fn filter() -> Result<BpfProgram, seccompiler::Error> {
+fn filter(host_functions: bool) -> Result<BpfProgram, seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.into_iter().map(|call| (call, Vec::new())).collect();
-    let requests =
-        [ioctls::KVM_RUN, ioctls::KVM_SET_GSI_ROUTING, ioctls::KVM_IOEVENTFD, ioctls::TUNSETOFFLOAD];
+    let mut requests =
+        vec![ioctls::KVM_RUN, ioctls::KVM_SET_GSI_ROUTING, ioctls::KVM_IOEVENTFD, ioctls::TUNSETOFFLOAD];
+    if host_functions {
+        let more = [vfio::DEVICE_SET_IRQS, vfio::DEVICE_RESET_REQUEST, ioctls::KVM_SET_USER_MEMORY_REGION];
+        requests.extend(more);
+    }
     rules.insert(libc::SYS_ioctl, requests.into_iter().map(request).collect::<Result<_, _>>()?);
     rules.insert(libc::SYS_mmap, vec![without_execution()?]);
     rules.insert(libc::SYS_mprotect, vec![without_execution()?]);
@@ -131,7 +140,7 @@ mod tests {
     fn confined_child() {
         let Ok(role) = std::env::var(ROLE) else { return };
         let null = File::open("/dev/null").unwrap();
-        confine().unwrap();
+        confine(false).unwrap();
         match role.as_str() {
             "behave" => drop(null),
             "open" => drop(File::open("/dev/null")),

@@ -10,7 +10,7 @@ const BAR_COUNT: usize = 6;
 
 const VENDOR: usize = 0x00;
 const DEVICE: usize = 0x02;
-const COMMAND: usize = 0x04;
+pub(crate) const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
 const REVISION: usize = 0x08;
 const BARS: usize = 0x10;
@@ -27,7 +27,7 @@ const STATUS_CAPABILITIES: u16 = 1 << 4;
 /// Who a function says it is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Identity {
-    /// Vendor of device and subsystem.
+    /// The device's vendor.
     pub(crate) vendor: u16,
     /// The device's number.
     pub(crate) device: u16,
@@ -35,6 +35,8 @@ pub(crate) struct Identity {
     pub(crate) revision: u8,
     /// Class, subclass and programming interface, in 24 bits.
     pub(crate) class: u32,
+    /// The subsystem's vendor.
+    pub(crate) subsystem_vendor: u16,
     /// The subsystem's number.
     pub(crate) subsystem: u16,
 }
@@ -60,11 +62,11 @@ impl ConfigSpace {
             next_capability: FIRST_CAPABILITY,
             last_link: CAPABILITIES,
         };
-        let Identity { vendor, device, revision, class, subsystem } = *identity;
+        let Identity { vendor, device, revision, class, subsystem_vendor, subsystem } = *identity;
         space.set(VENDOR, &vendor.to_le_bytes());
         space.set(DEVICE, &device.to_le_bytes());
         space.set(REVISION, &(class << 8 | u32::from(revision)).to_le_bytes());
-        space.set(SUBSYSTEM_VENDOR, &vendor.to_le_bytes());
+        space.set(SUBSYSTEM_VENDOR, &subsystem_vendor.to_le_bytes());
         space.set(SUBSYSTEM, &subsystem.to_le_bytes());
         let writable = COMMAND_MEMORY | COMMAND_BUS_MASTER | COMMAND_NO_INTX;
         space.writable[COMMAND..COMMAND + 2].copy_from_slice(&writable.to_le_bytes());
@@ -126,6 +128,11 @@ impl ConfigSpace {
         u16::from_le_bytes([self.bytes[offset], self.bytes[offset + 1]])
     }
 
+    /// The command register: what the guest lets the function do.
+    pub(crate) fn command(&self) -> u16 {
+        self.word(COMMAND)
+    }
+
     /// Where BAR `bar` is, if the guest has switched memory decoding on: its first address.
     pub(crate) fn bar(&self, bar: usize) -> Option<u64> {
         let decoding = self.word(COMMAND) & COMMAND_MEMORY != 0;
@@ -146,8 +153,14 @@ mod tests {
     use super::*;
 
     fn space() -> ConfigSpace {
-        let identity =
-            Identity { vendor: 0x1af4, device: 0x1041, revision: 1, class: 0x02_0000, subsystem: 0x40 };
+        let identity = Identity {
+            vendor: 0x1af4,
+            device: 0x1041,
+            revision: 1,
+            class: 0x02_0000,
+            subsystem_vendor: 0x1af4,
+            subsystem: 0x40,
+        };
         let mut space = ConfigSpace::new(&identity);
         space.add_bar(0, 0x8000, 0xc000_0000);
         space

@@ -1,4 +1,4 @@
-//! MSI-X: a table of messages in a BAR, one per vector, that the guest fills and masks (PCI 3.0, 6.8.2).
+//! MSI-X of a device that lives in this process: [`MsixTable`] with an event per vector.
 //!
 //! Shared between the vCPU that changes the table and the device's thread that signals a vector. Each vector has an
 //! event of its own, bound to an interrupt number whose route follows the table.
@@ -7,40 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::msix_table::MsixTable;
 use super::wiring::{Wiring, WiringError};
-
-/// Bytes of one table entry: address (8), data (4), vector control (4).
-pub(crate) const ENTRY_SIZE: usize = 16;
-/// Message control, in the capability: the whole function is masked, the function uses MSI-X.
-const CONTROL_MASK: u16 = 1 << 14;
-const CONTROL_ENABLE: u16 = 1 << 15;
-/// The bits of message control that a guest may change.
-pub(crate) const CONTROL_WRITABLE: u16 = CONTROL_MASK | CONTROL_ENABLE;
 
 /// The vectors of one function.
 pub(crate) struct Msix {
     wiring: Arc<Wiring>,
     vectors: Vec<Vector>,
-    state: Mutex<State>,
+    table: Mutex<MsixTable>,
 }
 
 struct Vector {
     event: EventFd,
     gsi: u32,
-}
-
-struct State {
-    entries: Vec<Entry>,
-    control: u16,
-}
-
-#[derive(Clone, Copy)]
-struct Entry {
-    address: u64,
-    data: u32,
-    masked: bool,
-    /// Signalled while it was masked.
-    pending: bool,
 }
 
 impl Msix {
@@ -49,9 +28,7 @@ impl Msix {
         let vectors = (0..count)
             .map(|_| wiring.interrupt().map(|(event, gsi)| Vector { event, gsi }))
             .collect::<Result<Vec<_>, _>>()?;
-        let masked = Entry { address: 0, data: 0, masked: true, pending: false };
-        let state = State { entries: vec![masked; vectors.len()], control: 0 };
-        Ok(Self { wiring, vectors, state: Mutex::new(state) })
+        Ok(Self { wiring, vectors, table: Mutex::new(MsixTable::new(count)) })
     }
 
     /// How many vectors there are.
@@ -61,67 +38,47 @@ impl Msix {
 
     /// Interrupts the guest by `vector`; one that does not exist (0xffff stands for none) interrupts nobody.
     pub(crate) fn signal(&self, vector: u16) {
-        let mut state = self.state();
-        let (enabled, masked) = (state.enabled(), state.control & CONTROL_MASK != 0);
         let index = usize::from(vector);
-        if let (true, Some(entry), Some(vector)) =
-            (enabled, state.entries.get_mut(index), self.vectors.get(index))
-        {
-            if masked || entry.masked {
-                entry.pending = true;
-            } else {
+        let mut table = self.table();
+        if table.is_open(index) {
+            if let Some(vector) = self.vectors.get(index) {
                 vector.fire();
             }
+        } else if table.is_enabled() {
+            table.set_pending(index);
         }
     }
 
     /// The guest has written message control.
     pub(crate) fn set_control(&self, control: u16) {
-        let mut state = self.state();
-        state.control = control;
-        self.deliver(&mut state);
+        let mut table = self.table();
+        table.set_control(control);
+        self.deliver(&mut table);
     }
 
     /// Reads the table; beyond it is zero.
     pub(crate) fn read_table(&self, offset: u64, data: &mut [u8]) {
-        let state = self.state();
-        for (at, byte) in (offset..).zip(data) {
-            *byte = state.table_byte(at);
-        }
+        self.table().read(offset, data);
     }
 
-    /// Writes the table: whole, aligned words of 4 or 8 bytes, as the specification wants; others are ignored.
+    /// Writes the table.
     pub(crate) fn write_table(&self, offset: u64, data: &[u8]) {
-        if !matches!(data.len(), 4 | 8) || !offset.is_multiple_of(data.len() as u64) {
-            return;
+        let mut table = self.table();
+        if let Some(index) = table.write(offset, data) {
+            self.route(&table, index);
+            self.deliver(&mut table);
         }
-        let Ok(offset) = usize::try_from(offset) else { return };
-        let mut state = self.state();
-        for (word, bytes) in (offset / 4..).zip(data.chunks_exact(4)) {
-            let value = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            if let Some(entry) = state.entries.get_mut(word / 4) {
-                entry.write(word % 4, value);
-            }
-        }
-        self.route(&state, offset / ENTRY_SIZE);
-        self.deliver(&mut state);
     }
 
     /// Reads the pending bits, one a vector.
     pub(crate) fn read_pending(&self, offset: u64, data: &mut [u8]) {
-        let state = self.state();
-        for (at, byte) in (offset..).zip(data) {
-            let first = usize::try_from(at).unwrap_or(usize::MAX).saturating_mul(8);
-            let bits = state.entries.iter().skip(first).take(8).enumerate();
-            *byte = bits.map(|(bit, entry)| u8::from(entry.pending) << bit).sum();
-        }
+        self.table().read_pending(offset, data);
     }
 
-    /// Takes a route to KVM once the guest has unmasked the vector, and so finished writing it.
-    fn route(&self, state: &State, index: usize) {
-        if let (Some(entry), Some(vector)) = (state.entries.get(index), self.vectors.get(index))
-            && !entry.masked
-            && let Err(error) = self.wiring.route(vector.gsi, entry.address, entry.data)
+    /// Takes a finished message to KVM.
+    fn route(&self, table: &MsixTable, index: usize) {
+        if let (Some((address, data)), Some(vector)) = (table.message(index), self.vectors.get(index))
+            && let Err(error) = self.wiring.route(vector.gsi, address, data)
         {
             // The guest loses its own interrupt; nothing else depends on it.
             tracing::debug!("vector {index} is not routed: {error}");
@@ -129,20 +86,16 @@ impl Msix {
     }
 
     /// Fires what became unmasked while pending.
-    fn deliver(&self, state: &mut State) {
-        if !state.enabled() || state.control & CONTROL_MASK != 0 {
-            return;
-        }
-        for (entry, vector) in state.entries.iter_mut().zip(&self.vectors) {
-            if entry.pending && !entry.masked {
-                entry.pending = false;
+    fn deliver(&self, table: &mut MsixTable) {
+        for (index, vector) in self.vectors.iter().enumerate() {
+            if table.is_open(index) && table.take_pending(index) {
                 vector.fire();
             }
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, MsixTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,37 +106,9 @@ impl Vector {
     }
 }
 
-impl State {
-    fn enabled(&self) -> bool {
-        self.control & CONTROL_ENABLE != 0
-    }
-
-    fn table_byte(&self, at: u64) -> u8 {
-        let Ok(at) = usize::try_from(at) else { return 0 };
-        let Some(entry) = self.entries.get(at / ENTRY_SIZE) else { return 0 };
-        let (address, data) = (entry.address.to_le_bytes(), entry.data.to_le_bytes());
-        match at % ENTRY_SIZE {
-            byte @ 0..8 => address[byte],
-            byte @ 8..12 => data[byte - 8],
-            12 => entry.masked.into(),
-            _ => 0,
-        }
-    }
-}
-
-impl Entry {
-    fn write(&mut self, word: usize, value: u32) {
-        match word {
-            0 => self.address = self.address >> 32 << 32 | u64::from(value & !3),
-            1 => self.address = self.address & 0xffff_ffff | u64::from(value) << 32,
-            2 => self.data = value,
-            _ => self.masked = value & 1 != 0,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::msix_table::{CONTROL_ENABLE, CONTROL_MASK};
     use super::*;
     use crate::vmm::machine::tests::machine;
 

@@ -52,7 +52,7 @@ pub(crate) struct Net {
 impl Net {
     /// A device on the NIC's tap; it does not look at the tap before a driver is ready.
     pub(crate) fn new(nic: Nic) -> Result<Self, NetError> {
-        let Nic { queues, mac, mtu } = nic;
+        let Nic { queues, mac, mtu, slot: _ } = nic;
         let [queue]: [OwnedFd; 1] =
             queues.try_into().map_err(|queues: Vec<_>| NetError::Queues(queues.len()))?;
         let tap = Tap::from_fd(queue)?;

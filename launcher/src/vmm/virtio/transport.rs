@@ -100,6 +100,7 @@ impl Transport {
             device: number,
             revision: REVISION,
             class: kind.class,
+            subsystem_vendor: VENDOR,
             subsystem: number,
         };
         let mut config = ConfigSpace::new(&identity);

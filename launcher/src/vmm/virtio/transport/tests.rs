@@ -8,12 +8,12 @@ const MEMORY: u16 = 2;
 /// An entropy device on a bus of its own, decoding at its first address, and the memory of its guest.
 fn bus() -> (PciRoot, Arc<GuestRam>) {
     let machine = machine();
-    let mut root = PciRoot::new();
+    let mut root = PciRoot::new([]).unwrap();
     let wiring = Arc::new(Wiring::new(machine.vm));
     let ram = Arc::clone(&machine.ram);
     let end = End::new().unwrap();
     let device = Transport::new(Box::new(Rng::new()), &mut root, machine.ram, wiring, end).unwrap();
-    root.add(Box::new(device)).unwrap();
+    root.add(Box::new(device), None).unwrap();
     root.ecam_write(ecam(COMMAND), &MEMORY.to_le_bytes());
     (root, ram)
 }

@@ -1,0 +1,53 @@
+//! The limit on memory that a process may pin (RLIMIT_MEMLOCK), which devices need for all of a guest's memory.
+
+use std::io;
+
+use rustix::process::{Resource, getrlimit};
+use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion};
+
+use crate::vmm::GuestRam;
+
+/// The limit is too low.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} MiB of guest memory must be locked for its PCI devices, and this process may lock {}: start vm-launcher with \
+     CAP_SYS_RESOURCE, or raise its limit (ulimit -l, LimitMEMLOCK= of a systemd unit)",
+    needed >> 20,
+    mebibytes(*limit)
+)]
+pub struct LockedMemory {
+    /// Bytes.
+    needed: u64,
+    /// Bytes; none is no limit.
+    limit: Option<u64>,
+    source: io::Error,
+}
+
+impl LockedMemory {
+    /// The kernel refused to pin `ram`.
+    pub(super) fn too_little(ram: &GuestRam, source: io::Error) -> Self {
+        let needed = ram.iter().map(GuestMemoryRegion::len).sum();
+        Self { needed, limit: getrlimit(Resource::Memlock).current, source }
+    }
+}
+
+fn mebibytes(limit: Option<u64>) -> String {
+    limit.map_or("any amount".to_owned(), |bytes| format!("{} MiB", bytes >> 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_says_how_much_and_what_to_do() {
+        let limit = LockedMemory {
+            needed: 4 << 30,
+            limit: Some(8 << 20),
+            source: io::Error::from_raw_os_error(libc::EPERM),
+        };
+        let message = limit.to_string();
+        assert!(message.starts_with("4096 MiB of guest memory must be locked"), "{message}");
+        assert!(message.contains("may lock 8 MiB") && message.contains("LimitMEMLOCK="), "{message}");
+    }
+}

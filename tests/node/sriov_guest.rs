@@ -1,0 +1,69 @@
+//! A VF in a guest: the guest's own driver runs it, with the address and in the VLAN that the node assigned.
+
+use e2e::Namespace;
+use launcher::control::{Command, Event, HostFunction, Passthrough, exit_code};
+use launcher::vfio;
+use serde_json::json;
+
+use crate::a_vmm_boots_linux::{Guest, Wish};
+use crate::sriov_nic::{Nic, has_carrier, pings};
+
+/// A pod on VF `index` in `vlan`, with this address.
+fn pod(nic: &Nic, index: usize, vlan: u16, address: &str) -> (Namespace, e2e::CniCall) {
+    let pod = Namespace::new("pod");
+    let call = nic.call(index, json!({"vlan": vlan})).netns(&pod).container(&format!("pod{index}"));
+    call.call("ADD").success();
+    pod.sh(&format!("ip address add {address} dev net1"));
+    has_carrier(&pod);
+    (pod, call)
+}
+
+#[test]
+fn a_guest_drives_a_vf_by_itself_and_stays_in_its_vlan() {
+    let nic = Nic::with_vfs(3);
+    nic.bind_vfio(0);
+    let before = nic.state();
+    let near = pod(&nic, 1, 100, "192.0.2.2/24");
+    let far = pod(&nic, 2, 200, "192.0.2.3/24");
+    let vm = Namespace::new("vm");
+    let call = nic.call(0, json!({"vlan": 100, "mac": "02:00:00:00:00:01"})).netns(&vm).container("vm");
+    call.call("ADD").success();
+
+    let address = nic.vf(0).parse().unwrap();
+    let vfio::Opened { container, devices } = vfio::open(&[address]).unwrap();
+    let functions = devices
+        .into_iter()
+        .map(|vfio::OpenedDevice { group, device }| HostFunction {
+            address,
+            group,
+            device,
+            slot: Some(10.try_into().unwrap()),
+        })
+        .collect();
+    let passthrough = Some(Passthrough { container, functions });
+    let mut guest = Guest::boot(Wish { vcpus: 1, mebibytes: 256, passthrough, ..Wish::default() });
+    assert_eq!(guest.run("cat /sys/class/net/eth0/address"), "02:00:00:00:00:01\n");
+    let place = guest.run("cd /sys/class/net/eth0/device; readlink -f .; readlink -f driver");
+    assert!(place.contains("0000:00:0a.0") && place.contains("igbvf"), "{place}");
+    guest.run("ip address add 192.0.2.1/24 dev eth0; ip link set eth0 up");
+    assert!(
+        pings(&near.0, "192.0.2.1"),
+        "one VLAN; guest: {}",
+        guest.run("ip -s link; cat /proc/interrupts; dmesg | tail")
+    );
+    assert!(!pings(&far.0, "192.0.2.1"), "VLAN 200 reached the guest in VLAN 100");
+    let answer = guest.run(
+        "ping -c 1 -W 5 192.0.2.2 >/dev/null && echo near; ping -c 1 -W 5 192.0.2.3 >/dev/null || echo alone",
+    );
+    assert_eq!(answer, "near\nalone\n");
+    // Without interrupts the driver would work for a while by its watchdog alone.
+    let interrupts = guest.run("grep eth0 /proc/interrupts");
+    assert!(interrupts.contains("MSI-X") || interrupts.contains("MSIX"), "{interrupts}");
+
+    guest.channel.send_command(Command::PowerButton).unwrap();
+    assert_eq!(guest.end(), (Event::Shutdown, Some(exit_code::CLEAN.into())));
+    for call in [&call, &near.1, &far.1] {
+        call.call("DEL").success();
+    }
+    assert_eq!(nic.state(), before);
+}
