@@ -3,35 +3,76 @@
 //! Each guarded port has a chain of its own on the ingress of its host side, in the table `netdev cnv-bridge`. A
 //! packet meets only the chain of the port it came in by, so its cost does not grow with the number of ports, and a
 //! chain is made and removed without looking at any other. `nft list table netdev cnv-bridge` shows all of it, with
-//! a counter of what was dropped.
+//! counters of what was dropped. What the rules say is in [`rules`].
+
+mod rules;
+
+use std::fmt;
+use std::net::IpAddr;
 
 use net_types::{IfName, Mac};
 
-use crate::nf_tables::{
-    Base, Chain, Compare, Expression, Family, Field, Hook, Meta, NfTables, NfTablesError, Rule, Table,
-    Transaction, compared, same,
-};
+use crate::nf_tables::{Chain, Family, Hook, NfTables, NfTablesError, Rule, Table, Transaction, same};
 
 const TABLE: Table = Table { family: Family::Netdev, name: "cnv-bridge" };
 /// Before everything else that might look at the packet (`NF_IP_PRI_RAW`, as the reference plugin has it).
 const PRIORITY: i32 = -300;
 
-/// `ARPHRD_ETHER`: with it in front, nft(8) shows what follows in words.
-const ETHER: u16 = 1;
-/// The source address of an Ethernet header.
-const ETHER_SADDR: Field = Field { base: Base::Link, offset: 6, length: 6 };
+/// What a port may claim to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Guard {
+    /// The only Ethernet address it has; none leaves that open.
+    mac: Option<Mac>,
+    /// The only IP addresses it has, sorted, beside IPv6 link-local ones; none leaves that open.
+    sources: Option<Vec<IpAddr>>,
+}
 
-/// Lets only `mac` send through `port`; replaces what was there for the port.
+impl Guard {
+    /// A guard; the order of `sources` does not matter.
+    pub(crate) fn new(mac: Option<Mac>, mut sources: Option<Vec<IpAddr>>) -> Self {
+        if let Some(sources) = &mut sources {
+            sources.sort_unstable();
+            sources.dedup();
+        }
+        Self { mac, sources }
+    }
+
+    /// The same for an interface whose address is `mac` by now; none if that is not checked.
+    pub(crate) fn moved_to(self, mac: Mac) -> Option<Self> {
+        let checked = self.mac.is_some();
+        checked.then_some(Self { mac: Some(mac), ..self })
+    }
+}
+
+impl fmt::Display for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.mac {
+            Some(mac) => write!(f, "{mac}")?,
+            None => f.write_str("any MAC address")?,
+        }
+        match &self.sources {
+            None => f.write_str(" with any IP address"),
+            Some(sources) if sources.is_empty() => f.write_str(" without IP addresses"),
+            Some(sources) => {
+                let list: Vec<_> = sources.iter().map(IpAddr::to_string).collect();
+                write!(f, " with {}", list.join(", "))
+            }
+        }
+    }
+}
+
+/// Lets `port` send only what `guard` allows; replaces what was there for the port.
 pub(crate) fn install(
     nf_tables: &NfTables,
     port: &IfName,
-    mac: Mac,
+    guard: &Guard,
     comment: &str,
 ) -> Result<(), NfTablesError> {
     let chain = chain(port);
-    let rule = Rule { expressions: drop_other_sources(mac), comment };
-    let transaction =
-        Transaction::default().add_table(TABLE).add_chain(&chain).flush_chain(&chain).add_rule(&chain, &rule);
+    let mut transaction = Transaction::default().add_table(TABLE).add_chain(&chain).flush_chain(&chain);
+    for expressions in rules::of(guard) {
+        transaction = transaction.add_rule(&chain, &Rule { expressions, comment });
+    }
     nf_tables.commit(&transaction)
 }
 
@@ -52,46 +93,40 @@ pub(crate) fn remove(nf_tables: &NfTables, port: &IfName) -> Result<(), NfTables
 }
 
 /// What stands in the chain of a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Only this address may send.
-    Allows(Mac),
+    /// What [`install`] wrote of this.
+    Allows(Guard),
     /// There is no chain, or nothing in it.
     Absent,
     /// Something that [`install`] did not write.
     Foreign,
 }
 
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allows(guard) => guard.fmt(f),
+            Self::Absent => f.write_str("absent"),
+            Self::Foreign => f.write_str("not ours"),
+        }
+    }
+}
+
 /// Reads back what [`install`] wrote.
 pub(crate) fn state(nf_tables: &NfTables, port: &IfName) -> Result<State, NfTablesError> {
-    let rules = nf_tables.rules(&chain(port))?;
-    Ok(match &rules[..] {
-        [] => State::Absent,
-        [rule] => allowed_source(&rule.expressions).map_or(State::Foreign, State::Allows),
-        _ => State::Foreign,
-    })
+    let found = nf_tables.rules(&chain(port))?;
+    if found.is_empty() {
+        return Ok(State::Absent);
+    }
+    let guard = rules::read(&found);
+    let written = rules::of(&guard);
+    let ours = found.len() == written.len()
+        && found.iter().zip(&written).all(|(found, written)| same(&found.expressions, written));
+    Ok(if ours { State::Allows(guard) } else { State::Foreign })
 }
 
 fn chain(port: &IfName) -> Chain<'_> {
     let hook = Hook::Ingress { device: port.as_str(), priority: PRIORITY };
     Chain { table: TABLE, name: port.as_str(), hook: Some(hook) }
-}
-
-/// `meta iiftype ether ether saddr != MAC counter drop`.
-fn drop_other_sources(mac: Mac) -> Vec<Expression> {
-    vec![
-        Expression::meta(Meta::InputType),
-        Expression::compare(Compare::Equal, &ETHER.to_ne_bytes()),
-        Expression::load(ETHER_SADDR),
-        Expression::compare(Compare::Differs, &mac.octets()),
-        Expression::counter(),
-        Expression::drop(),
-    ]
-}
-
-/// The address that a rule as [`drop_other_sources`] writes it lets pass.
-fn allowed_source(rule: &[u8]) -> Option<Mac> {
-    let value = compared(rule, ETHER_SADDR, Compare::Differs).into_iter().next()?;
-    let mac = Mac::try_from(&value[..]).ok()?;
-    same(rule, &drop_other_sources(mac)).then_some(mac)
 }

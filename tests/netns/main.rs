@@ -4,6 +4,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "tests report by panicking")]
 
 mod cnv_bridge_attaches;
+mod cnv_bridge_guards;
 mod cnv_bridge_keys;
 mod cnv_bridge_masquerades;
 mod cnv_bridge_refuses;

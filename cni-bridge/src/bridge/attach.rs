@@ -3,11 +3,14 @@
 //! Everything is checked before anything is made. The port is closed (down, spoof check in place, VLAN set) until
 //! the last two steps set both ends up, so nothing leaks into the wrong VLAN meanwhile.
 
+use std::net::IpAddr;
+
 use cni::{Interface, Ipam, Success};
+use ipnetwork::IpNetwork;
 use netlink::{Link, Netlink, NewVeth, Peer, PortFlag};
 use netns::NetNs;
 
-use super::config::Config;
+use super::config::{Config, SourceCheck};
 use super::detach;
 use super::device::{self, BridgeLock};
 use super::error::BridgeError;
@@ -84,12 +87,7 @@ fn build(
         Some(ipam) => {
             let position = success.interfaces.len() - 1;
             let pod_end = PodEnd { namespace, netlink: pod, link: &pod_end, position };
-            let assigned = layer3::configure(config, ipam, host, &bridge, &pod_end)?;
-            if config.masquerade {
-                let addresses: Vec<_> = assigned.ips.iter().map(|ip| ip.address).collect();
-                masquerade::install(&NfTables::open()?, port, &addresses)?;
-                cni::mutated("masquerading");
-            }
+            let assigned = address(config, port, ipam, host, &bridge, &pod_end)?;
             success = Success { interfaces: success.interfaces, ..assigned };
         }
         None if config.keep_pod_end_down => {}
@@ -102,6 +100,37 @@ fn build(
         success.dns = config.dns.clone();
     }
     Ok(success)
+}
+
+/// Has addresses assigned, and sets up all that depends on them.
+fn address(
+    config: &Config,
+    port: &Port,
+    ipam: &Ipam<'_>,
+    host: &Netlink,
+    bridge: &Link,
+    pod_end: &PodEnd<'_>,
+) -> Result<Success, BridgeError> {
+    let assigned = layer3::assign(config, ipam, pod_end.position)?;
+    let addresses: Vec<_> = assigned.ips.iter().map(|ip| ip.address).collect();
+    if config.source_check == SourceCheck::Assigned {
+        // Until now, for an IPAM plugin that speaks DHCP, there was a guard that allows none.
+        guard(config, port, pod_end.link, &addresses.iter().map(IpNetwork::ip).collect::<Vec<_>>())?;
+    }
+    layer3::configure(config, &assigned, host, bridge, pod_end)?;
+    if config.masquerade {
+        masquerade::install(&NfTables::open()?, port, &addresses)?;
+        cni::mutated("masquerading");
+    }
+    Ok(assigned)
+}
+
+/// Lets the port send only what it may claim to be.
+fn guard(config: &Config, port: &Port, pod_end: &Link, assigned: &[IpAddr]) -> Result<(), BridgeError> {
+    let mac = pod_end.mac.ok_or_else(|| BridgeError::Vanished(port.if_name.clone()))?;
+    spoof::install(&NfTables::open()?, &port.host_name, &config.guard(mac, assigned), &port.alias)?;
+    cni::mutated("spoof check");
+    Ok(())
 }
 
 /// Both ends, down, the host's guarded and with its owner written on it.
@@ -124,10 +153,8 @@ fn make_veth(
     host.set_alias(host_end.index, &port.alias)?;
     cni::mutated("alias");
     let pod_end = pod.link_by_name(port.if_name.as_str())?.ok_or_else(vanished)?;
-    if config.mac_spoof_check {
-        let mac = pod_end.mac.ok_or_else(vanished)?;
-        spoof::install(&NfTables::open()?, &port.host_name, mac, &port.alias)?;
-        cni::mutated("spoof check");
+    if config.has_spoof_check() {
+        guard(config, port, &pod_end, &[])?;
     }
     Ok((host_end, pod_end))
 }

@@ -14,7 +14,7 @@ use super::port::Port;
 use super::vlans::Vlans;
 use crate::compare::{difference, expect, index, state};
 use crate::nf_tables::NfTables;
-use crate::spoof;
+use crate::spoof::{self, State};
 
 /// Compares the port with what ADD made of it; fails with the first difference.
 pub(super) fn check(config: &Config, port: &Port, previous: Option<&Success>) -> Result<(), BridgeError> {
@@ -38,13 +38,11 @@ pub(super) fn check(config: &Config, port: &Port, previous: Option<&Success>) ->
         masquerade::check(&NfTables::open()?, port, &assigned(port, previous))?;
     }
     check_vlans(config, port, &host, host_end.index, &bridge)?;
-    if config.mac_spoof_check {
-        let found = match spoof::state(&NfTables::open()?, host_name)? {
-            spoof::State::Allows(mac) => mac.to_string(),
-            spoof::State::Absent => "absent".to_owned(),
-            spoof::State::Foreign => "not ours".to_owned(),
-        };
-        expect(&format!("spoof check of {host_name}"), found, guest_mac.to_string())?;
+    if config.has_spoof_check() {
+        let assigned: Vec<_> = assigned(port, previous).iter().map(IpNetwork::ip).collect();
+        let wanted = State::Allows(config.guard(guest_mac, &assigned));
+        let found = spoof::state(&NfTables::open()?, host_name)?;
+        expect(&format!("spoof check of {host_name}"), found, wanted)?;
     }
     Ok(())
 }
@@ -137,7 +135,7 @@ pub(super) fn status(config: &Config, ipam: Option<&Ipam<'_>>) -> Result<(), Bri
         other => drop(other?),
     }
     ipam.map_or(Ok(()), Ipam::status)?;
-    if config.mac_spoof_check {
+    if config.has_spoof_check() || config.masquerade {
         NfTables::open()?;
     }
     Ok(())

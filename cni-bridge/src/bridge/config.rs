@@ -1,9 +1,13 @@
 //! The configuration of `cnv-bridge`, checked.
 
+use std::net::IpAddr;
+
 use cni::{Code, Dns, Error, Ipam, Request};
 use net_types::{IfName, Mac, VlanId};
 use netlink::VlanRange;
 use serde::Deserialize;
+
+use crate::spoof::Guard;
 
 /// What a network asks of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) preserve_default_vlan: bool,
     /// Only the pod's own address may send.
     pub(crate) mac_spoof_check: bool,
+    /// Which IP addresses the pod may send from.
+    pub(crate) source_check: SourceCheck,
     /// MTU in bytes; none means the bridge's.
     pub(crate) mtu: Option<u32>,
     /// The pod interface's address; none lets the kernel choose.
@@ -57,7 +63,33 @@ pub(crate) enum Gateway {
     DefaultRoute,
 }
 
+/// `ipspoofchk` (ours).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SourceCheck {
+    /// Any.
+    Off,
+    /// Those that IPAM assigns.
+    Assigned,
+    /// These.
+    Listed(Vec<IpAddr>),
+}
+
 impl Config {
+    /// The port's packets are checked for what they claim to be.
+    pub(crate) fn has_spoof_check(&self) -> bool {
+        self.mac_spoof_check || self.source_check != SourceCheck::Off
+    }
+
+    /// What the port may claim to be if its interface has that address and IPAM assigned those.
+    pub(crate) fn guard(&self, mac: Mac, assigned: &[IpAddr]) -> Guard {
+        let sources = match &self.source_check {
+            SourceCheck::Off => None,
+            SourceCheck::Assigned => Some(assigned.to_vec()),
+            SourceCheck::Listed(list) => Some(list.clone()),
+        };
+        Guard::new(self.mac_spoof_check.then_some(mac), sources)
+    }
+
     /// A bridge that is missing is made only where it is a network's own gateway or subnet, not one that is meant to
     /// lead somewhere.
     pub(crate) fn makes_bridge(&self) -> bool {
@@ -78,6 +110,7 @@ impl Config {
             trunk: Vec::new(),
             preserve_default_vlan: true,
             mac_spoof_check: false,
+            source_check: SourceCheck::Off,
             mtu: None,
             mac: None,
             hairpin: false,
@@ -107,6 +140,8 @@ struct Raw {
     preserve_default_vlan: Option<bool>,
     #[serde(default, rename = "macspoofchk")]
     mac_spoof_check: bool,
+    #[serde(default, rename = "ipspoofchk")]
+    source_check: RawSourceCheck,
     mtu: Option<i64>,
     #[serde(default)]
     hairpin_mode: bool,
@@ -144,6 +179,20 @@ struct RawTrunk {
     max: Option<i64>,
 }
 
+/// `true`, `false`, or a list of addresses.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawSourceCheck {
+    Switch(bool),
+    List(Vec<String>),
+}
+
+impl Default for RawSourceCheck {
+    fn default() -> Self {
+        Self::Switch(false)
+    }
+}
+
 #[derive(Default, Deserialize)]
 struct Args {
     #[serde(default)]
@@ -156,13 +205,14 @@ struct Addresses {
 }
 
 /// Keys that are honoured.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "bridge",
     "enableVlanFiltering",
     "vlan",
     "vlanTrunk",
     "preserveDefaultVlan",
     "macspoofchk",
+    "ipspoofchk",
     "mtu",
     "hairpinMode",
     "portIsolation",
@@ -178,6 +228,9 @@ const KEYS: [&str; 17] = [
 
 /// The smallest MTU Ethernet devices take (`ETH_MIN_MTU`) and the largest of a veth (`ETH_MAX_MTU`), in bytes.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
+
+/// Most addresses in `ipspoofchk`: each costs every packet of the port a comparison.
+const MAX_SOURCES: usize = 32;
 
 impl TryFrom<&Request> for Config {
     type Error = Error;
@@ -201,6 +254,7 @@ impl Config {
             vlan_trunk,
             preserve_default_vlan,
             mac_spoof_check,
+            source_check,
             mtu,
             hairpin_mode,
             port_isolation,
@@ -237,6 +291,7 @@ impl Config {
             trunk: vlan_trunk.iter().enumerate().map(trunk_of).collect::<Result<_, _>>()?,
             preserve_default_vlan: preserve_default_vlan.unwrap_or(true),
             mac_spoof_check,
+            source_check: source_check_of(source_check, has_ipam)?,
             mtu: mtu_of(mtu)?,
             mac: wanted_mac(&runtime_config, &args.cni, request)?,
             hairpin: hairpin_mode,
@@ -310,6 +365,33 @@ fn vlan_of(field: &str, vlan: Option<i64>) -> Result<Option<VlanId>, Error> {
     vlan.map(checked).transpose()
 }
 
+fn source_check_of(check: RawSourceCheck, has_ipam: bool) -> Result<SourceCheck, Error> {
+    let list = match check {
+        RawSourceCheck::Switch(false) => return Ok(SourceCheck::Off),
+        RawSourceCheck::Switch(true) if has_ipam => return Ok(SourceCheck::Assigned),
+        RawSourceCheck::Switch(true) => {
+            let what = "is true without ipam, so no address is known; allowed: a list of addresses";
+            return Err(invalid("ipspoofchk", what));
+        }
+        RawSourceCheck::List(list) => list,
+    };
+    if list.len() > MAX_SOURCES {
+        let what = format!("lists {} addresses; allowed: up to {MAX_SOURCES}", list.len());
+        return Err(invalid("ipspoofchk", &what));
+    }
+    let address = |(index, text): (usize, &String)| {
+        let address = text.parse::<IpAddr>().ok();
+        let usable = address.filter(|address| !address.is_unspecified() && !address.is_multicast());
+        usable.ok_or_else(|| {
+            invalid(
+                &format!("ipspoofchk[{index}]"),
+                &format!("is {text:?}; allowed: IPv4 or IPv6 addresses of one host"),
+            )
+        })
+    };
+    Ok(SourceCheck::Listed(list.iter().enumerate().map(address).collect::<Result<_, _>>()?))
+}
+
 fn mtu_of(mtu: Option<i64>) -> Result<Option<u32>, Error> {
     match mtu {
         None | Some(0) => Ok(None),
@@ -352,123 +434,4 @@ fn invalid(field: &str, what: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn parse(config: Value) -> Result<Config, Error> {
-        parse_with_args(config, "")
-    }
-
-    fn parse_with_args(mut config: Value, args: &str) -> Result<Config, Error> {
-        config["name"] = "n".into();
-        config["cniVersion"] = "1.0.0".into();
-        let environment = [
-            ("CNI_CONTAINERID", "c"),
-            ("CNI_NETNS", "/n"),
-            ("CNI_IFNAME", "e"),
-            ("CNI_PATH", "/p"),
-            ("CNI_ARGS", args),
-        ];
-        let variable =
-            |name: &str| environment.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
-        Config::try_from(&Request::parse(cni::Command::Add, variable, config.to_string().as_bytes())?)
-    }
-
-    #[test]
-    fn the_manual_s_example_is_understood() {
-        let config = parse(json!({
-            "type": "cnv-bridge", "bridge": "br1", "macspoofchk": true, "vlan": 100, "preserveDefaultVlan": false,
-        }));
-        let expected = Config {
-            vlan: VlanId::try_from(100u16).ok(),
-            preserve_default_vlan: false,
-            mac_spoof_check: true,
-            ..Config::for_tests()
-        };
-        assert_eq!(config, Ok(expected));
-    }
-
-    #[test]
-    fn what_is_left_out_has_the_documented_default() {
-        let config = parse(json!({})).unwrap();
-        assert_eq!((config.bridge.as_str(), config.vlan, config.mac_spoof_check), ("cni0", None, false));
-        assert!(config.preserve_default_vlan);
-        assert_eq!(parse(json!({"vlan": 0, "mtu": 0, "ipam": {}})).unwrap(), config);
-    }
-
-    #[test]
-    fn the_most_particular_address_wins() {
-        let args = "MAC=02:00:00:00:00:03";
-        let mac = |last: u8| Some(Mac([2, 0, 0, 0, 0, last]));
-        let runtime = json!({"mac": "02:00:00:00:00:01"});
-        let by_args = json!({"cni": {"mac": "02:00:00:00:00:02"}});
-        let all = json!({"runtimeConfig": runtime, "args": by_args});
-        assert_eq!(parse_with_args(all, args).unwrap().mac, mac(1));
-        assert_eq!(parse_with_args(json!({"args": by_args}), args).unwrap().mac, mac(2));
-        assert_eq!(parse_with_args(json!({}), args).unwrap().mac, mac(3));
-        assert_eq!(parse_with_args(json!({}), "IgnoreUnknown=1;K8S_POD_NAME=p").unwrap().mac, None);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_what_is_allowed() {
-        let table = [
-            (json!({"vlan": 4095}), Code::InvalidConfig, "vlan: is 4095; allowed: 0 (off), 1 to 4094"),
-            (json!({"vlan": -1}), Code::InvalidConfig, "vlan: is -1"),
-            (json!({"vlan": "100"}), Code::Decode, "vlan"),
-            (json!({"vlan": 1.5}), Code::Decode, "vlan"),
-            (json!({"mtu": 67}), Code::InvalidConfig, "mtu: is 67"),
-            (json!({"mtu": 65536}), Code::InvalidConfig, "mtu: is 65536"),
-            (json!({"bridge": "sixteen-bytes-xx"}), Code::InvalidConfig, "bridge: interface name"),
-            (json!({"bridge": "a/b"}), Code::InvalidConfig, "bridge: interface name"),
-            (json!({"bridge": 7}), Code::Decode, "bridge"),
-            (json!({"macspoofchk": "yes"}), Code::Decode, "macspoofchk"),
-            (
-                json!({"runtimeConfig": {"mac": "01:00:5e:00:00:01"}}),
-                Code::InvalidConfig,
-                "runtimeConfig.mac: is",
-            ),
-            (json!({"args": {"cni": {"mac": "x"}}}), Code::InvalidConfig, "args.cni.mac: \"x\" is not"),
-            (json!({"ipMasq": "yes"}), Code::Decode, "ipMasq"),
-            (json!({"ipMasqBackend": "pf"}), Code::InvalidConfig, "ipMasqBackend: is \"pf\"; allowed"),
-            (json!({"ipam": []}), Code::InvalidConfig, "ipam: must be an object"),
-            (json!({"ipam": {"subnet": "10.0.0.0/8"}}), Code::InvalidConfig, "ipam: type is missing"),
-            (json!({"ipam": {"type": "../sh"}}), Code::InvalidConfig, "ipam: type is"),
-            (
-                json!({"vlanTrunk": [{"id": 0}]}),
-                Code::InvalidConfig,
-                "vlanTrunk[0].id: is 0; allowed: 1 to 4094",
-            ),
-            (
-                json!({"vlanTrunk": [{"id": 7}, {"minID": 9, "maxID": 8}]}),
-                Code::InvalidConfig,
-                "vlanTrunk[1].minID",
-            ),
-            (json!({"vlanTrunk": [{"minID": 9}]}), Code::InvalidConfig, "vlanTrunk[0].maxID: is missing"),
-            (json!({"vlanTrunk": [{"maxID": 9}]}), Code::InvalidConfig, "vlanTrunk[0].minID: is missing"),
-            (
-                json!({"vlanTrunk": [{"id": 7, "maxID": 9}]}),
-                Code::InvalidConfig,
-                "vlanTrunk[0].id: stands next",
-            ),
-            (json!({"vlanTrunk": [{}]}), Code::InvalidConfig, "vlanTrunk[0].id: is missing"),
-            (
-                json!({"hairpinMode": true, "promiscMode": true}),
-                Code::InvalidConfig,
-                "hairpinMode: is set together",
-            ),
-            (
-                json!({"disableContainerInterface": true, "ipam": {"type": "host-local"}}),
-                Code::InvalidConfig,
-                "disableContainerInterface: is set together",
-            ),
-        ];
-        for (config, code, message) in table {
-            let error = parse(config.clone()).unwrap_err();
-            assert_eq!(error.code, code, "{config}: {error}");
-            assert!(error.to_string().contains(message), "{config}: {error}");
-        }
-        assert_eq!(parse_with_args(json!({}), "X=1").unwrap_err().code, Code::InvalidEnvironment);
-    }
-}
+mod tests;

@@ -41,7 +41,7 @@ pub(super) fn remove_port(config: Option<&Config>, port: &Port, host: &Netlink) 
 
 /// Removes what the packet filter knows of the port with that host end.
 fn remove_rules(config: Option<&Config>, host_name: &IfName) -> Result<(), BridgeError> {
-    if config.is_none_or(|config| config.mac_spoof_check) {
+    if config.is_none_or(Config::has_spoof_check) {
         spoof::remove(&NfTables::open()?, host_name)?;
         cni::mutated("spoof check removed");
     }

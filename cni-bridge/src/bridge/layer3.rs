@@ -24,21 +24,15 @@ pub(super) struct PodEnd<'a> {
     pub(super) position: usize,
 }
 
-/// Has addresses assigned, and configures pod and bridge with them.
-pub(super) fn configure(
-    config: &Config,
-    ipam: &Ipam<'_>,
-    host: &Netlink,
-    bridge: &Link,
-    pod: &PodEnd<'_>,
-) -> Result<Success, BridgeError> {
+/// Has addresses assigned to the interface at `position` of the result, with the gateways the network wants.
+pub(super) fn assign(config: &Config, ipam: &Ipam<'_>, position: usize) -> Result<Success, BridgeError> {
     let mut assigned = ipam.add()?;
     cni::mutated("addresses assigned");
     if assigned.ips.is_empty() {
         return Err(BridgeError::NoAddresses);
     }
     for ip in &mut assigned.ips {
-        ip.interface = Some(pod.position);
+        ip.interface = Some(position);
         if config.gateway > Gateway::No && ip.gateway.is_none() {
             ip.gateway = Some(first_host(ip.address));
         }
@@ -49,11 +43,22 @@ pub(super) fn configure(
             add_default_route(&mut assigned, gateway);
         }
     }
-    configure_pod(config, &assigned, pod)?;
+    Ok(assigned)
+}
+
+/// Configures pod and bridge with what was `assigned`.
+pub(super) fn configure(
+    config: &Config,
+    assigned: &Success,
+    host: &Netlink,
+    bridge: &Link,
+    pod: &PodEnd<'_>,
+) -> Result<(), BridgeError> {
+    configure_pod(config, assigned, pod)?;
     if config.gateway > Gateway::No {
         configure_bridge(config, &assigned.ips, host, bridge)?;
     }
-    Ok(assigned)
+    Ok(())
 }
 
 /// The first address of a subnet after its own: what the reference plugin takes for a gateway.

@@ -28,7 +28,13 @@ const NFTA_LOOKUP_SREG: u16 = 2;
 const NFTA_LOOKUP_DREG: u16 = 3;
 const NFTA_IMMEDIATE_DREG: u16 = 1;
 const NFTA_IMMEDIATE_DATA: u16 = 2;
+const NFTA_RANGE_SREG: u16 = 1;
+const NFTA_RANGE_OP: u16 = 2;
+const NFTA_RANGE_FROM_DATA: u16 = 3;
+const NFTA_RANGE_TO_DATA: u16 = 4;
+const NFT_RANGE_EQ: u32 = 0;
 const NF_DROP: u32 = 0;
+const NF_ACCEPT: u32 = 1;
 
 /// One expression of a rule: the kernel's name for it and its attributes. All use one register.
 #[derive(Debug, Clone)]
@@ -52,15 +58,21 @@ pub(crate) enum Base {
     Link = 0,
     /// The header behind it: ARP, IPv4, IPv6.
     Network = 1,
+    /// The one behind that and any IPv6 extension headers: UDP, ICMPv6. Later fragments have none.
+    Transport = 2,
 }
 
 /// Something known of a packet besides its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meta {
+    /// The EtherType behind the outermost VLAN tag.
+    EtherType = 1,
     /// `ARPHRD_*` of the device it came in by, in the machine's byte order.
     InputType = 8,
     /// `NFPROTO_*`, one byte.
     Family = 15,
+    /// `IPPROTO_*` behind any IPv6 extension headers, one byte.
+    Transport = 16,
 }
 
 /// How a loaded value is compared.
@@ -68,6 +80,7 @@ pub(crate) enum Meta {
 pub(crate) enum Compare {
     Equal = 0,
     Differs = 1,
+    Above = 4,
 }
 
 impl Expression {
@@ -94,6 +107,16 @@ impl Expression {
             .number(NFTA_CMP_OP, operator as u32)
             .nested(NFTA_CMP_DATA, value_of(value));
         Self { name: "cmp", data }
+    }
+
+    /// Goes on only if the byte that is loaded is one of `first` to `last`.
+    pub(crate) fn within(first: u8, last: u8) -> Self {
+        let data = Writer::default()
+            .number(NFTA_RANGE_SREG, NFT_REG_1)
+            .number(NFTA_RANGE_OP, NFT_RANGE_EQ)
+            .nested(NFTA_RANGE_FROM_DATA, value_of(&[first]))
+            .nested(NFTA_RANGE_TO_DATA, value_of(&[last]));
+        Self { name: "range", data }
     }
 
     /// Keeps of what is loaded only the bits of `mask`.
@@ -124,7 +147,16 @@ impl Expression {
 
     /// Drops the packet.
     pub(crate) fn drop() -> Self {
-        let verdict = Writer::default().number(NFTA_VERDICT_CODE, NF_DROP);
+        Self::verdict(NF_DROP)
+    }
+
+    /// Lets the packet pass without a look at the rules behind.
+    pub(crate) fn accept() -> Self {
+        Self::verdict(NF_ACCEPT)
+    }
+
+    fn verdict(code: u32) -> Self {
+        let verdict = Writer::default().number(NFTA_VERDICT_CODE, code);
         let data = Writer::default()
             .number(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT)
             .nested(NFTA_IMMEDIATE_DATA, Writer::default().nested(NFTA_DATA_VERDICT, verdict));

@@ -13,7 +13,7 @@ use super::saved::{self, Saved};
 use super::sysctl;
 use crate::compare::expect;
 use crate::nf_tables::NfTables;
-use crate::spoof;
+use crate::spoof::{self, State};
 
 struct Pod {
     namespace: NetNs,
@@ -113,11 +113,11 @@ fn guard(result: &Success, mac: Mac) -> Result<(), TuningError> {
     let host = Netlink::open()?;
     for interface in result.interfaces.iter().filter(|one| one.sandbox.is_empty()) {
         let Ok(name) = interface.name.parse() else { continue };
-        if let spoof::State::Allows(_) = spoof::state(&nf_tables, &name)? {
-            let alias = host.link_by_name(&interface.name)?.map(|link| link.alias).unwrap_or_default();
-            spoof::install(&nf_tables, &name, mac, &alias)?;
-            cni::mutated("spoof check");
-        }
+        let State::Allows(guard) = spoof::state(&nf_tables, &name)? else { continue };
+        let Some(guard) = guard.moved_to(mac) else { continue };
+        let alias = host.link_by_name(&interface.name)?.map(|link| link.alias).unwrap_or_default();
+        spoof::install(&nf_tables, &name, &guard, &alias)?;
+        cni::mutated("spoof check");
     }
     Ok(())
 }
