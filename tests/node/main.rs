@@ -15,5 +15,8 @@ mod sriov_refuses;
 mod sriov_restores;
 mod sriov_vfio;
 mod the_node;
+mod vm_node;
 mod vm_tap_wires;
+mod vms_disks;
+mod vms_interrupted;
 mod vms_live;

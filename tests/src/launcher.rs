@@ -36,13 +36,19 @@ impl Launcher {
         command
     }
 
-    /// `up` with the quick-test guest's kernel, whatever its outcome.
-    #[track_caller]
-    pub fn up(&self, manifest: &Path, arguments: &[&str]) -> Output {
+    /// A command line that brings up `manifest` with the quick-test guest's kernel.
+    pub fn up_command(&self, manifest: &Path, arguments: &[&str]) -> Command {
         let guest = GuestImage::get();
         let mut command = self.command("up", arguments);
         command.arg("--file").arg(manifest);
-        output(command.arg("--kernel").arg(guest.kernel).arg("--initrd").arg(guest.initrd))
+        command.arg("--kernel").arg(guest.kernel).arg("--initrd").arg(guest.initrd);
+        command
+    }
+
+    /// Brings up `manifest`, whatever the outcome.
+    #[track_caller]
+    pub fn up(&self, manifest: &Path, arguments: &[&str]) -> Output {
+        output(&mut self.up_command(manifest, arguments))
     }
 
     /// Runs a verb that must succeed, and gives what it prints.

@@ -1,5 +1,7 @@
 //! Executing one plugin once.
 
+mod orphan;
+
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -76,7 +78,7 @@ pub(crate) fn find(path: &[PathBuf], kind: &str) -> Result<PathBuf, ExecError> {
 /// Runs plugin `kind` with `stdin`; its standard output if it succeeds.
 pub(crate) fn call(call: &Call<'_>, kind: &str, stdin: &[u8]) -> Result<Vec<u8>, ExecError> {
     let program = find(call.path, kind)?;
-    let mut child = Process::new(&program)
+    let mut child = orphan::forbid(&mut Process::new(&program))
         .env_clear()
         .envs(environment(call))
         .stdin(Stdio::piped())
