@@ -17,7 +17,17 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 struct Told {
     ground: Ground,
     files: TempDir,
+    /// The machine's own configuration, which a client's scripts would write to.
+    etc: String,
     _server: Daemon,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.etc, e2e::files(Path::new("/etc")), "a client changed the machine's /etc");
+        }
+    }
 }
 
 impl Told {
@@ -36,7 +46,7 @@ impl Told {
         let mut command = ground.pod.command(binary("masquerade"));
         command.args(["serve", "--host-name", "vm1", "--resolv-conf"]).arg(resolv_conf).args(arguments);
         let _server = Daemon::start(&mut command);
-        Self { ground, files, _server }
+        Self { ground, files, etc: e2e::files(Path::new("/etc")), _server }
     }
 
     fn guest(&self) -> &Namespace {

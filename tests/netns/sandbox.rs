@@ -17,6 +17,17 @@ fn a_sandbox_starts_with_a_loopback_and_nothing_else() {
 }
 
 #[test]
+fn nothing_in_a_sandbox_writes_to_etc() {
+    let _sandbox = Sandbox::enter();
+    for path in ["/etc/resolv.conf", "/etc/made-by-a-test"] {
+        let error = std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem, "{path}");
+    }
+    let replaced = std::fs::rename("/etc/resolv.conf", "/etc/resolv.conf.old");
+    assert_eq!(replaced.unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+}
+
+#[test]
 fn a_link_between_two_namespaces_carries_packets() {
     let _sandbox = Sandbox::enter();
     let (client, server) = (Namespace::new("client"), Namespace::new("server"));

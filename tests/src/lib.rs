@@ -33,6 +33,6 @@ pub use guest::GuestImage;
 pub use launcher::{Launcher, example};
 pub use namespace::Namespace;
 pub use sandbox::Sandbox;
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, files};
 pub use ssh::SshKey;
 pub use wait::eventually;

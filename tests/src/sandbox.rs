@@ -1,8 +1,9 @@
 //! A machine of the test's own, as far as networking goes.
 //!
 //! The kernel throws it away with the last process in it, so tests neither see nor leave anything on the real
-//! machine, and run side by side. What it does not separate: processes, files outside `/run`, devices. Tests of an
-//! SR-IOV NIC stay outside: a physical function lives in the machine's first network namespace.
+//! machine, and run side by side. Nothing in it can write to `/etc`: DHCP clients would replace the machine's own
+//! `resolv.conf`. What it does not separate: processes, files elsewhere, devices. Tests of an SR-IOV NIC stay outside: a
+//! physical function lives in the machine's first network namespace.
 
 use std::fs;
 use std::marker::PhantomData;
@@ -13,7 +14,8 @@ use nix::sched::{CloneFlags, unshare};
 use crate::command::sh;
 
 /// Proof that the calling thread, and every process it starts from now on, is on a machine of its own: a network
-/// namespace with nothing but a loopback, an empty `/run`, and a `/sys` that shows this namespace's links.
+/// namespace with nothing but a loopback, an empty `/run`, a `/sys` that shows this namespace's links, and an `/etc` that
+/// is read-only.
 #[derive(Debug)]
 pub struct Sandbox {
     /// Another thread of the test is not inside.
@@ -35,6 +37,9 @@ impl Sandbox {
         mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).expect("an empty /run");
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)
             .expect("a /sys of this namespace");
+        mount(Some("/etc"), "/etc", none, MsFlags::MS_BIND, none).expect("an /etc of our own");
+        let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(none, "/etc", none, read_only, none).expect("an /etc that nobody writes to");
         fs::create_dir("/run/netns").expect("/run is empty and writable");
         sh("ip link set lo up");
         Self { not_send: PhantomData }

@@ -127,8 +127,12 @@ fn names(folder: &Path) -> String {
     entries.flatten().map(|entry| format!("{}\n", entry.file_name().display())).collect()
 }
 
-/// Everything below a folder: path, and the content's digest for a plain file.
-fn files(folder: &Path) -> String {
+/// Everything below a folder, one line each: path, and the content's digest for a plain file. Empty if it is absent.
+///
+/// # Panics
+/// If a file cannot be read.
+#[track_caller]
+pub fn files(folder: &Path) -> String {
     let Ok(entries) = fs::read_dir(folder) else { return String::new() };
     let mut lines = String::new();
     for entry in entries.flatten() {
