@@ -51,12 +51,12 @@ fn address(value: &Value) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use vm_api::nad::NadName;
+    use vm_api::manifest::{Binding, Masquerade};
 
     use super::*;
 
     fn found(text: &str) -> Vec<Vec<String>> {
-        let nic = |mac| Nic { name: "n".into(), mac, network: NadName::parse("n", "ns").unwrap() };
+        let nic = |mac| Nic { name: "n".into(), mac, binding: Binding::Masquerade(Masquerade::default()) };
         let nics = [nic(None), nic(Some(Mac([2, 0, 0, 0, 0, 1])))];
         let texts = |addresses: Vec<IpAddr>| addresses.iter().map(IpAddr::to_string).collect();
         addresses(text.as_bytes(), &nics).into_iter().map(texts).collect()

@@ -2,12 +2,14 @@
 //!
 //! It is started by `up` with the VM's lock as standard input and a pipe for its [`report`] as standard output, and
 //! finds everything else in the VM's record. It starts the VMM ([`vmm`], [`spawn`]), follows it ([`instance`]),
-//! starts it again as the run strategy says ([`restarts`]), carries its console, and publishes its [`status`]. A
+//! starts it again as the run strategy says ([`restarts`]), carries its console, tells guests on the pod network who
+//! they are ([`pod_nic`]), and publishes its [`status`]. A
 //! SIGTERM ends guest, VM and supervisor in good order. It is single-threaded: the VMM dies with the thread that
 //! started it.
 
 mod console;
 mod instance;
+mod pod_nic;
 pub(crate) mod report;
 mod restarts;
 mod spawn;
@@ -27,6 +29,7 @@ use vm_api::vmi::Phase;
 
 use self::console::{Console, ConsoleError};
 use self::instance::Machine;
+use self::pod_nic::{PodNic, PodNicError};
 use self::report::Reporter;
 use self::restarts::{Ending, Next, Restarts};
 use self::status::Publisher;
@@ -56,6 +59,8 @@ pub(crate) enum SupervisorError {
     Runtime(#[source] io::Error),
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    #[error(transparent)]
+    PodNic(#[from] PodNicError),
     #[error(transparent)]
     Start(#[from] StartError),
     #[error("the guest never ran: {0}")]
@@ -99,6 +104,7 @@ fn supervise(layout: &Layout, id: &VmId, reporter: &mut Reporter) -> Result<(), 
     let directory = layout.vm_dir(id);
     let record = Record::read(&directory)?.ok_or_else(|| SupervisorError::NoRecord(id.clone()))?;
     let netns = NetNs::open(layout.netns(id))?;
+    let pod_nics = PodNic::find(&record, &netns)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -111,6 +117,7 @@ fn supervise(layout: &Layout, id: &VmId, reporter: &mut Reporter) -> Result<(), 
             directory,
             record,
             netns,
+            pod_nics,
             reporter,
         };
         live(&mut machine).await

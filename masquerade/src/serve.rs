@@ -5,21 +5,19 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use guest_dhcp::{Dhcpv4, Dhcpv6, Extra, Guest, GuestError, Resolver, Responder, Server, ServerError};
-use ipnetwork::IpNetwork;
+use guest_dhcp::{Extra, GatewayError, Guest, GuestError, Resolver, Responder, Server, ServerError};
 use net_types::{IfName, Mac};
-use netlink::{Link, Netlink};
+use netlink::Netlink;
 use netns::{NetNs, NetNsError};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::config::{Subnet, SubnetError};
 use crate::pod;
 
 /// What `masquerade serve` takes.
@@ -78,16 +76,13 @@ pub enum ServeError {
     #[error("the pod interface of {0} is not there; name the guest's address with --guest-mac")]
     NoGuestMac(IfName),
     /// The bridge's addresses are not those ADD gives.
-    #[error("{address} on {bridge} is not the first address of its subnet")]
+    #[error("{bridge} is no guest's gateway")]
     NotAGateway {
-        /// The address.
-        address: IpNetwork,
         /// The bridge.
         bridge: IfName,
+        /// Which address is wrong.
+        source: GatewayError,
     },
-    /// The bridge's subnet cannot be a guest's.
-    #[error("the subnet of {0}")]
-    Subnet(IfName, #[source] Box<dyn std::error::Error + Send + Sync>),
     /// `resolv.conf` cannot be read.
     #[error("cannot read {}", path.display())]
     ResolvConf {
@@ -154,7 +149,19 @@ fn guest(options: &Options, netlink: &Netlink) -> Result<Guest, ServeError> {
             pod.ok_or_else(|| ServeError::NoGuestMac(name.clone()))?
         }
     };
-    let addresses = netlink.addresses(bridge.index)?;
+    let addresses: Vec<_> = netlink
+        .addresses(bridge.index)?
+        .iter()
+        .filter_map(|own| ipnet::IpNet::new(own.ip(), own.prefix()).ok())
+        .collect();
+    let extra = Extra {
+        boot_file: options.boot_file.clone(),
+        tftp_server: options.tftp_server.clone(),
+        ntp_servers: options.ntp_server.clone(),
+        private: options.private_option.clone(),
+    };
+    let (v4, v6) = guest_dhcp::behind(&addresses, Duration::from_secs(options.lease.into()), extra)
+        .map_err(|source| ServeError::NotAGateway { bridge: name.clone(), source })?;
     Ok(Guest {
         mac,
         server_mac: bridge.mac.ok_or_else(not_ours)?,
@@ -162,64 +169,9 @@ fn guest(options: &Options, netlink: &Netlink) -> Result<Guest, ServeError> {
         mtu: u16::try_from(bridge.mtu).ok(),
         host_name: options.host_name.clone(),
         resolver: resolver(options)?,
-        v4: v4(options, &bridge, &addresses)?,
-        v6: v6(options, &bridge, &addresses)?,
+        v4,
+        v6,
     })
-}
-
-fn v4(options: &Options, bridge: &Link, addresses: &[IpNetwork]) -> Result<Option<Dhcpv4>, ServeError> {
-    let Some(own) = addresses.iter().find(|own| own.is_ipv4()) else { return Ok(None) };
-    let subnet = subnet(options, *own, Subnet::v4(&own.to_string()))?;
-    let (IpAddr::V4(guest), IpAddr::V4(gateway)) = (subnet.guest, subnet.gateway.ip()) else {
-        return Ok(None);
-    };
-    let address = ipnet::Ipv4Net::new(guest, own.prefix());
-    let address = address.map_err(|error| ServeError::Subnet(options.bridge.clone(), error.into()))?;
-    tracing::debug!("{} is the gateway on {}", gateway, bridge.name);
-    Ok(Some(Dhcpv4 {
-        address,
-        gateway: Some(gateway),
-        server: gateway,
-        routes: Vec::new(),
-        lease: Duration::from_secs(options.lease.into()),
-        extra: Extra {
-            boot_file: options.boot_file.clone(),
-            tftp_server: options.tftp_server.clone(),
-            ntp_servers: options.ntp_server.clone(),
-            private: options.private_option.clone(),
-        },
-    }))
-}
-
-fn v6(options: &Options, bridge: &Link, addresses: &[IpNetwork]) -> Result<Option<Dhcpv6>, ServeError> {
-    let is_link_local = |address: &Ipv6Addr| address.is_unicast_link_local();
-    let all = || {
-        addresses.iter().filter_map(|own| match own {
-            IpNetwork::V6(own) => Some(*own),
-            IpNetwork::V4(_) => None,
-        })
-    };
-    let Some(own) = all().find(|own| !is_link_local(&own.ip())) else { return Ok(None) };
-    let router = all().map(|own| own.ip()).find(is_link_local);
-    let router = router.ok_or_else(|| ServeError::NotOurs(options.bridge.clone()))?;
-    let subnet = subnet(options, own.into(), Subnet::v6(&own.to_string()))?;
-    let IpAddr::V6(guest) = subnet.guest else { return Ok(None) };
-    let address = ipnet::Ipv6Net::new(guest, own.prefix());
-    let address = address.map_err(|error| ServeError::Subnet(options.bridge.clone(), error.into()))?;
-    tracing::debug!("{router} is the gateway on {}", bridge.name);
-    let lease = Duration::from_secs(options.lease.into());
-    Ok(Some(Dhcpv6 { address, router, is_router: true, lease }))
-}
-
-/// The subnet of which `own` is the gateway.
-fn subnet(
-    options: &Options,
-    own: IpNetwork,
-    subnet: Result<Subnet, SubnetError>,
-) -> Result<Subnet, ServeError> {
-    let bridge = options.bridge.clone();
-    let subnet = subnet.map_err(|error| ServeError::Subnet(bridge.clone(), error.into()))?;
-    if subnet.gateway == own { Ok(subnet) } else { Err(ServeError::NotAGateway { address: own, bridge }) }
 }
 
 fn resolver(options: &Options) -> Result<Resolver, ServeError> {

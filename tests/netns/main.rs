@@ -19,4 +19,5 @@ mod masquerade_tells;
 mod sandbox;
 mod vhost_af_xdp;
 mod vhost_guests;
+mod vm_launcher_pod_network;
 mod vm_launcher_refuses;

@@ -73,11 +73,11 @@ fn what_the_manifest_gets_wrong_is_named() {
     let place = Place::new();
     let kernel = place.kernel();
     for (from, to, expected) in [
-        ("bridge: {}", "masquerade: {}", "interfaces[0].masquerade: needs the pod network"),
+        ("bridge: {}", "masquerade: {}", "interfaces[0].masquerade: goes with the pod network only"),
         (
             "multus: {networkName: bridge-network}",
             "pod: {}",
-            "networks[0].pod: the pod network is not offered",
+            "interfaces[0].bridge: the pod network takes masquerade: {}",
         ),
         ("bus: virtio", "bus: sata", "disk.bus: \"sata\" is not allowed: virtio"),
         (

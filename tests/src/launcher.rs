@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::binaries::binary;
 use crate::command::{output, run};
-use crate::guest::GuestImage;
+use crate::guest::{GuestImage, HALT_KERNEL};
+use crate::namespace::Namespace;
 use crate::ssh::SshKey;
 
 /// The launcher, with its run and state directories below the test's folder.
@@ -34,6 +35,21 @@ impl Launcher {
         command.arg(verb).args(arguments);
         command.arg("--run").arg(self.run_dir()).arg("--state").arg(self.folder.join("state"));
         command
+    }
+
+    /// The VM's network namespace, its pod's.
+    #[track_caller]
+    pub fn pod(&self, name: &str) -> Namespace {
+        Namespace::alias("vm", &self.run_dir().join("netns").join(format!("default_{name}")))
+    }
+
+    /// `up` with a kernel that halts at once: a VM whose guest never says a word, on any machine with `/dev/kvm`.
+    #[track_caller]
+    pub fn up_halted(&self, manifest: &Path, arguments: &[&str]) -> Output {
+        let kernel = self.folder.join("halt");
+        fs::write(&kernel, HALT_KERNEL).expect("the test's folder is writable");
+        let mut command = self.command("up", arguments);
+        output(command.arg("--file").arg(manifest).arg("--kernel").arg(&kernel))
     }
 
     /// A command line that brings up `manifest` with the quick-test guest's kernel.

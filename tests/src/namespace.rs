@@ -12,6 +12,8 @@ use crate::command::{run, split};
 #[derive(Debug)]
 pub struct Namespace {
     netns: NetNs,
+    /// Whether what has the name is a link to somebody else's.
+    is_alias: bool,
 }
 
 impl Namespace {
@@ -21,13 +23,22 @@ impl Namespace {
     /// Without root.
     #[track_caller]
     pub fn new(prefix: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{prefix}-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = PathBuf::from("/run/netns").join(name);
-        let netns = NetNs::create(path).unwrap_or_else(|error| panic!("{error:?}"));
-        let namespace = Self { netns };
+        let netns = NetNs::create(unique(prefix)).unwrap_or_else(|error| panic!("{error:?}"));
+        let namespace = Self { netns, is_alias: false };
         namespace.sh("ip link set lo up");
         namespace
+    }
+
+    /// Another name for the one at `path`, which somebody else made and will remove.
+    ///
+    /// # Panics
+    /// If it is not there.
+    #[track_caller]
+    pub fn alias(prefix: &str, path: &Path) -> Self {
+        let name = unique(prefix);
+        std::os::unix::fs::symlink(path, &name).unwrap_or_else(|error| panic!("{}: {error}", name.display()));
+        let netns = NetNs::open(name).unwrap_or_else(|error| panic!("{error:?}"));
+        Self { netns, is_alias: true }
     }
 
     /// What CNI_NETNS says.
@@ -66,8 +77,17 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         // Its name is in the test's own /run or at least the test's own: a leftover harms nobody.
-        if let Err(error) = NetNs::remove(self.path()) {
+        if self.is_alias {
+            let _removed = std::fs::remove_file(self.path());
+        } else if let Err(error) = NetNs::remove(self.path()) {
             eprintln!("{error:?}");
         }
     }
+}
+
+/// A path under `/run/netns` that begins with `prefix` and that nobody else has.
+fn unique(prefix: &str) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("{prefix}-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    PathBuf::from("/run/netns").join(name)
 }

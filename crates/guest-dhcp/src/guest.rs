@@ -8,6 +8,9 @@ use net_types::Mac;
 
 use crate::domain::DomainName;
 
+/// The lease that KubeVirt gives, 999 days: whoever moves a guest's address tells the guest, not its lease.
+pub const KUBEVIRT_LEASE: Duration = Duration::from_secs(999 * 86_400);
+
 /// One NIC of one guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {

@@ -14,6 +14,7 @@
 mod advertisement;
 mod domain;
 mod frame;
+mod gateway;
 mod guest;
 mod resolv_conf;
 mod responder;
@@ -22,7 +23,8 @@ mod v4;
 mod v6;
 
 pub use domain::{DomainName, DomainNameError};
-pub use guest::{Dhcpv4, Dhcpv6, Extra, Guest, GuestError, Resolver};
+pub use gateway::{GatewayError, behind};
+pub use guest::{Dhcpv4, Dhcpv6, Extra, Guest, GuestError, KUBEVIRT_LEASE, Resolver};
 pub use resolv_conf::Skipped;
 pub use responder::Responder;
-pub use server::{Server, ServerError};
+pub use server::{Pending, Server, ServerError};

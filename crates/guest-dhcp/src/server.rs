@@ -32,6 +32,15 @@ pub struct Server {
     _quiet: Option<UdpSocket>,
 }
 
+/// Whether the guest has more to ask than was answered in one go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pending {
+    /// Everything is answered: wait for the descriptor.
+    Nothing,
+    /// Something may be left: call again, soon or later. A guest that floods is slowed down by calling later.
+    Perhaps,
+}
+
 /// Why a guest cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -80,19 +89,19 @@ impl Server {
     ///
     /// # Errors
     /// If the socket breaks, for instance because the link is gone.
-    pub fn serve_pending(&mut self) -> Result<(), ServerError> {
+    pub fn serve_pending(&mut self) -> Result<Pending, ServerError> {
         if self.next_advertisement <= Instant::now() {
             self.next_advertisement = Instant::now() + INTERVAL;
             self.responder.advertisement().map_or(Ok(()), |frame| self.send(&frame))?;
         }
         let mut frame = [0; FRAME_BYTES];
         for _ in 0..BATCH {
-            let Some(length) = self.receive(&mut frame)? else { break };
+            let Some(length) = self.receive(&mut frame)? else { return Ok(Pending::Nothing) };
             if let Some(answer) = frame.get(..length).and_then(|frame| self.responder.answer(frame)) {
                 self.send(&answer)?;
             }
         }
-        Ok(())
+        Ok(Pending::Perhaps)
     }
 
     /// How long until [`Server::serve_pending`] is due even if the socket stays silent.

@@ -4,7 +4,7 @@
 //! an event says is not read: it is a reason to look again, and a lost one (`ENOBUFS`) is too.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -15,6 +15,8 @@ use crate::Error;
 
 /// `RTMGRP_LINK` (`linux/rtnetlink.h`).
 const LINKS: u32 = 1;
+/// `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
+const ADDRESSES: u32 = 0x10 | 0x100;
 /// The group the kernel itself sends uevents to (`lib/kobject_uevent.c`); udev's are in 2.
 const DEVICES: u32 = 1;
 
@@ -29,6 +31,11 @@ impl Events {
     pub fn of_links() -> Result<Self, Error> {
         // No protocol is protocol 0, NETLINK_ROUTE.
         Self::open(None, LINKS)
+    }
+
+    /// Addresses that come to links of the calling thread's network namespace, change and go.
+    pub fn of_addresses() -> Result<Self, Error> {
+        Self::open(None, ADDRESSES)
     }
 
     /// Devices that come and go, and drivers that take and leave them. Links count as devices, in the calling thread's
@@ -74,7 +81,11 @@ impl Events {
         }
     }
 
-    fn drain(&self) -> io::Result<()> {
+    /// Forgets the events so far, for who waits for the descriptor to become readable and then looks for itself.
+    ///
+    /// # Errors
+    /// If the socket fails; a lost event is none.
+    pub fn drain(&self) -> io::Result<()> {
         let mut buffer = [0; 4096];
         loop {
             match rustix::net::recv(&self.socket, &mut buffer, RecvFlags::empty()) {
@@ -83,6 +94,13 @@ impl Events {
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+}
+
+impl AsFd for Events {
+    /// Non-blocking; readable when there was an event.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

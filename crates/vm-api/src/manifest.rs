@@ -5,8 +5,10 @@
 //! [`VmSpec`]. No I/O; images, disks and networks are looked up by the caller.
 
 mod check;
-mod devices;
+mod disks;
 pub mod fields;
+mod masquerade;
+mod nics;
 mod raw;
 mod spec;
 #[cfg(test)]
@@ -17,7 +19,10 @@ use serde_json::Value;
 
 pub use self::check::{FieldError, Problem};
 use self::fields::Finding;
-pub use self::spec::{Disk, DiskSource, ImageRef, KernelImage, Nic, RunStrategy, Seed, VmSpec};
+pub use self::spec::{
+    Binding, DhcpOptions, Disk, DiskSource, ImageRef, KernelImage, Masquerade, Nic, PortRange, Protocol,
+    RunStrategy, Seed, VmSpec,
+};
 use self::walk::Findings;
 
 /// `kind` of a `VirtualMachine`.

@@ -185,7 +185,8 @@ pub struct Interface {
     /// The NIC's name in the pod's network namespace.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub pod_interface_name: String,
-    /// Where this is known from, joined by `", "`: `domain`, `guest-agent`, `multus-status`, `wire`.
+    /// Where this is known from, joined by `", "`: `domain`, `guest-agent`, `multus-status`, `wire`, and `pod` for the
+    /// addresses of the pod's own interface, which a masqueraded guest is reached by.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub info_source: String,
     /// Queue pairs.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::{Args, ValueEnum};
 use vm_api::names::NameError;
 use vm_api::status_dir::StatusDirError;
-use vm_api::vmi::{Interface, Phase, Vmi};
+use vm_api::vmi::{Interface, Network, NetworkSource, Phase, Vmi};
 use vm_api::yaml;
 
 use super::{Directories, Target};
@@ -113,6 +113,14 @@ pub(super) fn ready(vmi: &Vmi, owned: bool) -> &str {
     if owned { ready.map_or("Unknown", |ready| &ready.status) } else { "False" }
 }
 
+fn network_name(network: &Network) -> &str {
+    match &network.source {
+        NetworkSource { multus: Some(multus), .. } => &multus.network_name,
+        NetworkSource { pod: Some(_), .. } => "pod",
+        NetworkSource { pod: None, multus: None } => "-",
+    }
+}
+
 fn for_people(vmi: &Vmi) -> String {
     let Vmi { metadata, status, spec, .. } = vmi;
     let mut lines = vec![
@@ -129,9 +137,8 @@ fn for_people(vmi: &Vmi) -> String {
     }
     for Interface { name, mac, ip_addresses, pod_interface_name, .. } in &status.interfaces {
         let network = spec.networks.iter().find(|network| network.name == *name);
-        let network = network.and_then(|network| network.source.multus.as_ref());
         lines.push(format!("Interface {name}:"));
-        lines.push(format!("  network:    {}", network.map_or("-", |network| &network.network_name)));
+        lines.push(format!("  network:    {}", network.map_or("-", network_name)));
         lines.push(format!("  MAC:        {}", mac.map_or_else(|| "-".to_owned(), |mac| mac.to_string())));
         let addresses =
             if ip_addresses.is_empty() { "none seen yet".to_owned() } else { ip_addresses.join(", ") };

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use clap::Args;
+use cni::runtime::NetworkConfigError;
 use vm_api::manifest::{self, Manifest, ManifestError, RunStrategy, VmSpec};
 use vm_api::nad::{self, Nad, NadError};
 use vm_api::yaml::{self, YamlError};
@@ -19,6 +20,7 @@ use crate::vm::layout::{Layout, VmId};
 use crate::vm::lock::{Lock, LockError, Locking};
 use crate::vm::networks::{Networks, NetworksError};
 use crate::vm::plan::{Plan, PlanError, Sources};
+use crate::vm::pod_network::{self, PodNetworkError};
 use crate::vm::setup::{self, SetupError};
 use crate::vm::slot;
 use crate::vm::teardown::{self, TeardownError};
@@ -45,8 +47,14 @@ pub(crate) struct Up {
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
     /// Directories of CNI plugins, joined by ':'; the directory of this program is searched last.
-    #[arg(long, value_name = "DIRS", default_value = "/opt/cni/bin", env = "CNI_PATH")]
+    #[arg(long, value_name = "DIRS", default_value = "/opt/cni/bin:/usr/lib/cni", env = "CNI_PATH")]
     plugin_path: String,
+    /// CNI network that a VM's `pod: {}` means; without it, a bridge of the launcher's own with NAT to the node's uplink.
+    #[arg(long, value_name = "CONFLIST")]
+    pod_network: Option<PathBuf>,
+    /// What guests on the pod network resolve names by, unless their network says.
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    resolv_conf: PathBuf,
     /// First of the 65536 user ids that VMs run as.
     #[arg(long, value_name = "UID", default_value_t = 0x7000_0000)]
     uid_base: u32,
@@ -87,6 +95,10 @@ pub(crate) enum UpError {
     Halted(VmId),
     #[error(transparent)]
     Networks(#[from] NetworksError),
+    #[error("--pod-network")]
+    PodNetwork(#[from] PodNetworkError),
+    #[error("the built-in pod network")]
+    BuiltIn(#[source] NetworkConfigError),
     #[error("VM {id}")]
     Plan { id: VmId, source: PlanError },
     #[error(transparent)]
@@ -108,9 +120,9 @@ pub(crate) enum UpError {
 impl Up {
     /// Runs the command.
     pub(crate) fn run(self) -> Result<(), UpError> {
-        let plans = self.plans()?;
         let layout =
             self.directories.layout().map_err(|source| UpError::Read { path: PathBuf::from("."), source })?;
+        let plans = self.plans(&layout)?;
         super::gc::collect(&layout).log();
         let mut started: Vec<VmId> = Vec::new();
         for plan in plans {
@@ -128,19 +140,26 @@ impl Up {
     }
 
     /// Reads and checks everything; touches nothing.
-    fn plans(&self) -> Result<Vec<Plan>, UpError> {
+    fn plans(&self, layout: &Layout) -> Result<Vec<Plan>, UpError> {
         let mut networks = Networks::default();
         let specs = self.specs(&mut networks)?;
         for directory in &self.nad_dir {
             networks.add_directory(directory)?;
         }
+        let pod_network = match &self.pod_network {
+            Some(path) => pod_network::read(path)?,
+            None => pod_network::built_in(layout).map_err(UpError::BuiltIn)?,
+        };
         let plugin_path = self.plugin_path();
         let absolute = |path: &Option<PathBuf>| path.as_deref().map(std::path::absolute).transpose();
         let [images, kernel, initrd] = [&self.images, &self.kernel, &self.initrd].map(absolute);
         let read = |source| UpError::Read { path: PathBuf::from("."), source };
         let (images, kernel, initrd) = (images.map_err(read)?, kernel.map_err(read)?, initrd.map_err(read)?);
+        let resolv_conf = std::path::absolute(&self.resolv_conf).map_err(read)?;
         let sources = Sources {
             networks: &networks,
+            pod_network: &pod_network,
+            resolv_conf: &resolv_conf,
             images: images.as_deref(),
             kernel: kernel.as_deref(),
             initrd: initrd.as_deref(),

@@ -9,8 +9,10 @@ use netns::NetNs;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
+use vm_api::manifest::Binding;
 
 use super::console::Console;
+use super::pod_nic::{PodNic, PodNicError};
 use super::report::Reporter;
 use super::restarts::Ending;
 use super::status::Publisher;
@@ -32,6 +34,7 @@ pub(super) struct Machine<'a> {
     pub(super) directory: VmDir,
     pub(super) record: Record,
     pub(super) netns: NetNs,
+    pub(super) pod_nics: Vec<PodNic>,
     pub(super) console: Console,
     pub(super) status: Publisher,
     pub(super) stop: Stop,
@@ -93,11 +96,19 @@ impl Machine<'_> {
         Ok(ending(said, status.ok()))
     }
 
-    /// Watches the addresses of all NICs. The watching ends when the set is dropped.
+    /// Watches the addresses of all NICs, and tells the guests on the pod network theirs. It ends when the set is
+    /// dropped.
     fn observe(&self, changes: mpsc::Sender<(usize, Vec<IpAddr>)>) -> JoinSet<()> {
         let mut observers = JoinSet::new();
-        let nics = self.record.plan.nics.iter().zip(&self.record.nics);
-        for (index, (nic, wired)) in nics.enumerate() {
+        for nic in &self.pod_nics {
+            // The VM works without the first; a guest that is told nothing does not.
+            attend(&mut observers, nic.watch(&self.netns, changes.clone()));
+            attend(&mut observers, nic.serve(&self.netns));
+        }
+        let nics = self.record.plan.nics.iter().zip(&self.record.nics).enumerate();
+        for (index, (nic, wired)) in
+            nics.filter(|(_, (nic, _))| !matches!(nic.binding, Binding::Masquerade(_)))
+        {
             match Observer::new(&self.netns, &wired.tap, wired.mac, &nic.expected) {
                 Ok(observer) => {
                     observers.spawn(watch(observer, index, changes.clone()));
@@ -107,6 +118,18 @@ impl Machine<'_> {
             }
         }
         observers
+    }
+}
+
+/// Has something done beside the guest's run, for as long as it can be.
+fn attend(
+    tasks: &mut JoinSet<()>,
+    task: Result<impl Future<Output = PodNicError> + Send + 'static, PodNicError>,
+) {
+    let failed = |error: PodNicError| tracing::error!("{}", crate::chain(&error));
+    match task {
+        Ok(task) => drop(tasks.spawn(async move { failed(task.await) })),
+        Err(error) => failed(error),
     }
 }
 

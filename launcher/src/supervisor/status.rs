@@ -6,10 +6,11 @@
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use vm_api::manifest::INSTANCE_KIND;
+use vm_api::manifest::{Binding, INSTANCE_KIND, Masquerade};
 use vm_api::status_dir::StatusDir;
 use vm_api::vmi::{
-    Condition, Interface, Metadata, MultusNetwork, Network, NetworkSource, Phase, Spec, Status, Vmi,
+    Condition, Interface, Metadata, MultusNetwork, Network, NetworkSource, Phase, PodNetwork, Spec, Status,
+    Vmi,
 };
 
 use crate::vm::record::Record;
@@ -26,13 +27,8 @@ impl Publisher {
     /// Of a VM whose guest has not been started. Publishes nothing yet.
     pub(super) fn new(directory: StatusDir, record: &Record) -> Self {
         let plan = &record.plan;
-        let networks = plan.nics.iter().map(|nic| Network {
-            name: nic.name.clone(),
-            source: NetworkSource {
-                multus: Some(MultusNetwork { network_name: nic.nad.to_string(), default: false }),
-                ..NetworkSource::default()
-            },
-        });
+        let networks =
+            plan.nics.iter().map(|nic| Network { name: nic.name.clone(), source: source(&nic.binding) });
         let vmi = Vmi {
             api_version: "kubevirt.io/v1".to_owned(),
             kind: INSTANCE_KIND.to_owned(),
@@ -75,15 +71,17 @@ impl Publisher {
     /// The guest does not run any more. What it had as addresses is gone.
     pub(super) fn ended(&mut self, phase: Phase, reason: &str) {
         for interface in &mut self.vmi.status.interfaces {
-            show_addresses(interface, &[]);
+            show_addresses(interface, &[], "");
         }
         self.set(phase, reason, "GuestNotRunning", reason);
     }
 
-    /// The guest's NIC `index` uses these addresses.
+    /// NIC `index` has these addresses: a masqueraded one its pod's, any other those its guest uses.
     pub(super) fn addresses(&mut self, index: usize, addresses: &[IpAddr]) {
+        let network = self.vmi.spec.networks.get(index);
+        let is_pod = network.is_some_and(|network| network.source.pod.is_some());
         if let Some(interface) = self.vmi.status.interfaces.get_mut(index) {
-            show_addresses(interface, addresses);
+            show_addresses(interface, addresses, if is_pod { "pod" } else { "wire" });
         }
         self.publish();
     }
@@ -129,17 +127,36 @@ fn interfaces(record: &Record) -> Vec<Interface> {
             link_state: "up".to_owned(),
             ..Interface::default()
         };
-        show_addresses(&mut interface, &[]);
+        show_addresses(&mut interface, &[], "");
         interface
     })
     .collect()
 }
 
-fn show_addresses(interface: &mut Interface, addresses: &[IpAddr]) {
+fn source(binding: &Binding) -> NetworkSource {
+    match binding {
+        Binding::Bridge(nad) => NetworkSource {
+            multus: Some(MultusNetwork { network_name: nad.to_string(), default: false }),
+            ..NetworkSource::default()
+        },
+        Binding::Masquerade(Masquerade { v4, v6, ports: _, dhcp: _ }) => NetworkSource {
+            pod: Some(PodNetwork {
+                vm_network_cidr: v4.map(|net| net.to_string()),
+                vm_ipv6_network_cidr: v6.map(|net| net.to_string()),
+            }),
+            ..NetworkSource::default()
+        },
+    }
+}
+
+fn show_addresses(interface: &mut Interface, addresses: &[IpAddr], seen: &str) {
     interface.ip_addresses = addresses.iter().map(IpAddr::to_string).collect();
     interface.ip_address = interface.ip_addresses.first().cloned().unwrap_or_default();
     // The NIC itself is known because it was made here, its addresses because they were seen.
-    interface.info_source = if addresses.is_empty() { "domain" } else { "domain, wire" }.to_owned();
+    interface.info_source = match addresses {
+        [] => "domain".to_owned(),
+        [..] => format!("domain, {seen}"),
+    };
 }
 
 fn now() -> String {

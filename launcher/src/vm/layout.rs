@@ -3,7 +3,7 @@
 //! Below the run directory (tmpfs, gone after a reboot), for VM `NAME` in namespace `NS`:
 //! `vms/NS/NAME/` record, seed, console, supervisor's log · `locks/NS_NAME` who owns the VM ·
 //! `netns/NS_NAME` its network namespace · `vmi/NS/NAME.json` its status · `slots/N` which VM runs as user N ·
-//! `cni/` what the plugins have attached. Below the state directory: `macs/NS/NAME.json`.
+//! `cni/` what the plugins have attached · `ipam/` which addresses of the built-in pod network are taken. Below the state directory: `macs/NS/NAME.json`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -71,6 +71,11 @@ impl Layout {
 
     pub(crate) fn cni_cache(&self) -> PathBuf {
         self.run.join("cni")
+    }
+
+    /// Which addresses of the built-in pod network are taken; host-local's.
+    pub(crate) fn ipam(&self) -> PathBuf {
+        self.run.join("ipam")
     }
 
     pub(crate) fn status(&self) -> StatusDir {

@@ -86,12 +86,12 @@ fn random() -> Mac {
 
 #[cfg(test)]
 mod tests {
-    use vm_api::nad::NadName;
+    use vm_api::manifest::{Binding, Masquerade};
 
     use super::*;
 
     fn nic(name: &str, mac: Option<Mac>) -> Nic {
-        Nic { name: name.into(), mac, network: NadName::parse("net", "ns").unwrap() }
+        Nic { name: name.into(), mac, binding: Binding::Masquerade(Masquerade::default()) }
     }
 
     #[test]

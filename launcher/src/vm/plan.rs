@@ -10,10 +10,9 @@ use std::path::{Path, PathBuf};
 use cni::runtime::NetworkConfigList;
 use net_types::Mac;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use vm_api::manifest::{self, DiskSource, RunStrategy, Seed, VmSpec};
-use vm_api::nad::NadName;
+use vm_api::manifest::{self, Binding, DiskSource, RunStrategy, Seed, VmSpec};
 
+use super::binding;
 use super::images::{ImageError, Located};
 use super::layout::VmId;
 use super::networks::{Networks, NetworksError};
@@ -25,8 +24,6 @@ const MAX_DEVICES: usize = 28;
 /// The guest's console is its first serial port; a guest that panics is started again. (kernelArgs come later, so
 /// `loglevel=7` brings the kernel's boot messages back.)
 const COMMAND_LINE: &str = "console=ttyS0 panic=1 quiet";
-/// The plugin that turns a pod's NIC into a tap; the launcher appends it to every chain.
-pub(crate) const TAP_PLUGIN: &str = "vm-tap";
 
 /// A VM, ready to be set up.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) initrd: Option<Located>,
     pub(crate) disks: Vec<PlannedDisk>,
     pub(crate) nics: Vec<PlannedNic>,
+    /// The node's name resolution, for guests whose network has none of its own.
+    pub(crate) resolv_conf: PathBuf,
     /// Contents of the seed disk; taken by the set-up, not recorded.
     #[serde(skip)]
     pub(crate) seed: Option<Seed>,
@@ -77,9 +76,9 @@ pub(crate) enum Backing {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PlannedNic {
     pub(crate) name: String,
-    /// The definition it was found in.
-    pub(crate) nad: NadName,
-    /// Its chain, without the launcher's own plugin.
+    /// On which network, and how.
+    pub(crate) binding: Binding,
+    /// The network's chain, without the binding's plugin.
     pub(crate) network: NetworkConfigList,
     /// The manifest's address.
     pub(crate) mac: Option<Mac>,
@@ -91,6 +90,10 @@ pub(crate) struct PlannedNic {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sources<'a> {
     pub(crate) networks: &'a Networks,
+    /// What `pod: {}` means.
+    pub(crate) pod_network: &'a NetworkConfigList,
+    /// The node's name resolution.
+    pub(crate) resolv_conf: &'a Path,
     pub(crate) images: Option<&'a Path>,
     /// For a VM whose manifest names no kernel.
     pub(crate) kernel: Option<&'a Path>,
@@ -124,12 +127,15 @@ pub(crate) enum PlanError {
         source: NetworksError,
     },
     /// A plugin that is not installed.
-    #[error("interface {interface}: network {nad} needs CNI plugin {plugin}, which is not in {}", join(path))]
+    #[error(
+        "interface {interface}: network {network} needs CNI plugin {plugin}, which is not in {}",
+        join(path)
+    )]
     Plugin {
         /// Whose.
         interface: String,
         /// The network.
-        nad: NadName,
+        network: String,
         /// The plugin.
         plugin: String,
         /// Where it was looked for.
@@ -197,6 +203,7 @@ impl Plan {
             nics: nics
                 .map(|(nic, expected)| planned_nic(nic, expected, sources))
                 .collect::<Result<_, _>>()?,
+            resolv_conf: sources.resolv_conf.to_owned(),
             seed,
         })
     }
@@ -257,25 +264,22 @@ fn planned_nic(
     expected: Vec<IpAddr>,
     sources: Sources<'_>,
 ) -> Result<PlannedNic, PlanError> {
-    let manifest::Nic { name, mac, network: nad } = nic;
-    let network = sources
-        .networks
-        .network(&nad)
-        .map_err(|source| PlanError::Network { interface: name.clone(), source })?;
-    let kinds = network.plugins().iter().map(|plugin| plugin.kind());
+    let manifest::Nic { name, mac, binding } = nic;
+    let (network, label) = match &binding {
+        Binding::Bridge(nad) => {
+            let found = sources.networks.network(nad);
+            (found.map_err(|source| PlanError::Network { interface: name.clone(), source })?, nad.to_string())
+        }
+        Binding::Masquerade(_) => {
+            (sources.pod_network.clone(), format!("{} (pod)", sources.pod_network.name()))
+        }
+    };
+    let kinds = network.plugins().iter().flat_map(|plugin| [Some(plugin.kind()), plugin.ipam()]).flatten();
     let is_missing =
         |kind: &&str| !sources.plugin_path.iter().any(|directory| directory.join(kind).is_file());
-    if let Some(plugin) = kinds.chain([TAP_PLUGIN]).find(is_missing) {
+    if let Some(plugin) = kinds.chain([binding::plugin(&binding)]).find(is_missing) {
         let (plugin, path) = (plugin.to_owned(), sources.plugin_path.to_owned());
-        return Err(PlanError::Plugin { interface: name, nad, plugin, path });
+        return Err(PlanError::Plugin { interface: name, network: label, plugin, path });
     }
-    Ok(PlannedNic { name, nad, network, mac, expected })
-}
-
-impl PlannedNic {
-    /// The chain as it is run: with the tap, for user and group `owner`, at its end.
-    pub(crate) fn chain(&self, owner: u32) -> Result<NetworkConfigList, cni::runtime::NetworkConfigError> {
-        let tap = json!({"type": TAP_PLUGIN, "owner": owner, "group": owner, "queues": 1});
-        self.network.clone().with_plugin(tap.as_object().cloned().unwrap_or_default())
-    }
+    Ok(PlannedNic { name, binding, network, mac, expected })
 }

@@ -51,6 +51,9 @@ pub(crate) struct Wired {
     pub(crate) mac: Mac,
     /// What the guest is told.
     pub(crate) mtu: Mtu,
+    /// What a guest on the pod network is told of name resolution: the text of a `resolv.conf`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) resolv_conf: String,
 }
 
 /// Why a record cannot be kept or read.

@@ -13,12 +13,13 @@ use net_types::{IfName, IfNameError, Mac};
 use netlink::Netlink;
 use netns::{NetNs, NetNsError};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
+use vm_api::manifest::Binding;
 
 use super::layout::{Layout, VmDir};
 use super::mac::{self, MacStoreError};
 use super::plan::{Plan, PlannedNic};
 use super::record::{Record, RecordError, Wired};
+use super::resolver;
 use super::slot::{self, SlotError};
 use crate::control::{Mtu, ValueError};
 use crate::file;
@@ -54,6 +55,8 @@ pub(crate) enum SetupError {
     Missing { interface: String, missing: String },
     #[error("interface {interface}")]
     Mtu { interface: String, source: ValueError },
+    #[error("cannot read {}, which guests on the pod network resolve names by (--resolv-conf)", path.display())]
+    ResolvConf { path: PathBuf, source: io::Error },
 }
 
 /// Sets `plan` up as a user from `uid_base` on. The VM is then ready for its supervisor.
@@ -97,16 +100,9 @@ pub(crate) fn attachment(
 ) -> Result<Attachment, IfNameError> {
     Ok(Attachment {
         container: record.container.clone(),
-        if_name: hashed("pod", &nic.name)?,
+        if_name: nic.names()?.pod,
         netns: Some(layout.netns(&record.plan.id)),
     })
-}
-
-/// KubeVirt's names for what belongs to a network: a prefix and 11 digits of the SHA-256 of its name.
-fn hashed(prefix: &str, network: &str) -> Result<IfName, IfNameError> {
-    let digest = Sha256::digest(network.as_bytes());
-    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{prefix}{}", &digits[..11]).parse()
 }
 
 fn attach(
@@ -130,7 +126,7 @@ fn attach(
     let success = runtime(layout, &record.plugin_path)
         .add(&chain, &invocation)
         .map_err(|source| SetupError::Attach { interface: interface(), source })?;
-    let tap = hashed("tap", &nic.name).map_err(named)?;
+    let tap = nic.names().map_err(named)?.tap;
     let missing =
         |missing: &IfName| SetupError::Missing { interface: interface(), missing: missing.to_string() };
     if !reports(&success, &tap) {
@@ -144,7 +140,22 @@ fn attach(
     let mtu = Mtu::try_from(mtu).map_err(|source| SetupError::Mtu { interface: interface(), source })?;
     // A plugin that cannot set a MAC leaves its own, and the network may know no other; a manifest's stands.
     let mac = nic.mac.or(link.mac).unwrap_or(mac);
-    Ok(Wired { pod_interface, tap, mac, mtu })
+    let resolv_conf = resolv_conf(&record.plan, nic, &success)?;
+    Ok(Wired { pod_interface, tap, mac, mtu, resolv_conf })
+}
+
+/// A guest on a multus network learns nothing from us.
+fn resolv_conf(plan: &Plan, nic: &PlannedNic, success: &Success) -> Result<String, SetupError> {
+    if !matches!(nic.binding, Binding::Masquerade(_)) {
+        return Ok(String::new());
+    }
+    let path = &plan.resolv_conf;
+    match resolver::of_network(&success.dns) {
+        Some(text) => Ok(text),
+        None => {
+            resolver::of_node(path).map_err(|source| SetupError::ResolvConf { path: path.clone(), source })
+        }
+    }
 }
 
 fn reports(success: &Success, tap: &IfName) -> bool {
@@ -166,7 +177,7 @@ fn arguments(record: &Record, mac: Mac) -> Vec<(String, String)> {
 }
 
 fn manifest_nic(nic: &PlannedNic) -> vm_api::manifest::Nic {
-    vm_api::manifest::Nic { name: nic.name.clone(), mac: nic.mac, network: nic.nad.clone() }
+    vm_api::manifest::Nic { name: nic.name.clone(), mac: nic.mac, binding: nic.binding.clone() }
 }
 
 /// The VM's directory holds what its owner wrote into user-data: passwords, keys.
@@ -187,17 +198,5 @@ fn create_netns(path: &Path) -> Result<NetNs, SetupError> {
     match made {
         Ok(made) => Ok(made?),
         Err(source) => Err(NetNsError::Create { path: path.to_owned(), source }.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_are_named_as_kubevirt_names_them() {
-        // The network "blue" of KubeVirt's own examples.
-        assert_eq!(hashed("pod", "blue").unwrap().as_str(), "pod16477688c0e");
-        assert_eq!(hashed("tap", "blue").unwrap().as_str(), "tap16477688c0e");
     }
 }

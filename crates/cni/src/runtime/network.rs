@@ -167,6 +167,11 @@ impl PluginConfig {
         &self.kind
     }
 
+    /// The plugin that it has assign addresses, if it names one: `ipam.type`.
+    pub fn ipam(&self) -> Option<&str> {
+        self.config.get("ipam")?.get("type")?.as_str().filter(|kind| !kind.is_empty())
+    }
+
     /// What the plugin reads on standard input.
     pub(super) fn for_call(
         &self,

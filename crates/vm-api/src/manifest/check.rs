@@ -1,10 +1,12 @@
-//! From a manifest as written to a [`VmSpec`]: the machine itself. Disks and NICs are in [`super::devices`].
+//! From a manifest as written to a [`VmSpec`]: the machine itself. Its devices are in [`super::disks`] and
+//! [`super::nics`].
 
 use std::time::Duration;
 
 use net_types::{Mac, MacError};
 
-use super::devices;
+use super::disks::disks;
+use super::nics;
 use super::raw;
 use super::spec::{ImageRef, KernelImage, RunStrategy, VmSpec};
 use crate::names::{self, NameError};
@@ -140,7 +142,12 @@ fn instance(
     let raw::Domain { cpu, memory, resources, firmware, devices } = domain;
     let in_domain = at.field("domain");
     let (kernel, kernel_args) = kernel(firmware, &in_domain.field("firmware").field("kernelBoot"))?;
-    let nics = devices::nics(&devices, networks, &namespace, at)?;
+    let raw::Devices { disks: raw_disks, interfaces, autoattach_pod_interface } = devices;
+    let nics = if interfaces.is_empty() && networks.is_empty() {
+        autoattach_pod_interface.unwrap_or(true).then(nics::default).into_iter().collect()
+    } else {
+        nics::nics(interfaces, networks, &namespace, at)?
+    };
     Ok(VmSpec {
         hostname: hostname_of(hostname, &name, &at.field("hostname"))?,
         name,
@@ -156,7 +163,7 @@ fn instance(
         memory_mib: memory_mib(memory, resources, &in_domain)?,
         kernel,
         kernel_args,
-        disks: devices::disks(devices.disks, volumes, at)?,
+        disks: disks(raw_disks, volumes, at)?,
         nics,
     })
 }

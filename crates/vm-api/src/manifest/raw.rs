@@ -146,9 +146,44 @@ pub(super) struct DiskTarget {
 pub(super) struct Interface {
     pub(super) name: String,
     pub(super) bridge: Option<Value>,
+    pub(super) masquerade: Option<Value>,
     pub(super) mac_address: Option<String>,
     pub(super) model: Option<String>,
     pub(super) state: Option<String>,
+    pub(super) ports: Vec<Port>,
+    pub(super) port_ranges: Vec<PortRange>,
+    pub(super) dhcp_options: DhcpOptions,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Port {
+    pub(super) port: i64,
+    pub(super) protocol: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PortRange {
+    pub(super) start: i64,
+    pub(super) end: i64,
+    pub(super) protocol: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct DhcpOptions {
+    pub(super) boot_file_name: Option<String>,
+    pub(super) tftp_server_name: Option<String>,
+    pub(super) ntp_servers: Vec<String>,
+    pub(super) private_options: Vec<PrivateOption>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PrivateOption {
+    pub(super) option: i64,
+    pub(super) value: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

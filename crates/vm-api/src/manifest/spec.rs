@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use net_types::Mac;
 use serde::{Deserialize, Serialize};
 
@@ -127,13 +129,75 @@ pub struct Seed {
     pub network_data: Option<Vec<u8>>,
 }
 
-/// One NIC: bridge-bound virtio-net on a multus network.
+/// One virtio-net NIC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nic {
     /// The network's name, unique in the VM.
     pub name: String,
     /// The guest's address, if the manifest fixes it.
     pub mac: Option<Mac>,
-    /// The network.
-    pub network: NadName,
+    /// Which network it is on, and how.
+    pub binding: Binding,
+}
+
+/// How a NIC is joined to its network. Only pairs that make sense can be written down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Binding {
+    /// `bridge: {}` on a multus network: the guest is on that network's wire.
+    Bridge(NadName),
+    /// `masquerade: {}` on the pod network: the guest shares the pod's address by NAT.
+    Masquerade(Masquerade),
+}
+
+/// What a masqueraded NIC asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Masquerade {
+    /// `pod.vmNetworkCIDR`: the guest's private IPv4 subnet, /8 to /30; none leaves it to the plugin.
+    pub v4: Option<Ipv4Net>,
+    /// `pod.vmIPv6NetworkCIDR`: the guest's private IPv6 subnet, /8 to /126; none leaves it to the plugin.
+    pub v6: Option<Ipv6Net>,
+    /// `ports` and `portRanges`: what of the pod's ports is the guest's; all of them if there is none.
+    pub ports: Vec<PortRange>,
+    /// What DHCPv4 tells besides the addresses.
+    pub dhcp: DhcpOptions,
+}
+
+/// Ports of one protocol, from `first` to `last`: 1 to 65535, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortRange {
+    /// Of which protocol.
+    pub protocol: Protocol,
+    /// The first.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
+}
+
+/// What has ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// `dhcpOptions` of an interface. Texts have 1 to 255 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DhcpOptions {
+    /// `bootFileName` (option 67).
+    pub boot_file_name: Option<String>,
+    /// `tftpServerName` (option 66).
+    pub tftp_server_name: Option<String>,
+    /// `ntpServers` (option 42).
+    pub ntp_servers: Vec<Ipv4Addr>,
+    /// `privateOptions`: codes 224 to 254, each with its value.
+    pub private: Vec<(u8, String)>,
 }

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
+use crate::nad::NadName;
 
 /// The manual's VM: a NIC on a bridge network and a cloud-init disk.
 const MANUAL: &str = "
@@ -71,8 +72,9 @@ fn the_manuals_vm_is_read_whole() {
     assert_eq!((kernel.image.as_str(), kernel.kernel.as_str()), ("r.example/k:1", "/vmlinuz"));
     assert_eq!(vm.kernel_args, "quiet");
     assert_eq!(vm.nics[0].mac.unwrap().to_string(), "02:0a:00:00:00:01");
-    assert_eq!(vm.nics[0].network.to_string(), "vms/bridge-network");
-    assert_eq!((vm.nics[1].mac, vm.nics[1].network.to_string().as_str()), (None, "default/blue"));
+    let nad = |name, namespace| Binding::Bridge(NadName::parse(name, namespace).unwrap());
+    assert_eq!(vm.nics[0].binding, nad("bridge-network", "vms"));
+    assert_eq!((vm.nics[1].mac, &vm.nics[1].binding), (None, &nad("blue", "default")));
     let seed = Seed {
         user_data: Some(b"#cloud-config\npassword: x\n".to_vec()),
         network_data: Some(b"version: 2\n".to_vec()),
@@ -104,16 +106,6 @@ spec: {domain: {memory: {guest: 33554433}, devices: {autoattachPodInterface: fal
 #[test]
 fn what_is_not_offered_is_refused_with_its_reason() {
     for (from, to, expected) in [
-        (
-            "multus: {networkName: bridge-network}",
-            "pod: {}",
-            "networks[1].pod: the pod network is not offered yet",
-        ),
-        (
-            "{name: other, bridge: {}}",
-            "{name: other, masquerade: {}}",
-            "interfaces[1].masquerade: needs the pod",
-        ),
         (
             "{name: other, bridge: {}}",
             "{name: other, sriov: {}}",
@@ -188,6 +180,22 @@ fn joins_that_do_not_fit_are_refused() {
         ),
         ("          - {name: other, bridge: {}}\n", "", "networks[0]: no interface is called \"other\""),
         ("{name: other, bridge: {}}", "{name: other}", "interfaces[1]: a binding is required"),
+        (
+            "other, bridge: {}}",
+            "other, bridge: {}, masquerade: {}}",
+            "bridge and masquerade exclude one another",
+        ),
+        (
+            "other, bridge: {}}",
+            "other, masquerade: {}}",
+            "interfaces[1].masquerade: goes with the pod network",
+        ),
+        (
+            "multus: {networkName: bridge-network}",
+            "pod: {}",
+            "interfaces[0].bridge: the pod network takes masq",
+        ),
+        ("multus: {networkName: default/blue}", "extra: 1", "networks[0]: exactly one of pod and multus"),
         ("{name: data, disk: {}}", "{name: cloudinitdisk}", "a second disk is called \"cloudinitdisk\""),
         ("{name: data, disk: {}}", "{name: stray}", "disks[1].name: no volume is called \"stray\""),
         ("- name: data", "- name: cloudinitdisk", "a second volume is called \"cloudinitdisk\""),
@@ -204,15 +212,56 @@ fn joins_that_do_not_fit_are_refused() {
     }
 }
 
+/// The manual's VM on the pod network.
+const POD: &str = "
+apiVersion: kubevirt.io/v1
+kind: VirtualMachineInstance
+metadata: {name: vmi}
+spec:
+  domain:
+    memory: {guest: 64Mi}
+    devices:
+      interfaces: [{name: default, masquerade: {}, ports: [{port: 80}]}]
+  networks: [{name: default, pod: {vmIPv6NetworkCIDR: 'fd10:0:2::2/120'}}]
+";
+
 #[test]
-fn a_vm_without_interfaces_says_so() {
+fn the_manuals_vm_on_the_pod_network_is_read_whole() {
+    let Manifest { vm, ignored } = parsed(POD).unwrap();
+    assert!(ignored.is_empty(), "{ignored:?}");
+    let Binding::Masquerade(masquerade) = &vm.nics[0].binding else { panic!("{:?}", vm.nics) };
+    assert_eq!(masquerade.v4, None);
+    assert_eq!(masquerade.v6.unwrap().to_string(), "fd10:0:2::2/120");
+    assert_eq!(masquerade.ports, [PortRange { protocol: Protocol::Tcp, first: 80, last: 80 }]);
+    let twice = POD
+        .replace("[{name: default, masq", "[{name: a, masquerade: {}}, {name: default, masq")
+        .replace("[{name: default, pod", "[{name: a, pod: {}}, {name: default, pod");
+    assert!(message(&parsed(&twice).unwrap_err()).contains("networks[1].pod: a second pod network"));
+}
+
+#[test]
+fn what_only_masquerade_knows_is_ignored_beside_a_bridge() {
+    let more = "bridge: {}, ports: [{port: 80}], dhcpOptions: {bootFileName: x}}";
+    let Manifest { vm: _, ignored } = changed("bridge: {}}", more).unwrap();
+    let paths: Vec<_> = ignored.iter().map(|finding| finding.path.rsplit('.').next().unwrap()).collect();
+    assert_eq!(paths, ["machine", "ports", "dhcpOptions"]);
+}
+
+#[test]
+fn a_vm_without_interfaces_is_on_the_pod_network_unless_it_declines() {
     let text = "
 apiVersion: kubevirt.io/v1
 kind: VirtualMachineInstance
 metadata: {name: vmi}
-spec: {domain: {memory: {guest: 64Mi}}}
+spec: {domain: {memory: {guest: 64Mi}, devices: {}}}
 ";
-    assert!(message(&parsed(text).unwrap_err()).contains("set autoattachPodInterface to false"));
+    let nics = parsed(text).unwrap().vm.nics;
+    assert_eq!(
+        (nics[0].name.as_str(), &nics[0].binding),
+        ("default", &Binding::Masquerade(Masquerade::default()))
+    );
+    let declined = text.replace("devices: {}", "devices: {autoattachPodInterface: false}");
+    assert!(parsed(&declined).unwrap().vm.nics.is_empty());
 }
 
 #[test]

@@ -6,6 +6,12 @@ use super::fields::Verdict::{Honoured, Ignored, Refused};
 use super::fields::{Finding, INSTANCE, MACHINE, METADATA, Row, Section};
 
 const UNKNOWN: &str = "not a field this release knows";
+/// Fields of an interface that only masquerade gives a meaning to, and what they are to any other binding.
+const OF_MASQUERADE: [(&str, &str); 3] = [
+    ("ports", "only masquerade forwards ports; every port is open here"),
+    ("portRanges", "only masquerade forwards ports; every port is open here"),
+    ("dhcpOptions", "the network's own DHCP server answers"),
+];
 
 /// What is not honoured in one manifest.
 #[derive(Debug, Default)]
@@ -23,6 +29,7 @@ impl Findings {
         findings.part(manifest, &["spec"], &MACHINE);
         findings.part(manifest, &["spec", "template", "metadata"], &METADATA);
         findings.part(manifest, &["spec", "template", "spec"], &INSTANCE);
+        findings.bindings(manifest, &["spec", "template", "spec"]);
         findings
     }
 
@@ -32,6 +39,7 @@ impl Findings {
         findings.top_level(manifest);
         findings.part(manifest, &["metadata"], &METADATA);
         findings.part(manifest, &["spec"], &INSTANCE);
+        findings.bindings(manifest, &["spec"]);
         findings
     }
 
@@ -49,6 +57,23 @@ impl Findings {
         let part = at.iter().try_fold(manifest, |value, key| value.get(key));
         if let Some(part) = part {
             self.walk(part, &at.join("."), "", section.rows);
+        }
+    }
+
+    /// Notes what does nothing for the binding beside it.
+    fn bindings(&mut self, manifest: &Value, at: &[&str]) {
+        let path = [at, &["domain", "devices", "interfaces"]].concat();
+        let interfaces =
+            path.iter().try_fold(manifest, |value, key| value.get(key)).and_then(Value::as_array);
+        for (index, interface) in interfaces.into_iter().flatten().enumerate() {
+            let has = |key: &str| interface.get(key).is_some_and(|value| !value.is_null());
+            if has("masquerade") {
+                continue;
+            }
+            for (key, reason) in OF_MASQUERADE.into_iter().filter(|(key, _)| has(key)) {
+                let path = format!("{}[{index}].{key}", path.join("."));
+                self.ignored.push(Finding { path, reason });
+            }
         }
     }
 

@@ -1,115 +1,21 @@
-//! From a manifest as written to a [`VmSpec`](super::VmSpec): disks with their volumes, NICs with their networks.
+//! From a manifest as written to a [`VmSpec`](super::VmSpec): disks, joined with their volumes by name.
 //!
-//! Both are joins by name. A name that occurs twice, or on one side only, is an error naming the entry; only a
-//! volume that no disk uses is harmless and left out, as KubeVirt does.
+//! A name that occurs twice, or only among the disks, is an error naming the entry; a volume that no disk uses is
+//! harmless and left out, as KubeVirt does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::check::{At, FieldError, Problem, image_ref, mac, path_in_image};
+use super::check::{At, FieldError, image_ref, path_in_image};
 use super::raw;
-use super::spec::{Disk, DiskSource, Nic, Seed};
-use crate::nad::NadName;
+use super::spec::{Disk, DiskSource, Seed};
 use crate::names;
-use crate::vmi::Network;
 
 /// Length of a virtio disk's serial (`VIRTIO_BLK_ID_BYTES`, `linux/virtio_blk.h`).
 const SERIAL_BYTES: usize = 20;
-
-/// Joins `domain.devices.interfaces` with `networks`; `at` is the instance's spec.
-pub(super) fn nics(
-    devices: &raw::Devices,
-    networks: Vec<Network>,
-    namespace: &str,
-    at: &At,
-) -> Result<Vec<Nic>, FieldError> {
-    let interfaces_at = at.field("domain").field("devices").field("interfaces");
-    let networks_at = at.field("networks");
-    if devices.interfaces.is_empty() && networks.is_empty() && devices.autoattach_pod_interface != Some(false)
-    {
-        let message = "a VM without interfaces gets one on the pod network, which is not offered yet; \
-                       add an interface, or set autoattachPodInterface to false";
-        return Err(interfaces_at.conflict(message));
-    }
-    let mut by_name = networks_by_name(networks, namespace, &networks_at)?;
-    let mut nics = Vec::with_capacity(devices.interfaces.len());
-    let mut seen = BTreeSet::new();
-    for (index, interface) in devices.interfaces.iter().enumerate() {
-        let at = interfaces_at.item(index);
-        let mac = checked_interface(interface, &at)?;
-        if !seen.insert(interface.name.as_str()) {
-            return Err(at
-                .field("name")
-                .conflict(format!("a second interface is called {:?}", interface.name)));
-        }
-        let (_, network) = by_name
-            .remove(&interface.name)
-            .ok_or_else(|| at.field("name").conflict(format!("no network is called {:?}", interface.name)))?;
-        nics.push(Nic { name: interface.name.clone(), mac, network });
-    }
-    match by_name.into_iter().next() {
-        Some((name, (index, _))) => {
-            Err(networks_at.item(index).conflict(format!("no interface is called {name:?}")))
-        }
-        None => Ok(nics),
-    }
-}
-
-/// Networks by their name, each with its place in the list.
-fn networks_by_name(
-    networks: Vec<Network>,
-    namespace: &str,
-    at: &At,
-) -> Result<BTreeMap<String, (usize, NadName)>, FieldError> {
-    let mut by_name = BTreeMap::new();
-    for (index, Network { name, source }) in networks.into_iter().enumerate() {
-        let at = at.item(index);
-        interface_name(&name, &at.field("name"))?;
-        let multus = source.multus.ok_or_else(|| at.field("multus").problem(Problem::Required))?;
-        let nad = NadName::parse(&multus.network_name, namespace)
-            .map_err(|error| at.field("multus").field("networkName").problem(error))?;
-        if by_name.insert(name.clone(), (index, nad)).is_some() {
-            return Err(at.field("name").conflict(format!("a second network is called {name:?}")));
-        }
-    }
-    Ok(by_name)
-}
-
-/// Checks everything of an interface but its network.
-fn checked_interface(interface: &raw::Interface, at: &At) -> Result<Option<net_types::Mac>, FieldError> {
-    let raw::Interface { name, bridge, mac_address, model, state } = interface;
-    interface_name(name, &at.field("name"))?;
-    if bridge.is_none() {
-        return Err(at.conflict("a binding is required: bridge: {}"));
-    }
-    match model.as_deref() {
-        None | Some("" | "virtio") => {}
-        Some(other) => {
-            return Err(at.field("model").not_allowed(other, "virtio; other models are not offered"));
-        }
-    }
-    match state.as_deref() {
-        None | Some("" | "up") => {}
-        Some(other) => return Err(at.field("state").not_allowed(other, "up")),
-    }
-    match mac_address.as_deref() {
-        None | Some("") => Ok(None),
-        Some(text) => mac(text, &at.field("macAddress")).map(Some),
-    }
-}
-
-/// KubeVirt's rule for the names of interfaces and networks.
-fn interface_name(name: &str, at: &At) -> Result<(), FieldError> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    if !name.is_empty() && name.len() <= 63 && name.bytes().all(allowed) {
-        Ok(())
-    } else {
-        Err(at.not_allowed(name, "1 to 63 letters, digits, '-' and '_'"))
-    }
-}
 
 /// Joins `domain.devices.disks` with `volumes`; `at` is the instance's spec.
 pub(super) fn disks(

@@ -1,0 +1,99 @@
+//! How a NIC's binding is carried out: the plugin at the end of its network's chain, and the names in the pod.
+
+use cni::runtime::{NetworkConfigError, NetworkConfigList};
+use kubevirt_names::Names;
+use net_types::IfNameError;
+use serde_json::{Map, Value, json};
+use vm_api::manifest::{Binding, Masquerade, PortRange};
+
+use super::plan::PlannedNic;
+
+/// The plugin that turns a pod's NIC into a tap.
+pub(crate) fn plugin(binding: &Binding) -> &'static str {
+    match binding {
+        Binding::Bridge(_) => "vm-tap",
+        Binding::Masquerade(_) => "masquerade",
+    }
+}
+
+impl PlannedNic {
+    /// The chain as it is run: the network's own, and the binding's plugin with a tap for user and group `owner`.
+    pub(crate) fn chain(&self, owner: u32) -> Result<NetworkConfigList, NetworkConfigError> {
+        let mut config = json!({"type": plugin(&self.binding), "owner": owner, "group": owner, "queues": 1});
+        if let (Binding::Masquerade(masquerade), Some(config)) = (&self.binding, config.as_object_mut()) {
+            forward(masquerade, config);
+        }
+        self.network.clone().with_plugin(config.as_object().cloned().unwrap_or_default())
+    }
+
+    /// The names of the NIC's links in the pod, as KubeVirt gives them.
+    pub(crate) fn names(&self) -> Result<Names, IfNameError> {
+        let pod = match &self.binding {
+            Binding::Bridge(_) => kubevirt_names::secondary(&self.name)?,
+            Binding::Masquerade(_) => kubevirt_names::primary()?,
+        };
+        Names::around(&pod)
+    }
+}
+
+fn forward(masquerade: &Masquerade, config: &mut Map<String, Value>) {
+    let Masquerade { v4, v6, ports, dhcp: _ } = masquerade;
+    if let Some(v4) = v4 {
+        config.insert("vmNetworkCIDR".to_owned(), v4.to_string().into());
+    }
+    if let Some(v6) = v6 {
+        config.insert("vmIPv6NetworkCIDR".to_owned(), v6.to_string().into());
+    }
+    let ranges: Vec<_> = ports
+        .iter()
+        .map(|PortRange { protocol, first, last }| json!({"start": first, "end": last, "protocol": protocol}))
+        .collect();
+    if !ranges.is_empty() {
+        config.insert("portRanges".to_owned(), ranges.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_api::manifest::Protocol;
+    use vm_api::nad::NadName;
+
+    use super::*;
+
+    fn nic(binding: Binding) -> PlannedNic {
+        let network = NetworkConfigList::parse(r#"{"name": "n", "type": "cnv-bridge"}"#).unwrap();
+        PlannedNic { name: "blue".to_owned(), binding, network, mac: None, expected: Vec::new() }
+    }
+
+    fn last_plugin(nic: &PlannedNic) -> Value {
+        let chain = Value::from(nic.chain(107).unwrap());
+        chain["plugins"].as_array().unwrap().last().unwrap().clone()
+    }
+
+    #[test]
+    fn a_bridged_nic_gets_a_tap_and_kubevirts_hashed_names() {
+        let nic = nic(Binding::Bridge(NadName::parse("red", "ns").unwrap()));
+        assert_eq!(last_plugin(&nic), json!({"type": "vm-tap", "owner": 107, "group": 107, "queues": 1}));
+        let Names { pod, bridge, tap } = nic.names().unwrap();
+        // The network "blue" of KubeVirt's own examples.
+        assert_eq!(
+            [pod, bridge, tap].map(|name| name.to_string()),
+            ["pod16477688c0e", "k6t-16477688c0e", "tap16477688c0e"]
+        );
+    }
+
+    #[test]
+    fn what_a_masqueraded_nic_asks_for_reaches_the_plugin() {
+        let ports = vec![PortRange { protocol: Protocol::Udp, first: 53, last: 53 }];
+        let masquerade =
+            Masquerade { v4: Some("10.9.0.0/24".parse().unwrap()), ports, ..Masquerade::default() };
+        let nic = nic(Binding::Masquerade(masquerade));
+        let expected = json!({
+            "type": "masquerade", "owner": 107, "group": 107, "queues": 1, "vmNetworkCIDR": "10.9.0.0/24",
+            "portRanges": [{"start": 53, "end": 53, "protocol": "UDP"}],
+        });
+        assert_eq!(last_plugin(&nic), expected);
+        let Names { pod, bridge, tap } = nic.names().unwrap();
+        assert_eq!([pod, bridge, tap].map(|name| name.to_string()), ["eth0", "k6t-eth0", "tap0"]);
+    }
+}
