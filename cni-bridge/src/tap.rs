@@ -15,7 +15,15 @@
 //! The guest takes the pod interface's address, so whatever the node knows of the pod stays true. The dummy is for
 //! whoever asks the pod's namespace what the interface was (KubeVirt does).
 //!
-//! The renamed NIC's alias says what it was. DEL reads it and puts everything back; when the namespace is gone there
+//! In `tc` mode there is no bridge and nothing is renamed ([`tc`]):
+//!
+//! ```text
+//!   podX ── node      podX ── node         what comes in by one leaves by the other
+//!                       ↕
+//!                     tapX ── guest
+//! ```
+//!
+//! The pod interface's alias says what it was. DEL reads it and puts everything back; when the namespace is gone there
 //! is nothing to do, since nothing was made outside it.
 
 mod attach;
@@ -25,6 +33,7 @@ mod detach;
 mod error;
 mod names;
 mod pod;
+mod tc;
 
 use cni::{Error, Request, Success};
 

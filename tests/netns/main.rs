@@ -21,3 +21,4 @@ mod vhost_af_xdp;
 mod vhost_guests;
 mod vm_launcher_pod_network;
 mod vm_launcher_refuses;
+mod vm_tap_tc;

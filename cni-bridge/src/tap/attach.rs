@@ -15,25 +15,33 @@ use super::config::Config;
 use super::detach;
 use super::error::VmTapError;
 use super::names::Names;
-use super::pod::{self, Pod};
+use super::pod::{self, Mode, Pod};
+use super::tc;
 
 /// Makes the tap and adds it to what the chain has so far.
 pub(super) fn add(config: &Config, pod: &Pod, mut result: Success) -> Result<Success, VmTapError> {
     let (names, nic) = pod.interface()?;
-    for name in [&names.nic, &names.dummy, &names.bridge, &names.tap] {
+    let new = match config.mode {
+        Mode::Bridge => vec![&names.bridge, &names.tap],
+        Mode::Tc => vec![&names.tap],
+    };
+    for name in new.iter().copied().chain([&names.nic, &names.dummy]) {
         if pod.netlink.link_by_name(name.as_str())?.is_some() {
             return Err(VmTapError::NameTaken(name.clone()));
         }
     }
     let mac = nic.mac.ok_or_else(|| VmTapError::Vanished(names.pod.clone()))?;
-    let built = keep_identity(pod, &names, &nic, mac).and_then(|()| wire(config, pod, &names, &nic));
+    let built = match config.mode {
+        Mode::Bridge => keep_identity(pod, &names, &nic, mac).and_then(|()| wire(config, pod, &names, &nic)),
+        Mode::Tc => tc::add(config, pod, &names, &nic, mac),
+    };
     if let Err(error) = built {
         if let Err(undo) = detach::del(pod) {
             tracing::error!("after a failed ADD, {} is not as it was: {undo}", names.pod);
         }
         return Err(error);
     }
-    for name in [&names.bridge, &names.tap] {
+    for name in new {
         let link = pod.link(name)?;
         result.interfaces.push(Interface {
             name: link.name,
@@ -49,7 +57,7 @@ pub(super) fn add(config: &Config, pod: &Pod, mut result: Success) -> Result<Suc
 /// The dummy takes name, address, MTU and IP addresses of the pod interface.
 fn keep_identity(pod: &Pod, names: &Names, nic: &Link, mac: Mac) -> Result<(), VmTapError> {
     let netlink = &pod.netlink;
-    netlink.set_alias(nic.index, &pod::alias(&names.pod, mac))?;
+    netlink.set_alias(nic.index, &pod::alias(&names.pod, mac, Mode::Bridge))?;
     cni::mutated("alias");
     netlink.create_dummy(&names.dummy, mac, nic.mtu)?;
     cni::mutated("dummy");
@@ -124,8 +132,8 @@ fn wire(config: &Config, pod: &Pod, names: &Names, nic: &Link) -> Result<(), VmT
     Ok(())
 }
 
-fn make_tap(config: &Config, pod: &Pod, name: &IfName) -> Result<(), VmTapError> {
-    let Config { owner, group, queues } = *config;
+pub(super) fn make_tap(config: &Config, pod: &Pod, name: &IfName) -> Result<(), VmTapError> {
+    let Config { mode: _, owner, group, queues } = *config;
     let tap = NewTap { name: name.clone(), owner, group, multi_queue: queues > 1 };
     pod.namespace
         .run(|| tap::create(&tap))
@@ -134,7 +142,7 @@ fn make_tap(config: &Config, pod: &Pod, name: &IfName) -> Result<(), VmTapError>
 }
 
 /// The pod itself says nothing on the guest's wire: no IPv6 of its own, no ARP answers for its other addresses.
-fn keep_silent(pod: &Pod, link: &IfName) -> Result<(), VmTapError> {
+pub(super) fn keep_silent(pod: &Pod, link: &IfName) -> Result<(), VmTapError> {
     let settings = [
         (format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"), true),
         (format!("/proc/sys/net/ipv4/conf/{link}/arp_ignore"), false),

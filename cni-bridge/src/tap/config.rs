@@ -3,9 +3,13 @@
 use cni::{Code, Error, Request};
 use serde::Deserialize;
 
+use super::pod::Mode;
+
 /// What is asked of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
+    /// How the tap is joined to the pod interface.
+    pub(crate) mode: Mode,
     /// The user who may open the tap.
     pub(crate) owner: Option<u32>,
     /// The group whose members may open it.
@@ -16,12 +20,13 @@ pub(crate) struct Config {
 
 #[derive(Deserialize)]
 struct Raw {
+    mode: Option<String>,
     owner: Option<i64>,
     group: Option<i64>,
     queues: Option<i64>,
 }
 
-const KEYS: [&str; 3] = ["owner", "group", "queues"];
+const KEYS: [&str; 4] = ["mode", "owner", "group", "queues"];
 /// `MAX_TAP_QUEUES` (drivers/net/tap.c).
 const MAX_QUEUES: u16 = 256;
 
@@ -30,7 +35,7 @@ impl TryFrom<&Request> for Config {
 
     fn try_from(request: &Request) -> Result<Self, Error> {
         request.warn_of_unknown_keys(&KEYS);
-        let Raw { owner, group, queues } = request.config_as()?;
+        let Raw { mode, owner, group, queues } = request.config_as()?;
         let id = |field: &str, id: Option<i64>| {
             let checked = |id: i64| {
                 // 4294967295 is (uid_t) -1, "nobody is meant" to the kernel.
@@ -41,7 +46,13 @@ impl TryFrom<&Request> for Config {
         };
         let queues = queues.unwrap_or(1);
         let fitting = u16::try_from(queues).ok().filter(|queues| (1..=MAX_QUEUES).contains(queues));
+        let mode = match mode.as_deref() {
+            None | Some("bridge") => Mode::Bridge,
+            Some("tc") => Mode::Tc,
+            Some(other) => return Err(invalid("mode", format!("{other:?}"), "bridge, tc")),
+        };
         Ok(Self {
+            mode,
             owner: id("owner", owner)?,
             group: id("group", group)?,
             queues: fitting.ok_or_else(|| invalid("queues", queues, "1 to 256"))?,
@@ -49,6 +60,6 @@ impl TryFrom<&Request> for Config {
     }
 }
 
-fn invalid(field: &str, value: i64, allowed: &str) -> Error {
+fn invalid(field: &str, value: impl std::fmt::Display, allowed: &str) -> Error {
     Error::new(Code::InvalidConfig, format!("{field}: is {value}; allowed: {allowed}"))
 }

@@ -6,13 +6,17 @@ use netlink::{Link, Netlink};
 
 use super::attach::own_addresses;
 use super::error::VmTapError;
-use super::pod::{Pod, Wired};
+use super::pod::{Mode, Pod, Wired};
+use super::tc;
 
 /// Takes everything apart and puts the pod interface back. Nothing there is fine. The dummy, which keeps the
 /// addresses, goes when the interface has them, and the alias last: cut off anywhere, this can begin again.
 pub(super) fn del(pod: &Pod) -> Result<(), VmTapError> {
-    let Some(Wired { names, nic, mac }) = pod.wired()? else { return Ok(()) };
+    let Some(Wired { names, nic, mac, mode }) = pod.wired()? else { return Ok(()) };
     let netlink = &pod.netlink;
+    if mode == Mode::Tc {
+        tc::end(pod, &nic)?;
+    }
     for name in [&names.tap, &names.bridge] {
         if let Some(link) = netlink.link_by_name(name.as_str())? {
             delete(netlink, &link)?;
@@ -29,7 +33,7 @@ pub(super) fn del(pod: &Pod) -> Result<(), VmTapError> {
         netlink.set_name(nic.index, &names.pod)?;
         cni::mutated("pod interface as it was");
     }
-    pod.namespace.run(|| allow_ipv6(&names.pod)).map_err(VmTapError::Netns)?;
+    pod.namespace.run(|| end_silence(&names.pod)).map_err(VmTapError::Netns)?;
     netlink.set_up(nic.index)?;
     if let Some(dummy) = dummy {
         for address in own_addresses(pod, dummy.index)? {
@@ -65,8 +69,10 @@ fn dummy(netlink: &Netlink, names: [&IfName; 2]) -> Result<Option<Link>, VmTapEr
 }
 
 /// Undoes ADD's silence. A kernel without IPv6 has no such setting.
-fn allow_ipv6(name: &IfName) {
-    if let Err(error) = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0") {
-        tracing::debug!("IPv6 on {name} is not switched on again: {error}");
+fn end_silence(name: &IfName) {
+    for setting in [format!("ipv6/conf/{name}/disable_ipv6"), format!("ipv4/conf/{name}/arp_ignore")] {
+        if let Err(error) = std::fs::write(format!("/proc/sys/net/{setting}"), "0") {
+            tracing::debug!("{setting} is not as it was: {error}");
+        }
     }
 }

@@ -30,6 +30,9 @@ pub(crate) enum VmTapError {
     /// A name that is needed is taken.
     #[error("the container has an interface {0} that vm-tap did not make")]
     NameTaken(IfName),
+    /// Somebody else's traffic control is there.
+    #[error("interface {0} of the container has an ingress queueing discipline already")]
+    HasIngress(IfName),
     /// A name cannot be formed.
     #[error("an interface name cannot be formed")]
     Name(#[from] IfNameError),
@@ -80,7 +83,7 @@ impl VmTapError {
             Self::NoNetns => Code::InvalidEnvironment,
             Self::Netns(_) => Code::UnknownContainer,
             Self::NoPodInterface(_) => Code::Plugin(110),
-            Self::AlreadyATap(_) | Self::NameTaken(_) => Code::Plugin(103),
+            Self::AlreadyATap(_) | Self::NameTaken(_) | Self::HasIngress(_) => Code::Plugin(103),
             Self::Name(_) => Code::InvalidConfig,
             Self::Netlink(_) => Code::Plugin(104),
             Self::Tap { .. } => Code::Plugin(111),

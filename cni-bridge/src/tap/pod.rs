@@ -12,6 +12,25 @@ use super::names::Names;
 /// What the alias of a renamed pod interface begins with: who did it, and the version of what follows.
 const OWNER: &str = "guestwire vm-tap v1";
 
+/// How the tap is joined to the pod interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Mode {
+    /// By a bridge, as KubeVirt has it.
+    #[default]
+    Bridge,
+    /// By redirection in traffic control.
+    Tc,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Bridge => "bridge",
+            Self::Tc => "tc",
+        })
+    }
+}
+
 /// An open pod.
 #[derive(Debug)]
 pub(super) struct Pod {
@@ -31,6 +50,7 @@ pub(super) struct Wired {
     pub(super) nic: Link,
     /// The address it had.
     pub(super) mac: Mac,
+    pub(super) mode: Mode,
 }
 
 #[derive(Default, Deserialize)]
@@ -88,8 +108,8 @@ impl Pod {
             let names = Names::around(name)?;
             for current in [names.nic.clone(), names.pod.clone()] {
                 let Some(nic) = self.netlink.link_by_name(current.as_str())? else { continue };
-                if let Some(mac) = original_address(&nic.alias, name) {
-                    return Ok(Some(Wired { names, nic, mac }));
+                if let Some((mac, mode)) = original(&nic.alias, name) {
+                    return Ok(Some(Wired { names, nic, mac, mode }));
                 }
             }
         }
@@ -103,12 +123,41 @@ impl Pod {
 }
 
 /// The alias of the interface that was `pod` with address `mac`.
-pub(super) fn alias(pod: &IfName, mac: Mac) -> String {
-    format!("{OWNER} {pod} {mac}")
+pub(super) fn alias(pod: &IfName, mac: Mac, mode: Mode) -> String {
+    let mode = match mode {
+        Mode::Bridge => "",
+        Mode::Tc => " tc",
+    };
+    format!("{OWNER} {pod} {mac}{mode}")
 }
 
 /// Reads [`alias`] back; none if it is not that of `pod`.
-fn original_address(alias: &str, pod: &IfName) -> Option<Mac> {
-    let (name, mac) = alias.strip_prefix(OWNER)?.strip_prefix(' ')?.split_once(' ')?;
-    mac.parse().ok().filter(|_| name == pod.as_str())
+fn original(alias: &str, pod: &IfName) -> Option<(Mac, Mode)> {
+    let mut words = alias.strip_prefix(OWNER)?.strip_prefix(' ')?.split(' ');
+    let (name, mac) = (words.next()?, words.next()?.parse().ok()?);
+    let mode = match words.next() {
+        None => Mode::Bridge,
+        Some("tc") => Mode::Tc,
+        Some(_) => return None,
+    };
+    (name == pod.as_str() && words.next().is_none()).then_some((mac, mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alias_tells_what_the_interface_was() {
+        let pod = "eth0".parse().unwrap();
+        let mac = Mac([2, 0, 0, 0, 0, 5]);
+        for mode in [Mode::Bridge, Mode::Tc] {
+            assert_eq!(original(&alias(&pod, mac, mode), &pod), Some((mac, mode)));
+        }
+        let other = "net1".parse().unwrap();
+        let foreign = alias(&other, mac, Mode::Tc);
+        for alias in [&foreign, "", OWNER, "guestwire vm-tap v1 eth0 02:00:00:00:00:05 macvtap", "uplink"] {
+            assert_eq!(original(alias, &pod), None, "{alias}");
+        }
+    }
 }

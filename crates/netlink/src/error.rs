@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::num::TryFromIntError;
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::DecodeError;
@@ -44,6 +45,14 @@ pub enum Error {
         /// Where it goes wrong.
         source: DecodeError,
     },
+    /// A link has an index that traffic control cannot count to.
+    #[error("link index {index} is too large for traffic control")]
+    Index {
+        /// The index.
+        index: u32,
+        /// Why.
+        source: TryFromIntError,
+    },
     /// Events cannot be waited for.
     #[error("cannot wait for events of the kernel")]
     Events(#[source] io::Error),
@@ -76,6 +85,7 @@ impl Error {
             Self::Open(_)
             | Self::Namespace(_)
             | Self::MixedFamilies { .. }
+            | Self::Index { .. }
             | Self::Malformed { .. }
             | Self::Events(_)
             | Self::Exchange { .. } => None,

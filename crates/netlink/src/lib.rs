@@ -6,13 +6,14 @@
 //! names the verb, the object and the errno.
 //!
 //! [`Events`] is for those who wait until something is so. Callers decide order and undo. Deliberately absent:
-//! nftables, traffic control.
+//! nftables, and of traffic control all but [`Netlink::add_redirect`].
 
 mod address;
 mod bridge;
 mod error;
 mod events;
 mod link;
+mod redirect;
 mod route;
 mod settle;
 mod sriov;
