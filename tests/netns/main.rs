@@ -19,6 +19,7 @@ mod masquerade_tells;
 mod sandbox;
 mod vhost_af_xdp;
 mod vhost_guests;
+mod vhost_steering;
 mod vm_launcher_pod_network;
 mod vm_launcher_refuses;
 mod vm_tap_tc;

@@ -219,6 +219,58 @@ fn a_partial_checksum_is_finished_for_a_guest_that_cannot() {
     assert_eq!((sum + pseudo) % 0xffff, 0);
 }
 
+/// A TCP segment over IPv4 with `payload` bytes, that its sender left to be cut up into segments of 1000.
+fn large_segment(payload: usize) -> Vec<u8> {
+    const HEADER: [u8; 12] = [1, 1, 54, 0, 0xe8, 3, 34, 0, 16, 0, 0, 0];
+    let length = u16::try_from(40 + payload).unwrap().to_be_bytes();
+    let mut bytes = HEADER.to_vec();
+    bytes.extend([2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0]);
+    bytes.extend([0x45, 0, length[0], length[1], 0, 7, 0, 0, 64, 6, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
+    bytes.extend([0, 80, 0, 81, 0, 0, 0, 9, 0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+    bytes.extend((0..payload).map(|at| at.to_le_bytes()[0]));
+    bytes
+}
+
+/// The sum of a finished TCP segment and its pseudo header: all ones if its checksum is right.
+fn tcp_sum(segment: &[u8]) -> u32 {
+    let length = u32::try_from(segment.len() - 34).unwrap();
+    let words = segment[26..]
+        .chunks(2)
+        .map(|word| u32::from(word[0]) * 256 + u32::from(word.get(1).copied().unwrap_or_default()));
+    let sum = words.sum::<u32>() + 6 + length;
+    (sum & 0xffff) + (sum >> 16)
+}
+
+#[test]
+fn a_large_segment_is_cut_up_for_a_guest_that_cannot_and_kept_for_one_that_can() {
+    const CSUM_AND_TSO: u64 = 1 | 1 << 11;
+    const TAKES_BOTH: u64 = 1 << 1 | 1 << 7;
+    let joined = Joined::new();
+    let mut alice = Vm::connect(&joined.socket("a"), BASIC | CSUM_AND_TSO);
+    let sent = large_segment(2500);
+    let mut bob = Vm::connect(&joined.socket("b"), BASIC);
+    alice.send_raw(&sent);
+    let mut segments = Vec::new();
+    while segments.len() < 3 {
+        segments.extend(bob.receive());
+    }
+    let mut payload = Vec::new();
+    for (segment, sequence) in segments.iter().zip([9_u32, 1009, 2009]) {
+        assert_eq!(segment[..10], [0; 10]);
+        let frame = &segment[12..];
+        assert_eq!((&frame[38..42], tcp_sum(frame)), (sequence.to_be_bytes().as_slice(), 0xffff));
+        payload.extend_from_slice(&frame[54..]);
+    }
+    assert_eq!(payload, sent[12 + 54..]);
+    drop(bob);
+    let mut bob = Vm::connect(&joined.socket("b"), BASIC | MERGEABLE | TAKES_BOTH);
+    bob.send(1);
+    alice.expect(1);
+    alice.send_raw(&sent);
+    let first = bob.receive().remove(0);
+    assert_eq!((first[..10].to_vec(), first[12..].to_vec()), (sent[..10].to_vec(), sent[12..2048].to_vec()));
+}
+
 #[test]
 fn a_client_connects_as_soon_as_there_is_a_server() {
     sigbus::install().unwrap();
