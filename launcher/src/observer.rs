@@ -4,12 +4,11 @@
 //! guest now and then whether it still uses what it used, and publishes the list whenever it changes. What a
 //! manifest says about addresses is at most a reason to ask: nothing is published that the guest did not show.
 //!
-//! The guest is hostile: frames are parsed by [`wire`] without trust, [`table`] is bounded, and at most
+//! The guest is hostile: frames are parsed by [`sightings`] without trust, [`table`] is bounded, and at most
 //! [`FRAMES_PER_WINDOW`] frames are read per [`WINDOW`]; the kernel drops the rest.
 
 mod socket;
 mod table;
-mod wire;
 
 use std::io;
 use std::net::IpAddr;
@@ -133,8 +132,8 @@ impl Observer {
                 },
             };
             let sighting = match direction {
-                Direction::FromGuest => wire::from_guest(frame, self.guest),
-                Direction::ToGuest => wire::to_guest(frame, self.guest),
+                Direction::FromGuest => sightings::from_guest(frame, self.guest),
+                Direction::ToGuest => sightings::to_guest(frame, self.guest),
             };
             if let Some(sighting) = sighting {
                 tracing::trace!(?sighting, "frame");
@@ -147,7 +146,7 @@ impl Observer {
     fn ask(&self, address: IpAddr) {
         let socket = self.socket.get();
         // A link that is down or full loses the question; the table asks again.
-        if let Err(error) = socket.send(&wire::question(address, socket.own())) {
+        if let Err(error) = socket.send(&sightings::question(address, socket.own())) {
             tracing::debug!(%address, "cannot ask: {error}");
         }
     }

@@ -18,6 +18,7 @@ mod masquerade_refuses;
 mod masquerade_tells;
 mod sandbox;
 mod vhost_af_xdp;
+mod vhost_control;
 mod vhost_guests;
 mod vhost_steering;
 mod vm_launcher_pod_network;

@@ -1,25 +1,127 @@
 //! The command line.
 
-use clap::Parser;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
 use telemetry::LogFormat;
 
+use crate::config::Config;
 use crate::cores::Cores;
-use crate::spec::LinkSpec;
+use crate::spec::{LinkName, LinkSpec};
+
+/// Where a daemon's control socket is, unless said otherwise.
+pub const CONTROL_SOCKET: &str = "/run/guestwire/vhost.sock";
 
 /// Joins guests' virtio-net rings to NICs, taps and one another.
 #[derive(Debug, Parser)]
-#[command(name = "vhost-net-backend", version = telemetry::VERSION)]
+#[command(name = "vhost-net-backend", version = telemetry::VERSION, args_conflicts_with_subcommands = true)]
 pub struct Args {
+    /// Asks a running daemon instead of being one.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// What to run.
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+
+    /// How log lines are written to stderr.
+    #[arg(long, value_enum, default_value_t, global = true)]
+    pub log_format: LogFormat,
+}
+
+/// What the daemon runs.
+#[derive(Debug, clap::Args)]
+pub struct DaemonArgs {
     /// Two ends to join: vhost-user:SOCKET[?client&queues=N&mtu=N], tap:NAME or
-    /// af_xdp:IFACE[:QUEUE[-QUEUE]][?mac=MAC&groups&vlan=ID]. May be repeated.
-    #[arg(long, value_name = "END,END", required = true)]
+    /// af_xdp:IFACE[:QUEUE[-QUEUE]][?mac=MAC&groups&vlan=ID]; of every end ?source=MAC&bytes=N&packets=N&observe.
+    /// May be repeated.
+    #[arg(long, value_name = "[NAME=]END,END")]
     pub link: Vec<LinkSpec>,
 
-    /// CPUs to run on, one worker each, such as 0-3,8; links are dealt out in turn. Default: one worker anywhere.
+    /// A YAML file with links and the options here; an option here goes before.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// CPUs to run on, one worker each, such as 0-3,8; a link goes where fewest are. Default: one worker anywhere.
     #[arg(long, value_name = "LIST")]
     pub cores: Option<Cores>,
 
-    /// How log lines are written to stderr.
-    #[arg(long, value_enum, default_value_t)]
-    pub log_format: LogFormat,
+    /// A socket to be changed and watched by, with the ctl command.
+    #[arg(long, value_name = "SOCKET")]
+    pub control: Option<PathBuf>,
+
+    /// Where to remember links that were added by the control socket, to have them after a restart.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub state: Option<PathBuf>,
+
+    /// Where to serve /metrics, /healthz and /readyz.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<SocketAddr>,
+}
+
+impl DaemonArgs {
+    /// With what the configuration file says behind it.
+    #[must_use]
+    pub fn over(self, file: Config) -> Config {
+        let Self { link, config: _, cores, control, state, metrics } = self;
+        Config {
+            cores: cores.or(file.cores),
+            control: control.or(file.control),
+            state: state.or(file.state),
+            metrics: metrics.or(file.metrics),
+            links: file.links.into_iter().chain(link).collect(),
+        }
+    }
+}
+
+/// What is not the daemon.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Changes and watches a running daemon. Prints JSON.
+    Ctl {
+        /// Its control socket.
+        #[arg(long, value_name = "SOCKET", default_value = CONTROL_SOCKET)]
+        control: PathBuf,
+        /// What to do.
+        #[command(subcommand)]
+        ask: Ask,
+    },
+}
+
+/// What to ask a running daemon.
+#[derive(Debug, Subcommand)]
+pub enum Ask {
+    /// Adds a link.
+    Add {
+        /// The link, as for --link.
+        #[arg(value_name = "[NAME=]END,END", value_parser = |text: &str| text.parse().map(Box::<LinkSpec>::new))]
+        link: Box<LinkSpec>,
+    },
+    /// Ends a link.
+    Remove {
+        /// Its name.
+        name: LinkName,
+    },
+    /// Shows the links and their ends.
+    List,
+    /// Shows what links counted.
+    Stats {
+        /// One link's name; without, all.
+        name: Option<LinkName>,
+    },
+    /// Copies a link's frames, as a pcap file, until interrupted.
+    Capture {
+        /// Its name.
+        name: LinkName,
+        /// The file; without, standard output.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Bytes to keep of each frame; without, all.
+        #[arg(long, value_name = "BYTES")]
+        snap: Option<u32>,
+        /// Ends after so many frames.
+        #[arg(long, value_name = "FRAMES")]
+        count: Option<u64>,
+    },
 }

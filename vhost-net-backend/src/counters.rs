@@ -39,12 +39,16 @@ pub struct Drops {
     pub pieces: Counter,
     /// Could not be finished in software for an end without the offload.
     pub unfinished: Counter,
+    /// From another address than the end's own.
+    pub spoofed: Counter,
+    /// More than the end may send.
+    pub rate_limit: Counter,
 }
 
 impl Drops {
     /// Each reason and its count.
-    pub fn each(&self) -> [(&'static str, u64); 7] {
-        let Self { no_room, peer_down, refused, short, long, pieces, unfinished } = self;
+    pub fn each(&self) -> [(&'static str, u64); 9] {
+        let Self { no_room, peer_down, refused, short, long, pieces, unfinished, spoofed, rate_limit } = self;
         [
             ("no-room", no_room),
             ("peer-down", peer_down),
@@ -53,6 +57,8 @@ impl Drops {
             ("long", long),
             ("pieces", pieces),
             ("unfinished", unfinished),
+            ("spoofed", spoofed),
+            ("rate-limit", rate_limit),
         ]
         .map(|(reason, counter)| (reason, counter.get()))
     }

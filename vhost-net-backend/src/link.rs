@@ -2,28 +2,29 @@
 //!
 //! [`Link::turn`] is the worker's inner loop: each lane (a source queue of one end) is polled once, and what it lends
 //! goes straight into the other end's sink. A lane without frames for a while asks its source to wake it, and is not
-//! polled until then. A sink without room holds its lanes back for [`PATIENCE`], then their frames are dropped until it
+//! polled until then. A sink without room holds its lanes back for [`delivery::PATIENCE`], then their frames are dropped until it
 //! takes some again: a short pause of a guest costs nothing, a dead guest stops nobody for long.
 //!
 //! A fault of an end closes that end only; the other stays as it is, and its frames are dropped until the first is
 //! back.
 
+mod delivery;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::counters::LinkCounters;
 use crate::fault::Fault;
-use crate::frame::{Batch, Header, Offloads};
-use crate::memory::Readable;
+use crate::frame::Batch;
+use crate::gate::{Gate, Policy};
+use crate::mirror::Mirror;
+use crate::observer::Sentinel;
 use crate::offload::Finisher;
 use crate::poller::{Poller, Token};
 use crate::port::{Polled, Port, Unfit};
+use delivery::{Delivery, Full};
 
 /// Empty polls before a lane sleeps: some 20 µs, more than a guest's own polling loop takes to come back.
 const IDLE_POLLS: u32 = 1000;
-
-/// How long a full sink is waited for.
-const PATIENCE: Duration = Duration::from_millis(5);
 
 /// A source queue of one end, and how it is doing.
 #[derive(Debug, Default)]
@@ -35,16 +36,6 @@ struct Lane {
     full: Full,
 }
 
-/// How long the lane's sink has been full.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Full {
-    #[default]
-    No,
-    Since(Instant),
-    /// For longer than we wait.
-    Long,
-}
-
 /// Two joined ends.
 #[derive(Debug)]
 pub struct Link {
@@ -52,14 +43,47 @@ pub struct Link {
     ports: [Port; 2],
     lanes: [Vec<Lane>; 2],
     counters: Arc<LinkCounters>,
+    /// What each end's frames pass first.
+    gates: [Option<Box<Gate>>; 2],
+    /// Who looks at each end's frames for addresses.
+    sentinels: [Option<Sentinel>; 2],
+    /// Captures, while there are any.
+    mirrors: Vec<Mirror>,
     finisher: Finisher,
 }
 
+/// What a link is made of.
+#[derive(Debug)]
+pub struct NewLink {
+    /// For the log.
+    pub name: String,
+    /// The ends.
+    pub ports: [Port; 2],
+    /// What holds for frames from each.
+    pub policies: [Policy; 2],
+    /// Who notes the addresses in frames from each.
+    pub sentinels: [Option<Sentinel>; 2],
+    /// Where it counts.
+    pub counters: Arc<LinkCounters>,
+}
+
 impl Link {
-    /// Joins two ends. `name` is for the log.
-    pub fn new(name: String, ports: [Port; 2], counters: Arc<LinkCounters>) -> Self {
+    /// Joins two ends.
+    pub fn new(new: NewLink) -> Self {
+        let NewLink { name, ports, policies, sentinels, counters } = new;
         let lanes = [0, 1].map(|side: usize| (0..ports[side].queues()).map(|_| Lane::default()).collect());
-        Self { name, ports, lanes, counters, finisher: Finisher::default() }
+        let (gates, mirrors) = (policies.map(Gate::new), Vec::new());
+        Self { name, ports, lanes, counters, gates, sentinels, mirrors, finisher: Finisher::default() }
+    }
+
+    /// Copies frames to a capture from now on, until that ends.
+    pub fn capture(&mut self, mirror: Mirror) {
+        self.mirrors.push(mirror);
+    }
+
+    /// Whether each end can be sent to.
+    pub fn running(&self) -> [bool; 2] {
+        self.ports.each_ref().map(|port| port.accepts(0).is_some())
     }
 
     /// One end.
@@ -99,38 +123,34 @@ impl Link {
         let (source, sink) = if side == 0 { (first, second) } else { (second, first) };
         let lane = &mut self.lanes[side][queue];
         let counters = &self.counters.directions[side];
-        let mut sink_fault = None;
+        let (gate, sentinel) = (&mut self.gates[side], &mut self.sentinels[side]);
+        let mut delivery = Delivery {
+            sink,
+            queue,
+            counters,
+            full: &mut lane.full,
+            finisher: &mut self.finisher,
+            fault: None,
+        };
+        let mirrors = &mut self.mirrors;
         let mut deliver = |batch: &Batch<'_>| -> usize {
-            let Some(accepts) = sink.accepts(queue) else {
-                counters.drops.peer_down.add(batch.len() as u64);
-                return batch.len();
-            };
-            let pushed = if accepts.contains(batch.needs()) {
-                sink.push(queue, batch).map(|pushed| {
-                    counters.drops.refused.add(pushed.refused as u64);
-                    pushed.taken
-                })
-            } else {
-                let mut slow = Slow { sink, queue, accepts, finisher: &mut self.finisher };
-                slow.push(batch, &counters.drops)
-            };
-            match pushed {
-                Ok(0) => lane.full.drop_if_long(batch, &counters.drops.no_room),
-                Ok(taken) => {
-                    lane.full = Full::No;
-                    counters.packets.add(taken as u64);
-                    counters.bytes.add(batch.bytes_of(taken));
-                    counters.batches.add(1);
-                    taken
+            let mut push = |batch: &Batch<'_>| {
+                let taken = delivery.push(batch);
+                if let Some(sentinel) = sentinel {
+                    sentinel.look(batch, taken);
                 }
-                Err(fault) => {
-                    sink_fault = Some(fault);
-                    0
+                if !mirrors.is_empty() {
+                    mirrors.retain_mut(|mirror| mirror.copy(side, batch, taken));
                 }
+                taken
+            };
+            match gate {
+                None => push(batch),
+                Some(gate) => gate.pass(batch, &counters.drops, push),
             }
         };
         let polled = source.poll(queue, &mut deliver).map_err(|fault| (side, fault))?;
-        if let Some(fault) = sink_fault {
+        if let Some(fault) = delivery.fault {
             return Err((1 - side, fault));
         }
         if polled.is_idle() {
@@ -237,90 +257,4 @@ impl Link {
             }
         }
     }
-}
-
-impl Full {
-    /// The sink took nothing: says how many frames to drop.
-    fn drop_if_long(&mut self, batch: &Batch<'_>, dropped: &crate::counters::Counter) -> usize {
-        match *self {
-            Self::No => *self = Self::Since(Instant::now()),
-            Self::Since(start) if start.elapsed() >= PATIENCE => *self = Self::Long,
-            Self::Since(_) => {}
-            Self::Long => {
-                dropped.add(batch.len() as u64);
-                return batch.len();
-            }
-        }
-        0
-    }
-}
-
-/// Frame by frame: for a sink that cannot take what some frame of a batch needs.
-struct Slow<'l> {
-    sink: &'l mut Port,
-    queue: usize,
-    accepts: Offloads,
-    finisher: &'l mut Finisher,
-}
-
-impl Slow<'_> {
-    /// How many frames of the batch are done with.
-    fn push(&mut self, batch: &Batch<'_>, drops: &crate::counters::Drops) -> Result<usize, Fault> {
-        let mut done = 0;
-        for (frame, pieces) in batch.iter() {
-            if self.accepts.contains(frame.needs) {
-                let mut one = Batch::new();
-                // An empty batch has room for any frame.
-                let _never_full = one.push(frame.header, frame.needs, frame.length, pieces);
-                let pushed = self.sink.push(self.queue, &one)?;
-                drops.refused.add(pushed.refused as u64);
-                if pushed.taken == 0 {
-                    break;
-                }
-            } else {
-                let Ok(finished) = self.finisher.finish(frame, pieces) else {
-                    drops.unfinished.add(1);
-                    done += 1;
-                    continue;
-                };
-                if !push_finished(self.sink, self.queue, finished, drops)? {
-                    break;
-                }
-            }
-            done += 1;
-        }
-        Ok(done)
-    }
-}
-
-/// Pushes finished frames; those that find no room behind others that did are lost, as on any wire.
-///
-/// # Returns
-/// Whether any found room.
-fn push_finished<'s>(
-    sink: &mut Port,
-    queue: usize,
-    mut finished: impl Iterator<Item = &'s [u8]>,
-    drops: &crate::counters::Drops,
-) -> Result<bool, Fault> {
-    let mut next = finished.next();
-    let mut any = false;
-    while next.is_some() {
-        let mut batch = Batch::new();
-        while let Some(bytes) = next {
-            let piece = Readable::own(bytes);
-            if batch.push(Header::NONE, Offloads::NONE, piece.len(), &[piece]).is_err() {
-                break;
-            }
-            next = finished.next();
-        }
-        let pushed = sink.push(queue, &batch)?;
-        drops.refused.add(pushed.refused as u64);
-        if pushed.taken == 0 && !any {
-            return Ok(false);
-        }
-        any = true;
-        drops.no_room.add((batch.len() - pushed.taken) as u64);
-    }
-    Ok(any)
 }

@@ -6,5 +6,5 @@ use vhost_net_backend::cli::Args;
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     telemetry::init(args.log_format, telemetry::Level::INFO)?;
-    vhost_net_backend::run(&args)
+    vhost_net_backend::run(args)
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::fault::Fault;
 use crate::link::Link;
@@ -73,6 +74,18 @@ impl WorkerHandle {
         &self,
         work: impl FnOnce(&mut Links) -> T + Send + 'static,
     ) -> Result<T, Stopped> {
+        self.send(work)?.recv().map_err(|_gone| Stopped)
+    }
+
+    /// Whether the worker comes round to us in that time.
+    pub fn answers_within(&self, limit: Duration) -> bool {
+        self.send(|_| ()).is_ok_and(|answer| answer.recv_timeout(limit).is_ok())
+    }
+
+    fn send<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Links) -> T + Send + 'static,
+    ) -> Result<Receiver<T>, Stopped> {
         let (sender, result) = sync_channel(1);
         let job: Job = Box::new(move |links| drop(sender.send(work(links))));
         self.jobs.send(job).map_err(|_returned| Stopped)?;
@@ -81,7 +94,7 @@ impl WorkerHandle {
             // The counter is full: the worker is called already.
             tracing::debug!(%error, "calling a worker");
         }
-        result.recv().map_err(|_gone| Stopped)
+        Ok(result)
     }
 }
 

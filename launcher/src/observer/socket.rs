@@ -1,6 +1,6 @@
 //! A packet socket on the host's end of a guest's link, with a filter in the kernel.
 //!
-//! The filter lets through what [`super::wire`] can read and nothing else, so that a guest's traffic costs a few
+//! The filter lets through what [`sightings`] can read and nothing else, so that a guest's traffic costs a few
 //! instructions a frame and no wake-up: ARP and neighbour discovery from the guest, DHCP answers to it. Frames
 //! with a VLAN tag belong to another network than the NIC's and stay out.
 #![expect(unsafe_code, reason = "sockaddr_ll and SO_ATTACH_FILTER have no safe wrapper")]

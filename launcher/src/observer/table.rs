@@ -10,7 +10,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::wire::Sighting;
+use sightings::Sighting;
 
 /// Most addresses known of one NIC, in any state.
 pub(crate) const CAPACITY: usize = 32;

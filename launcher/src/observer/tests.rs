@@ -136,8 +136,8 @@ fn the_filter_lets_through_what_is_read_and_nothing_else() {
     let filtered = link.socket(&link.host, "tap0");
     let guest = link.socket(&link.guest, "eth0");
     let host = link.socket(&link.host, "tap0");
-    let arp = wire::question("10.0.0.1".parse().unwrap(), GUEST);
-    let solicitation = wire::question("fd00::1".parse().unwrap(), GUEST);
+    let arp = sightings::question("10.0.0.1".parse().unwrap(), GUEST);
+    let solicitation = sightings::question("fd00::1".parse().unwrap(), GUEST);
     let advertisement = with(&solicitation, 54, 136);
     let dhcpv4 = udp4(68);
     let dhcpv6 = udp6(546);

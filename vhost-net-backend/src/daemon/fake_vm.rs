@@ -15,20 +15,20 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::ring::fake::{Driver, Guest, HIGH, MIB, USER, WRITE, frame};
 
 /// VERSION_1 and protocol features; tests add to it.
-pub(super) const BASIC: u64 = 1 << 32 | 1 << 30;
+pub(crate) const BASIC: u64 = 1 << 32 | 1 << 30;
 /// Mergeable receive buffers.
-pub(super) const MERGEABLE: u64 = 1 << 15;
+pub(crate) const MERGEABLE: u64 = 1 << 15;
 
 const ENTRIES: u16 = 64;
 /// Where receive buffers are, 2 KiB each; sent frames are behind them.
 const BUFFERS: u64 = HIGH;
 const FRAMES: u64 = HIGH + MIB / 2;
 
-pub(super) struct Vm {
-    pub(super) guest: Guest,
-    pub(super) frontend: Frontend,
-    pub(super) rx: Driver,
-    pub(super) tx: Driver,
+pub(crate) struct Vm {
+    pub(crate) guest: Guest,
+    pub(crate) frontend: Frontend,
+    pub(crate) rx: Driver,
+    pub(crate) tx: Driver,
     /// Kick and call of both rings.
     events: [[EventFd; 2]; 2],
     stream: UnixStream,
@@ -36,11 +36,11 @@ pub(super) struct Vm {
 
 impl Vm {
     /// Connects, negotiates `features`, and starts both rings, with 32 receive buffers.
-    pub(super) fn connect(socket: &Path, features: u64) -> Self {
+    pub(crate) fn connect(socket: &Path, features: u64) -> Self {
         Self::over(UnixStream::connect(socket).unwrap(), features)
     }
 
-    pub(super) fn over(stream: UnixStream, features: u64) -> Self {
+    pub(crate) fn over(stream: UnixStream, features: u64) -> Self {
         let guest = Guest::new();
         let (mut rx, tx) = (Driver::new(&guest, 0, ENTRIES), Driver::new(&guest, 65_536, ENTRIES));
         for at in 0..32 {
@@ -67,7 +67,7 @@ impl Vm {
         self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
     }
 
-    pub(super) fn share_memory(&self) {
+    pub(crate) fn share_memory(&self) {
         let region = |guest_phys_addr, mmap_offset| VhostUserMemoryRegionInfo {
             guest_phys_addr,
             memory_size: MIB,
@@ -82,7 +82,7 @@ impl Vm {
         if index == 0 { &self.rx } else { &self.tx }
     }
 
-    pub(super) fn start(&mut self, index: usize, base: u16) {
+    pub(crate) fn start(&mut self, index: usize, base: u16) {
         let [kick, call] = &self.events[index];
         self.frontend.set_vring_num(index, ENTRIES).unwrap();
         self.frontend.set_vring_base(index, base).unwrap();
@@ -92,7 +92,7 @@ impl Vm {
         self.frontend.set_vring_enable(index, true).unwrap();
     }
 
-    pub(super) fn set_addresses(&self, index: usize) -> vhost::Result<()> {
+    pub(crate) fn set_addresses(&self, index: usize) -> vhost::Result<()> {
         let addresses = self.driver(index).addresses();
         let config = VringConfigData {
             queue_max_size: ENTRIES,
@@ -107,24 +107,24 @@ impl Vm {
     }
 
     /// Sends a frame, header included, and kicks if the backend wants that.
-    pub(super) fn send_raw(&mut self, bytes: &[u8]) {
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         let place = FRAMES + u64::from(self.tx.available % ENTRIES) * 8192;
         self.guest.write(place, bytes);
         self.tx.add(&[(place, u32::try_from(bytes.len()).unwrap())], 0);
         self.kick();
     }
 
-    pub(super) fn kick(&self) {
+    pub(crate) fn kick(&self) {
         self.events[1][0].write(1).unwrap();
     }
 
     /// Sends a plain frame of 100 bytes.
-    pub(super) fn send(&mut self, seed: u8) {
+    pub(crate) fn send(&mut self, seed: u8) {
         self.send_raw(&frame(100, seed));
     }
 
     /// Waits for the next frames; headers included.
-    pub(super) fn receive(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn receive(&mut self) -> Vec<Vec<u8>> {
         loop {
             let used = self.rx.used();
             if !used.is_empty() {
@@ -144,13 +144,13 @@ impl Vm {
     }
 
     /// Receives exactly the plain frame of this seed.
-    pub(super) fn expect(&mut self, seed: u8) {
+    pub(crate) fn expect(&mut self, seed: u8) {
         let frames: Vec<_> = self.receive().iter().map(|bytes| bytes[12..].to_vec()).collect();
         assert_eq!(frames, [frame(100, seed)[12..].to_vec()]);
     }
 
     /// Waits until the backend hangs up.
-    pub(super) fn await_hangup(&mut self) {
+    pub(crate) fn await_hangup(&mut self) {
         self.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         assert_eq!(self.stream.read(&mut [0; 64]).unwrap(), 0, "the backend did not hang up");
     }

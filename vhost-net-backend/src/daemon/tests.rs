@@ -9,9 +9,9 @@ use vhost::vhost_user::VhostUserFrontend as _;
 
 use super::fake_vm::{BASIC, MERGEABLE, Vm};
 use super::{Daemon, DaemonError};
+use crate::listener::SocketError;
 use crate::memory::sigbus;
 use crate::ring::fake::{HIGH, MIB, frame};
-use crate::vhost::VhostError;
 
 /// A daemon with one link between `a` and `b` in a directory of its own.
 struct Joined {
@@ -51,7 +51,7 @@ fn link(directory: &Path, first: &str, second: &str) -> crate::spec::LinkSpec {
 
 #[test]
 fn frames_pass_both_ways_and_are_counted() {
-    let joined = Joined::new();
+    let mut joined = Joined::new();
     let (mut alice, mut bob) = joined.vms();
     for seed in 0..200 {
         alice.send(seed);
@@ -290,11 +290,11 @@ fn a_socket_is_taken_over_from_the_dead_and_not_from_the_living() {
     let joined = Joined::new();
     let mut second = Daemon::start(None).unwrap();
     let taken = second.add(&link(joined.directory.path(), "a", "x")).unwrap_err();
-    assert!(matches!(taken, DaemonError::Vhost(VhostError::InUse(_))));
+    assert!(matches!(taken, DaemonError::Vhost(SocketError::InUse(_))));
     let file = joined.socket("file");
     std::fs::write(&file, "kept").unwrap();
     let refused = second.add(&link(joined.directory.path(), "y", "file")).unwrap_err();
-    assert!(matches!(refused, DaemonError::Vhost(VhostError::NoSocket(_))));
+    assert!(matches!(refused, DaemonError::Vhost(SocketError::NoSocket(_))));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
     assert!(!joined.socket("y").exists(), "a link that failed leaves nothing");
     drop(UnixListener::bind(joined.socket("dead")).unwrap());

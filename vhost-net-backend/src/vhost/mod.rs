@@ -12,9 +12,8 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::FileTypeExt as _;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -23,6 +22,7 @@ use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
 
 use crate::counters::LinkCounters;
 use crate::link::Link;
+use crate::listener::{Listener, SocketError};
 use crate::poller::Poller;
 use crate::port::{Hangup, Port, Queue, VhostPort};
 use crate::worker::{Stopped, WorkerHandle};
@@ -51,27 +51,6 @@ pub struct VhostSettings {
     pub queue_pairs: NonZeroUsize,
     /// The MTU to tell the guest.
     pub mtu: Option<u16>,
-}
-
-/// A vhost-user end could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum VhostError {
-    /// There is something else at the path.
-    #[error("{0} exists and is no socket")]
-    NoSocket(PathBuf),
-    /// Another process listens there.
-    #[error("another process listens on {0}")]
-    InUse(PathBuf),
-    /// The kernel refused.
-    #[error("{operation} failed for {socket}")]
-    Io {
-        /// The call.
-        operation: &'static str,
-        /// The socket's path.
-        socket: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
 }
 
 /// A guest's port in its worker, for its session.
@@ -153,13 +132,9 @@ impl VhostEnd {
         settings: VhostSettings,
         port: PortHandle,
         counters: Arc<LinkCounters>,
-    ) -> Result<Self, VhostError> {
+    ) -> Result<Self, SocketError> {
         let socket = settings.socket.clone();
-        let failed = |operation| {
-            let socket = socket.clone();
-            move |source: io::Error| VhostError::Io { operation, socket, source }
-        };
-        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| failed("eventfd")(errno.into()))?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(SocketError::io("eventfd", &socket))?;
         let stop = Arc::new(stop);
         let listener = match settings.role {
             Role::Server => Some(Listener::bind(&settings.socket)?),
@@ -169,7 +144,7 @@ impl VhostEnd {
         let thread = std::thread::Builder::new()
             .name("vhost-user".to_owned())
             .spawn(move || end.run(listener))
-            .map_err(failed("start a thread"))?;
+            .map_err(SocketError::io("start a thread", &socket))?;
         Ok(Self { stop, thread })
     }
 
@@ -184,43 +159,6 @@ impl VhostEnd {
     pub fn join(self) {
         if self.thread.join().is_err() {
             tracing::error!("a vhost-user thread has panicked");
-        }
-    }
-}
-
-/// A listening socket, removed from the file system when dropped.
-#[derive(Debug)]
-struct Listener {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl Listener {
-    /// Listens, in place of a socket that nobody listens on any more.
-    fn bind(path: &Path) -> Result<Self, VhostError> {
-        let failed = |operation| move |source| VhostError::Io { operation, socket: path.to_owned(), source };
-        if let Ok(metadata) = std::fs::symlink_metadata(path) {
-            if !metadata.file_type().is_socket() {
-                return Err(VhostError::NoSocket(path.to_owned()));
-            }
-            match UnixStream::connect(path) {
-                Ok(_) => return Err(VhostError::InUse(path.to_owned())),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    std::fs::remove_file(path).map_err(failed("remove"))?;
-                }
-                Err(error) => return Err(failed("connect")(error)),
-            }
-        }
-        let listener = UnixListener::bind(path).map_err(failed("bind"))?;
-        listener.set_nonblocking(true).map_err(failed("set non-blocking"))?;
-        Ok(Self { listener, path: path.to_owned() })
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!(%error, socket = %self.path.display(), "removing a socket");
         }
     }
 }

@@ -15,6 +15,7 @@ mod socket;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 
 use net_types::{IfName, Mac, VlanId};
 use rustix::net::{AddressFamily, SocketType, netdevice};
@@ -41,6 +42,8 @@ pub struct XdpSettings {
     pub queues: (u32, u32),
     /// What is the guest's.
     pub steering: Steering,
+    /// The network namespace it is in; `None`: the daemon's own.
+    pub netns: Option<PathBuf>,
 }
 
 /// An AF_XDP end could not be set up, or failed.

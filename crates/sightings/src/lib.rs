@@ -1,5 +1,6 @@
 //! What single frames on a guest's link say about the guest's addresses, and the frames that ask for them.
 //!
+//! For whoever watches a guest's link: the launcher's supervisor on a tap, the vhost-user backend in a guest's ring.
 //! Pure functions over bytes a guest or its network wrote: anything malformed says nothing. Only what the guest
 //! itself sends (its MAC as the Ethernet source and inside ARP) proves an address; what others tell the guest
 //! (DHCP) or what it is about to use (RFC 5227 probes, RFC 4862 duplicate address detection) is worth asking about.
@@ -24,7 +25,7 @@ const ND_HOP_LIMIT: u8 = 255;
 
 /// What a frame says about one address of the guest. The address is one that a host can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sighting {
+pub enum Sighting {
     /// The guest uses it: it sent from it, or answered for it.
     Uses(IpAddr),
     /// The guest may be about to use it. Asking too soon would look like a conflict to it.
@@ -32,7 +33,7 @@ pub(crate) enum Sighting {
 }
 
 /// Reads a frame that the guest sent.
-pub(crate) fn from_guest(frame: &[u8], guest: Mac) -> Option<Sighting> {
+pub fn from_guest(frame: &[u8], guest: Mac) -> Option<Sighting> {
     let payload = frame.get(ETHERNET_BYTES..)?;
     if frame.get(6..12)? != guest.octets() {
         return None;
@@ -46,7 +47,7 @@ pub(crate) fn from_guest(frame: &[u8], guest: Mac) -> Option<Sighting> {
 }
 
 /// Reads a frame that is on its way to the guest.
-pub(crate) fn to_guest(frame: &[u8], guest: Mac) -> Option<Sighting> {
+pub fn to_guest(frame: &[u8], guest: Mac) -> Option<Sighting> {
     let payload = frame.get(ETHERNET_BYTES..)?;
     let address = match frame.get(12..14)?.try_into().ok()? {
         ETHERTYPE_IPV4 => IpAddr::V4(dhcpv4_ack(payload, guest)?),
@@ -161,7 +162,7 @@ fn option(mut options: &[u8], wanted: u16) -> Option<&[u8]> {
 
 /// A frame that makes the guest answer if it uses `target`. The answer goes to `own`, the MAC of the host's end
 /// of the link, so it ends there and never reaches the network.
-pub(crate) fn question(target: IpAddr, own: Mac) -> Vec<u8> {
+pub fn question(target: IpAddr, own: Mac) -> Vec<u8> {
     match target {
         IpAddr::V4(target) => arp_probe(target, own),
         IpAddr::V6(target) => neighbour_solicitation(target, own),
@@ -225,5 +226,4 @@ fn icmpv6_checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u
 }
 
 #[cfg(test)]
-#[path = "wire_tests.rs"]
 mod tests;

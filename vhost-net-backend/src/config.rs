@@ -1,0 +1,134 @@
+//! The configuration file: what the command line says, in YAML.
+//!
+//! ```yaml
+//! cores: 2-3
+//! control: /run/guestwire/vhost.sock
+//! metrics: 127.0.0.1:9105
+//! links:
+//!   - vm1=vhost-user:/run/vm1.sock?queues=2,af_xdp:eth1?mac=02:00:00:00:00:07
+//!   - vhost-user:/run/vm2.sock,tap:tap2
+//! ```
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::cores::{Cores, CoresError};
+use crate::spec::{LinkSpec, SpecError};
+
+/// The largest file that is read, in bytes.
+const MAX_SIZE: u64 = 4 << 20;
+
+/// A configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// CPUs to run on; `None`: one worker anywhere.
+    pub cores: Option<Cores>,
+    /// The control socket.
+    pub control: Option<PathBuf>,
+    /// Where links that were added at run time are remembered.
+    pub state: Option<PathBuf>,
+    /// Where metrics and probes are served.
+    pub metrics: Option<SocketAddr>,
+    /// Links from the start.
+    pub links: Vec<LinkSpec>,
+}
+
+/// Why a configuration file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// It is too long.
+    #[error("{} has more than {MAX_SIZE} bytes", .0.display())]
+    Size(PathBuf),
+    /// It is no YAML, or has fields that do not exist.
+    #[error("configuration")]
+    Yaml(#[from] serde_saphyr::Error),
+    /// A link is not one.
+    #[error("links[{index}]")]
+    Link {
+        /// Which.
+        index: usize,
+        /// What is wrong with it.
+        source: SpecError,
+    },
+    /// The CPUs.
+    #[error("cores")]
+    Cores(#[from] CoresError),
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Raw {
+    cores: Option<String>,
+    control: Option<PathBuf>,
+    state: Option<PathBuf>,
+    metrics: Option<SocketAddr>,
+    links: Vec<String>,
+}
+
+impl Config {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+        if std::fs::metadata(path).map_err(failed)?.len() > MAX_SIZE {
+            return Err(ConfigError::Size(path.to_owned()));
+        }
+        Self::parse(&std::fs::read_to_string(path).map_err(failed)?)
+    }
+
+    fn parse(text: &str) -> Result<Self, ConfigError> {
+        // An empty document is an empty configuration.
+        let raw: Option<Raw> = serde_saphyr::from_str(text)?;
+        let Raw { cores, control, state, metrics, links } = raw.unwrap_or_default();
+        let link = |(index, text): (usize, String)| {
+            text.parse().map_err(|source| ConfigError::Link { index, source })
+        };
+        Ok(Self {
+            cores: cores.map(|cores| cores.parse()).transpose()?,
+            control,
+            state,
+            metrics,
+            links: links.into_iter().enumerate().map(link).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_says_what_the_command_line_says() {
+        let text = "cores: 0-1\ncontrol: /run/c\nmetrics: 127.0.0.1:9\nlinks:\n  - a=tap:x,tap:y\n  - tap:z,vhost-user:/s?mtu=9000\n";
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.cores, Some(Cores(vec![0, 1])));
+        assert_eq!(config.control, Some("/run/c".into()));
+        assert_eq!(config.metrics, Some("127.0.0.1:9".parse().unwrap()));
+        let links: Vec<_> = config.links.iter().map(LinkSpec::text).collect();
+        assert_eq!(links, ["tap:x,tap:y", "tap:z,vhost-user:/s?mtu=9000"]);
+        assert_eq!(config.links[0].name, Some("a".parse().unwrap()));
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let message = |text: &str| {
+            let error = Config::parse(text).unwrap_err();
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            format!("{error}: {source}")
+        };
+        assert!(message("links: [tap:a]").contains("links[0]: link \"tap:a\" has not two ends"));
+        assert!(message("cores: x").contains("core list \"x\""));
+        assert!(message("core: 1").contains("core"));
+        assert!(message("metrics: nowhere").contains("configuration"));
+    }
+}

@@ -1,0 +1,73 @@
+//! The `ctl` command: asks a running daemon, prints what it says.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::cli::Ask;
+use crate::control::client::ask;
+use crate::control::message::{Command, Done};
+
+/// Asks and prints.
+pub(crate) fn run(socket: &Path, question: Ask) -> anyhow::Result<()> {
+    let mut output = None;
+    let mut most = None;
+    let command = match question {
+        Ask::Add { link } => Command::Add { ends: link.text(), name: link.name },
+        Ask::Remove { name } => Command::Remove { name },
+        Ask::List => Command::List,
+        Ask::Stats { name } => Command::Stats { name },
+        Ask::Capture { name, output: file, snap, count } => {
+            (output, most) = (file, count);
+            Command::Capture { name, snap }
+        }
+    };
+    let (done, mut stream) = ask(socket, command)?;
+    let mut stdout = io::stdout().lock();
+    match done {
+        Done::Capturing(_) => {
+            // Frames may be rare.
+            stream.get_ref().set_read_timeout(None)?;
+            match output {
+                None => copy(&mut stream, &mut stdout, most),
+                Some(path) => {
+                    let mut file =
+                        File::create(&path).with_context(|| format!("create {}", path.display()))?;
+                    copy(&mut stream, &mut file, most)
+                }
+            }
+            .context("copy the capture")
+        }
+        done => {
+            serde_json::to_writer_pretty(&mut stdout, &done)?;
+            Ok(writeln!(stdout)?)
+        }
+    }
+}
+
+/// Copies a pcap file, up to so many frames, each written at once.
+fn copy(from: &mut impl Read, to: &mut impl Write, most: Option<u64>) -> io::Result<()> {
+    const HEAD: usize = 24;
+    const FRAME_HEAD: usize = 16;
+    let mut head = [0; HEAD];
+    from.read_exact(&mut head)?;
+    to.write_all(&head)?;
+    to.flush()?;
+    let mut frames = 0;
+    while most.is_none_or(|most| frames < most) {
+        let mut bytes = vec![0; FRAME_HEAD];
+        match from.read_exact(&mut bytes) {
+            // The link is gone.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            other => other?,
+        }
+        let kept = bytes.get(8..12).and_then(|field| field.try_into().ok()).map_or(0, u32::from_ne_bytes);
+        from.take(kept.into()).read_to_end(&mut bytes)?;
+        to.write_all(&bytes)?;
+        to.flush()?;
+        frames += 1;
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! What passes a gate, what does not, and what that costs whom.
+
+use crate::frame::{Header, Offloads};
+
+use super::*;
+
+const OWN: [u8; 6] = [2, 0, 0, 0, 0, 7];
+const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 8];
+
+fn frame(source: [u8; 6], size: usize) -> Vec<u8> {
+    let mut bytes = [[0xff; 6].as_slice(), &source, &[0x88, 0xb5]].concat();
+    bytes.resize(size, 0x5a);
+    bytes
+}
+
+fn batch<'m>(frames: &'m [Vec<u8>], cut: usize) -> Batch<'m> {
+    let mut batch = Batch::new();
+    for bytes in frames {
+        let (front, rest) = bytes.split_at(cut);
+        let pieces = [Readable::own(front), Readable::own(rest)];
+        batch.push(Header::NONE, Offloads::NONE, u32::try_from(bytes.len()).unwrap(), &pieces).unwrap();
+    }
+    batch
+}
+
+fn bytes(pieces: &[Readable<'_>]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for piece in pieces {
+        let mut part = vec![0; piece.len() as usize];
+        piece.read(&mut part);
+        all.extend(part);
+    }
+    all
+}
+
+fn gate(source: Option<[u8; 6]>, bytes: u64, packets: u64) -> Box<Gate> {
+    let policy =
+        Policy { source: source.map(Mac), bytes: NonZeroU64::new(bytes), packets: NonZeroU64::new(packets) };
+    Gate::new(policy).unwrap()
+}
+
+#[test]
+fn an_end_without_policy_has_no_gate() {
+    assert!(Gate::new(Policy::default()).is_none());
+}
+
+#[test]
+fn only_frames_from_the_ends_own_address_pass_unaltered_however_they_are_cut() {
+    let frames = [frame(OTHER, 60), frame(OWN, 61), frame(OWN, 1514), frame(OTHER, 62), frame(OWN, 14)];
+    for cut in [0, 5, 11, 13, 14] {
+        let (mut gate, drops) = (gate(Some(OWN), 0, 0), Drops::default());
+        let mut passed = Vec::new();
+        let done = gate.pass(&batch(&frames, cut), &drops, |batch| {
+            passed.extend(batch.iter().map(|(_, pieces)| bytes(pieces)));
+            batch.len()
+        });
+        assert_eq!((done, drops.spoofed.get()), (5, 2));
+        assert_eq!(passed, [frames[1].clone(), frames[2].clone(), frames[4].clone()]);
+    }
+}
+
+#[test]
+fn a_header_that_changes_after_the_check_changes_nothing() {
+    let guest = crate::ring::fake::Guest::new();
+    guest.write(0, &frame(OWN, 60));
+    let (mut gate, drops) = (gate(Some(OWN), 0, 0), Drops::default());
+    let mut lent = Batch::new();
+    let piece = guest.memory.readable(0, 60).unwrap();
+    lent.push(Header::NONE, Offloads::NONE, 60, &[piece]).unwrap();
+    gate.pass(&lent, &drops, |batch| {
+        guest.write(0, &frame(OTHER, 60));
+        let (_, pieces) = batch.iter().next().unwrap();
+        assert_eq!(bytes(pieces)[..14], frame(OWN, 60)[..14]);
+        1
+    });
+}
+
+#[test]
+fn what_the_sink_did_not_take_comes_again_and_is_counted_once() {
+    let frames = [frame(OTHER, 60), frame(OWN, 60), frame(OTHER, 60), frame(OWN, 60), frame(OTHER, 60)];
+    let (mut gate, drops) = (gate(Some(OWN), 0, 0), Drops::default());
+    assert_eq!(gate.pass(&batch(&frames, 7), &drops, |_| 0), 1);
+    assert_eq!(gate.pass(&batch(&frames[1..], 7), &drops, |_| 1), 2);
+    assert_eq!(gate.pass(&batch(&frames[3..], 7), &drops, |batch| batch.len()), 2);
+    assert_eq!(drops.spoofed.get(), 3);
+}
+
+#[test]
+fn a_frame_in_more_pieces_than_can_be_checked_is_dropped_not_cut_short() {
+    let byte = frame(OWN, PIECES);
+    let pieces: Vec<_> = byte.chunks(1).map(Readable::own).collect();
+    let mut lent = Batch::new();
+    lent.push(Header::NONE, Offloads::NONE, u32::try_from(PIECES).unwrap(), &pieces).unwrap();
+    let (mut gate, drops) = (gate(Some(OWN), 0, 0), Drops::default());
+    assert_eq!(gate.pass(&lent, &drops, |_| panic!("nothing may pass")), 1);
+    assert_eq!(drops.pieces.get(), 1);
+}
+
+#[test]
+fn a_rate_lets_pass_what_it_says_and_counts_the_rest() {
+    // 100 frames a second: 50 ms are 5 frames.
+    let mut rate = Rate::new(NonZeroU64::new(100).unwrap(), 1);
+    let mut passed = [0_u32; 2];
+    for (second, count) in passed.iter_mut().enumerate() {
+        for attempt in 0..10_000_u64 {
+            let now = second as u64 * 1_000_000_000 + attempt * 100_000;
+            if rate.allows(now) {
+                rate.charge(now, 1);
+                *count += 1;
+            }
+        }
+    }
+    assert_eq!((passed[0] / 5, passed[1] / 5), (104 / 5, 100 / 5), "{passed:?}");
+}
+
+#[test]
+fn bytes_are_limited_by_length_and_the_longest_frame_always_passes_after_a_pause() {
+    let mut rate = Rate::new(NonZeroU64::new(1000).unwrap(), MAX_FRAME.into());
+    assert!(rate.allows(0));
+    rate.charge(0, MAX_FRAME.into());
+    let due = u64::from(MAX_FRAME) * 1_000_000;
+    assert!(!rate.allows(due - 2_000_000));
+    assert!(rate.allows(due));
+    // Idle time is not saved up beyond the burst.
+    let late = due + 3_600_000_000_000;
+    rate.charge(late, 2000);
+    assert!(!rate.allows(late + 1_000_000_000));
+}
+
+#[test]
+fn frames_over_the_limit_are_dropped_and_counted() {
+    let frames = [frame(OWN, 60), frame(OWN, 60), frame(OWN, 60)];
+    let (mut gate, drops) = (gate(None, 0, 1), Drops::default());
+    let mut passed = 0;
+    let done = gate.pass(&batch(&frames, 0), &drops, |batch| {
+        passed += batch.len();
+        batch.len()
+    });
+    assert_eq!((done, passed, drops.rate_limit.get()), (3, 1, 2));
+}
+
+#[test]
+fn a_rate_beyond_all_wires_never_limits() {
+    let mut rate = Rate::new(NonZeroU64::MAX, 1);
+    rate.charge(0, u64::MAX);
+    assert!(rate.allows(0));
+}
