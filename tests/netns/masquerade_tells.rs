@@ -1,17 +1,21 @@
 //! `masquerade serve` tells a guest everything it needs, whichever client asks.
 
 use std::fs;
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use e2e::{Daemon, Namespace, binary, eventually, sh};
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::masquerade_ground::{CLIENT_V4, CLIENT_V6, Ground, POD_V4, POD_V6, ip, tcp};
 
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
+/// Datagrams of a flood.
+const FLOOD: usize = 100_000;
 
 /// A guest on its wire, with nothing but the pod interface's MAC, and somebody who tells it the rest.
 struct Told {
@@ -19,7 +23,7 @@ struct Told {
     files: TempDir,
     /// The machine's own configuration, which a client's scripts would write to.
     etc: String,
-    _server: Daemon,
+    server: Daemon,
 }
 
 impl Drop for Told {
@@ -45,8 +49,8 @@ impl Told {
             .unwrap();
         let mut command = ground.pod.command(binary("masquerade"));
         command.args(["serve", "--host-name", "vm1", "--resolv-conf"]).arg(resolv_conf).args(arguments);
-        let _server = Daemon::start(&mut command);
-        Self { ground, files, etc: e2e::files(Path::new("/etc")), _server }
+        let server = Daemon::start(&mut command);
+        Self { ground, files, etc: e2e::files(Path::new("/etc")), server }
     }
 
     fn guest(&self) -> &Namespace {
@@ -230,6 +234,32 @@ fn nobody_but_the_guest_is_answered() {
     assert!(!ask(), "a stranger was answered");
     told.guest().sh("ip link set eth0 address 02:00:00:00:00:66");
     eventually("the guest is answered", ANSWERED_WITHIN, || ask().then_some(()));
+}
+
+#[test]
+fn a_guest_that_floods_is_still_told_and_costs_no_memory() {
+    let mut told = Told::new(&[]);
+    let hook = told.hook("1");
+    told.guest().sh(&format!("udhcpc -i eth0 -f -q -n -t 10 -T 3 -s {hook}"));
+    let server = told.server.child().id();
+    let peak = || {
+        let status = fs::read_to_string(format!("/proc/{server}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let before = peak();
+    let socket = told.guest().netns().run(|| UdpSocket::bind("0.0.0.0:68")).unwrap().unwrap();
+    socket.set_broadcast(true).unwrap();
+    setsockopt(&socket, sockopt::BindToDevice, &"eth0".into()).unwrap();
+    for length in (0..1400).cycle().take(FLOOD) {
+        // What does not fit into the queue is lost, as on any wire.
+        let _sent = socket.send_to(&[0x01; 1400][..length], "255.255.255.255:67");
+    }
+    drop(socket);
+    fs::remove_file(told.files.path().join("told.bound")).unwrap();
+    told.guest().sh(&format!("udhcpc -i eth0 -f -q -n -t 10 -T 3 -s {hook}"));
+    assert_told(&told.told("bound"), &["ip=10.0.2.2"]);
+    assert!(peak() - before < 2048, "{before} KiB before, {} KiB after", peak());
 }
 
 #[test]

@@ -229,12 +229,14 @@ fn what_the_manifest_asks_for_is_what_the_guest_is_told() {
             "            portRanges: [{start: 79, end: 81, protocol: UDP}]\n            ports:\n",
         ),
     ]);
-    // A network of the administrator's, with jumbo frames, IPv4 only, and name servers of its own.
+    // The example network, with its jumbo frames, without IPv6, and with name servers of its own.
     fs::write(node.path("dns"), "domain b.example\nnameserver 192.0.2.53\n").unwrap();
-    let conflist = serde_json::json!({"cniVersion": "1.0.0", "name": "jumbo", "plugins": [
-        {"type": "cnv-bridge", "bridge": "pods9", "mtu": 9000, "isDefaultGateway": true, "ipMasq": true, "ipam": {
-            "type": "host-local", "dataDir": node.path("ipam"), "resolvConf": node.path("dns"),
-            "ranges": [[{"subnet": "10.77.0.0/24"}]]}}]});
+    let mut conflist: Value =
+        serde_json::from_str(include_str!("../../docs/examples/pods.conflist")).unwrap();
+    let ipam = &mut conflist["plugins"][0]["ipam"];
+    ipam["dataDir"] = node.path("ipam").to_str().into();
+    ipam["resolvConf"] = node.path("dns").to_str().into();
+    ipam["ranges"].as_array_mut().unwrap().pop();
     let path = node.path("pods.conflist");
     fs::write(&path, conflist.to_string()).unwrap();
     node.up(&manifest, &["--pod-network", path.to_str().unwrap()]);

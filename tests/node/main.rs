@@ -7,6 +7,11 @@
 mod a_kvm_guest;
 mod a_vmm_boots_linux;
 mod cnv_bridge_vlans;
+#[path = "../netns/masquerade_ground.rs"]
+#[expect(dead_code, reason = "the other rung uses all of it")]
+mod masquerade_ground;
+mod masquerade_guests;
+mod masquerade_sctp;
 mod sriov_attaches;
 mod sriov_guest;
 mod sriov_nic;

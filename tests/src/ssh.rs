@@ -36,6 +36,11 @@ impl SshKey {
 
     /// `ssh root@host command`, from inside a namespace. Nobody's configuration or known hosts play a part.
     pub fn login(&self, from: &Namespace, host: &str, command: &str) -> Command {
+        self.login_on(from, host, 22, command)
+    }
+
+    /// The same on another port than sshd's own.
+    pub fn login_on(&self, from: &Namespace, host: &str, port: u16, command: &str) -> Command {
         let mut ssh = from.command("ssh");
         ssh.args(["-F", "none", "-i"]).arg(&self.private);
         for option in [
@@ -48,7 +53,7 @@ impl SshKey {
         ] {
             ssh.args(["-o", option]);
         }
-        ssh.arg(format!("root@{host}")).arg(command);
+        ssh.arg("-p").arg(port.to_string()).arg(format!("root@{host}")).arg(command);
         ssh
     }
 }

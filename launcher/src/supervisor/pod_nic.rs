@@ -29,7 +29,7 @@ use crate::ready::Ready;
 use crate::vm::plan::PlannedNic;
 use crate::vm::record::{Record, Wired};
 
-/// How long a guest waits that asks more than [`Pending::Nothing`] at once: it decides how much it asks, not how much of
+/// How long a guest waits that asks for more than [`Pending::Nothing`] at once: it decides how much it asks, not how much of
 /// the supervisor's time that takes.
 const FLOOD_PAUSE: Duration = Duration::from_millis(10);
 /// Addresses of the pod are looked at again at most this often.

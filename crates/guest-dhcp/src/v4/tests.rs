@@ -215,4 +215,36 @@ proptest! {
         let (reply, _) = ask_of(&guest, &request(MessageType::Discover, ANY, options)).unwrap();
         prop_assert!(reply.message.len() + 28 <= usize::from(size.clamp(576, 1450)));
     }
+
+    /// Whatever a guest asks for, by whichever way through the protocol: it gets its own address or none.
+    #[test]
+    fn nobody_gets_anothers_address(
+        message in prop::sample::select(vec![1_u8, 3, 4, 7, 8]),
+        ciaddr in address(),
+        wanted in prop::option::of(address()),
+        server in prop::option::of(address()),
+        broadcast in any::<bool>(),
+    ) {
+        let mut options = Vec::new();
+        options.extend(wanted.map(DhcpOption::RequestedIpAddress));
+        options.extend(server.map(DhcpOption::ServerIdentifier));
+        let message = MessageType::from(message);
+        let mut request = request(message, ciaddr, options);
+        if broadcast {
+            request.set_flags(Flags::default().set_broadcast());
+        }
+        let Some((reply, answer)) = ask(&request) else { return Ok(()) };
+        prop_assert!([GUEST, Mac::BROADCAST].contains(&reply.to_mac));
+        let has_lease = answer.opts().contains(OptionCode::AddressLeaseTime);
+        prop_assert_eq!(answer.yiaddr(), if has_lease { OWN } else { ANY });
+        if message == MessageType::Request && has_lease {
+            prop_assert_eq!(wanted.unwrap_or(ciaddr), OWN);
+            prop_assert!(server.is_none_or(|server| server == SERVER));
+        }
+    }
+}
+
+/// The addresses that mean something here, and any other.
+fn address() -> impl Strategy<Value = Ipv4Addr> {
+    prop_oneof![Just(ANY), Just(OWN), Just(SERVER), Just(STALE), any::<u32>().prop_map(Ipv4Addr::from)]
 }

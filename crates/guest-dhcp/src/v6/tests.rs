@@ -1,4 +1,5 @@
 use dhcproto::v6::ORO;
+use proptest::prelude::*;
 
 use super::*;
 use crate::responder::tests::guest;
@@ -165,4 +166,30 @@ fn no_answer_is_longer_than_ipv6_s_least_mtu() {
         panic!("no domains were told");
     };
     assert!(names.len() > 3, "{} names", names.len());
+}
+
+proptest! {
+    /// Whatever a guest asks for: only its own address lives on.
+    #[test]
+    fn nobody_gets_anothers_address(
+        message in prop::sample::select(vec![1_u8, 3, 4, 5, 6, 8, 9, 11]),
+        id in any::<u32>(),
+        wanted in prop::collection::vec(prop_oneof![Just(OWN), Just(STALE), any::<u128>().prop_map(Ipv6Addr::from)], 0..4),
+        to_us in any::<bool>(),
+        rapid in any::<bool>(),
+    ) {
+        let mut options = vec![association(id, &wanted)];
+        options.extend(to_us.then(us));
+        options.extend(rapid.then_some(DhcpOption::RapidCommit));
+        let Some(answer) = ask(&request(MessageType::from(message), options)) else { return Ok(()) };
+        let granted = associations(answer.opts()).flat_map(|association| association.opts.iter()).filter_map(
+            |option| match option {
+                DhcpOption::IAAddr(address) => Some((address.addr, address.valid_life)),
+                _ => None,
+            },
+        );
+        for (address, lifetime) in granted {
+            prop_assert!(address == OWN || lifetime == 0, "{} for {} s", address, lifetime);
+        }
+    }
 }
