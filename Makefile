@@ -23,6 +23,7 @@ test: setup
 bench: setup
 	cargo build --release --workspace --bins
 	cargo bench --package e2e --package secondary-dns --benches
+	vhost-net-backend/benches/run
 
 # The tests of the node VM; TEST=part-of-a-name picks some.
 node:

@@ -2,23 +2,11 @@
 //! applies its seed. QEMU is the reference here; our own launcher's promises are in their own modules.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use e2e::{Daemon, GuestImage, Namespace, Sandbox, SshKey, eventually, output, run, sh};
-
-/// A seed disk with these files.
-fn seed_disk(folder: &Path, files: &[(&str, &str)]) -> PathBuf {
-    let disk = folder.join("seed.img");
-    run(Command::new("mkfs.vfat").args(["-C", "-n", "CIDATA"]).arg(&disk).arg("1024"));
-    for (name, content) in files {
-        let file = folder.join(name);
-        fs::write(&file, content).unwrap();
-        run(Command::new("mcopy").arg("-i").arg(&disk).arg(&file).arg("::"));
-    }
-    disk
-}
+use e2e::{Daemon, GuestImage, Namespace, Sandbox, SshKey, eventually, output, run, seed_disk, sh};
 
 #[test]
 fn applies_its_seed_and_lets_the_key_in() {

@@ -1,7 +1,10 @@
 //! The quick-test guest: a Debian kernel with an initramfs that applies a NoCloud seed (`tests/guest`).
 
-use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use crate::command::run;
 
 /// An ELF kernel of three bytes of code, loaded at 1 MiB and entered there in 64-bit mode: `hlt`, for ever.
 pub(crate) const HALT_KERNEL: &[u8] = &halt_kernel();
@@ -82,4 +85,20 @@ impl GuestImage {
         }
         image
     }
+}
+
+/// A NoCloud seed disk with these files, made in `folder`.
+///
+/// # Panics
+/// If mkfs.vfat or mcopy fail.
+#[track_caller]
+pub fn seed_disk(folder: &Path, files: &[(&str, &str)]) -> PathBuf {
+    let disk = folder.join("seed.img");
+    run(Command::new("mkfs.vfat").args(["-C", "-n", "CIDATA"]).arg(&disk).arg("1024"));
+    for (name, content) in files {
+        let file = folder.join(name);
+        fs::write(&file, content).expect("the test's own folder can be written to");
+        run(Command::new("mcopy").arg("-i").arg(&disk).arg(&file).arg("::"));
+    }
+    disk
 }

@@ -29,7 +29,7 @@ pub use api_server::ApiServer;
 pub use binaries::{binary, binary_dir};
 pub use cni_call::{Answer, CniCall};
 pub use command::{Daemon, output, run, sh};
-pub use guest::GuestImage;
+pub use guest::{GuestImage, seed_disk};
 pub use launcher::{Launcher, example};
 pub use namespace::Namespace;
 pub use sandbox::Sandbox;

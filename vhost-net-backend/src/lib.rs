@@ -4,6 +4,9 @@
 //! (`ring::rx`, `port::tap`, `port::xdp`) copies them out → used ring and one signal. A guest's way in: its VMM connects
 //! (`vhost`), lends its memory (`memory`) and rings, which then run in a worker's thread (`worker`).
 //!
+//! Beside the packets: `control` changes and watches the daemon, `metrics` tells Prometheus, and [`plugin`] is the CNI plugin
+//! that asks it for a pod's link.
+//!
 //! Guests are hostile: everything read from their memory is checked where it is read, and what contradicts itself ends
 //! that guest's end of the link (`fault`), never the process and never another link.
 
@@ -25,6 +28,7 @@ pub mod mirror;
 pub mod observer;
 pub mod offload;
 pub mod pcap;
+pub mod plugin;
 pub mod poller;
 pub mod port;
 pub mod ring;

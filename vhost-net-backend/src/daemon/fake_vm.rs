@@ -41,6 +41,13 @@ impl Vm {
     }
 
     pub(crate) fn over(stream: UnixStream, features: u64) -> Self {
+        let mut vm = Self::begin(stream, features);
+        (0..2).for_each(|index| vm.start(index, 0));
+        vm
+    }
+
+    /// Negotiates `features`, and starts no ring yet.
+    pub(crate) fn begin(stream: UnixStream, features: u64) -> Self {
         let guest = Guest::new();
         let (mut rx, tx) = (Driver::new(&guest, 0, ENTRIES), Driver::new(&guest, 65_536, ENTRIES));
         for at in 0..32 {
@@ -52,7 +59,6 @@ impl Vm {
         let mut vm = Self { guest, frontend, rx, tx, events, stream };
         vm.negotiate(features);
         vm.share_memory();
-        (0..2).for_each(|index| vm.start(index, 0));
         vm
     }
 
@@ -83,13 +89,18 @@ impl Vm {
     }
 
     pub(crate) fn start(&mut self, index: usize, base: u16) {
+        self.configure(index, base);
+        self.frontend.set_vring_enable(index, true).unwrap();
+    }
+
+    /// All that a ring needs, but for enabling it.
+    pub(crate) fn configure(&mut self, index: usize, base: u16) {
         let [kick, call] = &self.events[index];
         self.frontend.set_vring_num(index, ENTRIES).unwrap();
         self.frontend.set_vring_base(index, base).unwrap();
         self.set_addresses(index).unwrap();
         self.frontend.set_vring_call(index, call).unwrap();
         self.frontend.set_vring_kick(index, kick).unwrap();
-        self.frontend.set_vring_enable(index, true).unwrap();
     }
 
     pub(crate) fn set_addresses(&self, index: usize) -> vhost::Result<()> {

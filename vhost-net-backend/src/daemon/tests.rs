@@ -1,8 +1,11 @@
 //! The daemon as VMMs meet it: over its sockets, with a frontend of the vhost crate.
 
-use std::io::Write as _;
+mod latency;
+
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use vhost::VhostBackend as _;
 use vhost::vhost_user::VhostUserFrontend as _;
@@ -174,6 +177,24 @@ fn a_message_cut_short_ends_only_its_connection() {
         stream.write_all(&[2, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0][..length]).unwrap();
     }
     let (mut alice, mut bob) = joined.vms();
+    alice.send(1);
+    bob.expect(1);
+}
+
+#[test]
+fn a_ring_enabled_before_anything_was_negotiated_is_acknowledged_and_enabled() {
+    let joined = Joined::new();
+    let mut stream = UnixStream::connect(joined.socket("a")).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    // SET_VRING_ENABLE of ring 1, as QEMU sends it first of all: version 1, NEED_REPLY.
+    stream.write_all(&[18, 0, 0, 0, 9, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]).unwrap();
+    let mut answer = [0; 20];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, [18, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let mut bob = Vm::connect(&joined.socket("b"), BASIC);
+    // What follows does not say it again.
+    let mut alice = Vm::begin(stream, BASIC);
+    alice.configure(1, 0);
     alice.send(1);
     bob.expect(1);
 }

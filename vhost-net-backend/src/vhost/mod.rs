@@ -4,6 +4,7 @@
 //! connection after the other; it is blocked in a read nearly always. Queues themselves run in the link's worker.
 //! A connection that ends, for whatever reason, leaves the end waiting for the next.
 
+mod early;
 mod features;
 mod session;
 mod vring;
@@ -14,7 +15,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -26,6 +27,7 @@ use crate::listener::{Listener, SocketError};
 use crate::poller::Poller;
 use crate::port::{Hangup, Port, Queue, VhostPort};
 use crate::worker::{Stopped, WorkerHandle};
+use early::Enable;
 use session::Session;
 
 /// How long a client waits before it tries to connect again, in seconds.
@@ -211,37 +213,51 @@ impl Server {
 
     /// Serves one connection until it ends.
     fn serve(&self, stream: UnixStream) -> Result<(), Stopped> {
-        let socket = self.settings.socket.display();
-        let hangup = match stream.set_nonblocking(false).and_then(|()| stream.try_clone()) {
-            Ok(copy) => Hangup(copy),
-            Err(error) => {
-                tracing::error!(%socket, %error, "cannot use a connection");
-                return Ok(());
-            }
-        };
-        self.port.connect(hangup)?;
-        let session = Session::new(self.port.clone(), self.settings.clone());
-        let mut handler = BackendReqHandler::from_stream(stream, Arc::new(Mutex::new(session)));
-        let error = loop {
-            match handler.handle_request() {
-                Ok(()) | Err(ProtocolError::SocketRetry(_)) => {}
-                // DPDK's virtio-user, when it reconnects, disables its rings before it has negotiated that they can be.
-                Err(ProtocolError::InactiveFeature(feature)) => {
-                    tracing::debug!(?feature, "ignoring a request that was not negotiated");
-                }
-                Err(error) => break error,
-            }
-        };
-        match &error {
+        serve(&self.port, &self.settings, stream, |why| match why {
             ProtocolError::Disconnected | ProtocolError::SocketBroken(_) => {}
             ProtocolError::ReqHandlerError(cause) => self.refuse(cause.get_ref().map(|error| error as _)),
             other => self.refuse(Some(other)),
-        }
-        self.port.disconnect()
+        })
     }
 
     fn refuse(&self, error: Option<&(dyn std::error::Error + 'static)>) {
         self.counters.fault(self.port.side, "message");
         tracing::warn!(socket = %self.settings.socket.display(), error, "ending the connection");
     }
+}
+
+/// Serves one connection; its queues have stopped when this returns. `ended` hears why, before the VMM sees that it has.
+pub(crate) fn serve(
+    port: &PortHandle,
+    settings: &VhostSettings,
+    stream: UnixStream,
+    ended: impl FnOnce(&ProtocolError),
+) -> Result<(), Stopped> {
+    let copies = stream.set_nonblocking(false).and_then(|()| Ok((stream.try_clone()?, stream.try_clone()?)));
+    let (hangup, aside) = match copies {
+        Ok((copy, aside)) => (Hangup(copy), aside),
+        Err(error) => {
+            ended(&ProtocolError::ReqHandlerError(error));
+            return Ok(());
+        }
+    };
+    port.connect(hangup)?;
+    let session = Arc::new(Mutex::new(Session::new(port.clone(), settings.clone())));
+    let mut handler = BackendReqHandler::from_stream(stream, Arc::clone(&session));
+    let why = loop {
+        let enable = Enable::peek(&aside);
+        let handled = match (handler.handle_request(), enable) {
+            (Err(ProtocolError::InactiveFeature(_)), Some(enable)) => {
+                let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+                enable.carry_out(&mut session, &aside)
+            }
+            (handled, _) => handled,
+        };
+        match handled {
+            Ok(()) | Err(ProtocolError::SocketRetry(_)) => {}
+            Err(error) => break error,
+        }
+    };
+    ended(&why);
+    port.disconnect()
 }

@@ -1,0 +1,213 @@
+//! The CNI plugin `vhost-user` joins a pod's interface to a guest, and lets go of it whatever happened meanwhile.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use e2e::{CniCall, Daemon, Namespace, Sandbox, binary, eventually, output, sh};
+use serde_json::{Value, json};
+
+use crate::vhost_guests::{Guest, await_socket};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const CONTROL: &str = "/run/guestwire/vhost.sock";
+const DEVICE_INFO: &str = "/run/k8s.cni.cncf.io/devinfo/cni/net1-device.json";
+
+/// A node with a bridge and the daemon, and a pod on the bridge.
+struct Node {
+    pod: Option<Namespace>,
+    daemon: Daemon,
+    plugin: CniCall,
+    mac: String,
+    _sandbox: Sandbox,
+}
+
+fn daemon() -> Daemon {
+    let mut command = Command::new(binary("vhost-net-backend"));
+    let daemon = Daemon::start(command.args(["--control", CONTROL, "--state", "/run/guestwire/state"]));
+    await_socket(Path::new(CONTROL));
+    eventually("the daemon answers", LIMIT, || output(&mut ctl("list")).status.success().then_some(()));
+    daemon
+}
+
+fn ctl(what: &str) -> Command {
+    let mut command = Command::new(binary("vhost-net-backend"));
+    command.args(["ctl", what]);
+    command
+}
+
+fn links() -> Vec<Value> {
+    let answer: Value = serde_json::from_slice(&output(&mut ctl("list")).stdout).unwrap();
+    answer["links"].as_array().unwrap().clone()
+}
+
+impl Node {
+    fn new() -> Self {
+        let sandbox = Sandbox::enter();
+        sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+        sh("ip addr add 192.0.2.1/24 dev br1");
+        let (pod, daemon) = (Namespace::new("pod"), daemon());
+        let bridge = json!({"cniVersion": "1.1.0", "name": "net", "type": "cnv-bridge", "bridge": "br1", "macspoofchk": true});
+        let result = CniCall::new("cnv-bridge", bridge).netns(&pod).call("ADD").success();
+        let mac = result["interfaces"][2]["mac"].as_str().unwrap().to_owned();
+        let config = json!({
+            "cniVersion": "1.1.0", "name": "net", "type": "vhost-user",
+            "runtimeConfig": {"CNIDeviceInfoFile": DEVICE_INFO},
+        });
+        let plugin = CniCall::new("vhost-user", config).netns(&pod).with("prevResult", result);
+        Self { pod: Some(pod), daemon, plugin, mac, _sandbox: sandbox }
+    }
+
+    /// Attaches; returns where the socket is.
+    fn add(&self) -> PathBuf {
+        let result = self.plugin.call("ADD").success();
+        let ours =
+            result["interfaces"].as_array().unwrap().iter().find(|interface| interface["name"] == "net1");
+        PathBuf::from(ours.unwrap()["socketPath"].as_str().unwrap())
+    }
+
+    fn assert_nothing_is_left(&self) {
+        assert_eq!(links(), Vec::<Value>::new());
+        assert!(!Path::new(DEVICE_INFO).exists());
+        for folder in ["/run/guestwire/vhost", "/run/guestwire/state"] {
+            let left = std::fs::read_dir(folder).map(|files| files.count());
+            assert!(matches!(left, Ok(0) | Err(_)), "{folder}: {left:?}");
+        }
+    }
+}
+
+fn guest(directory: &Path, socket: &Path, mac: &str) -> Guest {
+    let port = format!("path={},queue_size=256,mac={mac}", socket.display());
+    let mut guest = Guest::start(directory, "guest.log", "icmpecho", &[port]);
+    guest.say("start");
+    guest.received(1);
+    guest
+}
+
+#[test]
+fn a_guest_on_a_pods_interface_is_reached_and_its_address_observed() {
+    let node = Node::new();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = node.add();
+    let told: Value = serde_json::from_slice(&std::fs::read(DEVICE_INFO).unwrap()).unwrap();
+    let vhost_user = json!({"mode": "client", "path": socket});
+    assert_eq!(told, json!({"type": "vhost-user", "version": "1.1.0", "vhost-user": vhost_user}));
+    let _guest = guest(directory.path(), &socket, &node.mac);
+    sh("ping -c 3 -i 0.2 -w 20 192.0.2.2");
+    node.plugin.call("CHECK").success();
+    let seen = eventually("the guest's address is observed", LIMIT, || {
+        links()[0]["ends"][0]["addresses"].as_array().filter(|seen| !seen.is_empty()).cloned()
+    });
+    assert_eq!((&seen[0]["address"], &seen[0]["mac"]), (&json!("192.0.2.2"), &json!(node.mac)));
+    // The kernel must not leave checksums to a guest.
+    let (code, message) = node.plugin.call("ADD").error();
+    assert!(code == 103 && message.contains("vhost-net-backend"), "{code} {message}");
+    for _ in 0..2 {
+        node.plugin.call("DEL").success();
+        node.assert_nothing_is_left();
+    }
+    let (code, message) = node.plugin.call("CHECK").error();
+    assert!(code == 105 && message.contains("absent"), "{code} {message}");
+}
+
+#[test]
+fn a_guest_cannot_send_from_another_address() {
+    let node = Node::new();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = node.add();
+    let _guest = guest(directory.path(), &socket, "02:00:00:00:00:99");
+    let answer = output(Command::new("ping").args(["-c", "1", "-w", "2", "192.0.2.2"]));
+    assert!(!answer.status.success(), "a spoofing guest answered");
+    let stats: Value = serde_json::from_slice(&output(&mut ctl("stats")).stdout).unwrap();
+    let spoofed = stats["stats"][0]["directions"][0]["drops"]["spoofed"].as_u64();
+    assert!(spoofed > Some(0), "{stats}");
+}
+
+#[test]
+fn a_crash_anywhere_in_add_or_del_leaves_nothing_that_del_does_not_find() {
+    let node = Node::new();
+    let whole = |verb: &str| {
+        for changes in 1.. {
+            let crashed = node.plugin.clone().var("GUESTWIRE_CRASH_AFTER", changes.to_string()).call(verb);
+            if crashed.code.is_some() {
+                return changes;
+            }
+            node.plugin.call("DEL").success();
+            node.assert_nothing_is_left();
+            if verb == "DEL" {
+                node.add();
+            }
+        }
+        unreachable!("an endless range")
+    };
+    assert!(whole("ADD") > 2);
+    assert!(whole("DEL") > 1);
+    node.plugin.call("DEL").success();
+    node.assert_nothing_is_left();
+}
+
+#[test]
+fn del_and_gc_need_no_namespace() {
+    let mut node = Node::new();
+    node.add();
+    let other = node.plugin.clone().container("c2");
+    other.call("ADD").error();
+    drop(node.pod.take());
+    let without = node.plugin.clone().without("CNI_NETNS");
+    without.call("DEL").success();
+    without.call("DEL").success();
+    node.assert_nothing_is_left();
+}
+
+#[test]
+fn gc_ends_what_belongs_to_no_attachment_of_its_network() {
+    let node = Node::new();
+    node.add();
+    let gc = |network: &str, valid: Value| {
+        let plugin =
+            node.plugin.clone().with("name", json!(network)).with("cni.dev/valid-attachments", valid);
+        plugin.call("GC").success();
+        links().len()
+    };
+    assert_eq!(gc("net", json!([{"containerID": "c1", "ifname": "net1"}])), 1);
+    assert_eq!(gc("other", json!([])), 1);
+    assert_eq!(gc("net", json!([{"containerID": "c1", "ifname": "net2"}])), 0);
+}
+
+#[test]
+fn a_killed_daemon_comes_back_with_its_links() {
+    let mut node = Node::new();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = node.add();
+    node.daemon.child().kill().unwrap();
+    node.daemon.child().wait().unwrap();
+    let (code, _) = node.plugin.call("STATUS").error();
+    assert_eq!(code, 50);
+    let (code, message) = node.plugin.call("DEL").error();
+    assert_eq!((code, message.as_str()), (11, "vhost-net-backend"));
+    node.daemon = daemon();
+    node.plugin.call("STATUS").success();
+    node.plugin.call("CHECK").success();
+    let _guest = guest(directory.path(), &socket, &node.mac);
+    sh("ping -c 1 -w 20 192.0.2.2");
+    node.plugin.call("DEL").success();
+    node.assert_nothing_is_left();
+}
+
+#[test]
+fn mistakes_are_named_and_leave_nothing() {
+    let node = Node::new();
+    for (key, value, code, reason) in [
+        ("queues", json!(0), 7, "queues: is 0; allowed: 1 to 64"),
+        ("control", json!("relative"), 7, "control: is \"relative\""),
+        ("sockets", json!("/a,b"), 7, "sockets: is \"/a,b\""),
+        ("bytes", json!(-1), 7, "bytes: is -1"),
+        ("runtimeConfig", json!({"CNIDeviceInfoFile": "/etc/passwd"}), 126, "/etc/passwd"),
+    ] {
+        let answer = node.plugin.clone().with(key, value).call("ADD").error();
+        assert!(answer.0 == code && answer.1.contains(reason), "{key}: {answer:?}");
+    }
+    let (code, message) = node.plugin.clone().ifname("net7").call("ADD").error();
+    assert!(code == 110 && message.contains("net7"), "{code} {message}");
+    node.assert_nothing_is_left();
+}

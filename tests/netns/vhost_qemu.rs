@@ -1,0 +1,130 @@
+//! A Linux guest in QEMU, whose own driver negotiates all it knows, talks through `vhost-net-backend`: by a tap, where the
+//! kernel takes over what the guest leaves undone, and by AF_XDP, where the backend must do it.
+//!
+//! Emulated without KVM, so that it runs on any machine.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use e2e::{Daemon, GuestImage, Namespace, Sandbox, SshKey, eventually, output, seed_disk, sh};
+
+use crate::vhost_guests::{await_socket, backend};
+
+const BOOT: Duration = Duration::from_secs(100);
+const BY_TAP: &str = "192.0.2.2";
+const BY_AF_XDP: &str = "198.51.100.2";
+/// Bytes that are sent each way: some hundred segments of 64 KiB at most.
+const LENGTH: usize = 3_000_000;
+
+/// The node's side of both links: namespaces with an address each.
+struct Network {
+    tap: Namespace,
+    wire: Namespace,
+}
+
+impl Network {
+    fn new() -> Self {
+        let (tap, wire) = (Namespace::new("tap"), Namespace::new("wire"));
+        tap.sh("ip tuntap add dev tap0 mode tap vnet_hdr");
+        tap.sh("ip link set tap0 mtu 9000 up");
+        tap.sh("ip addr add 192.0.2.1/24 dev tap0");
+        sh(&format!("ip link add nic type veth peer name wire netns {}", wire.name()));
+        sh("ip link set nic up");
+        wire.sh("ip addr add 198.51.100.1/24 dev wire");
+        wire.sh("ip link set wire up");
+        // AF_XDP cannot say that a checksum is missing.
+        wire.sh("ethtool -K wire tx off");
+        Self { tap, wire }
+    }
+}
+
+/// QEMU with the quick-test guest and a NIC at each socket.
+fn vm(folder: &Path, sockets: [&Path; 2], key: &SshKey) -> Command {
+    let user = format!("#cloud-config\nhostname: vm1\nssh_authorized_keys:\n- {}\n", key.public());
+    let network = format!(
+        "version: 2\nethernets:\n  a:\n    match: {{macaddress: '02:00:00:00:00:0a'}}\n    mtu: 9000\n    addresses: [{BY_TAP}/24]\n  \
+         b:\n    match: {{macaddress: '02:00:00:00:00:0b'}}\n    addresses: [{BY_AF_XDP}/24]\n"
+    );
+    let meta = "instance-id: i-1\n";
+    let seed = seed_disk(folder, &[("meta-data", meta), ("user-data", &user), ("network-config", &network)]);
+    let guest = GuestImage::get();
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-machine", "q35,memory-backend=mem,accel=tcg", "-cpu", "max", "-m", "256"]);
+    qemu.args(["-object", "memory-backend-memfd,id=mem,size=256M,share=on"]);
+    qemu.args(["-display", "none", "-no-reboot", "-append", "console=ttyS0 quiet"]);
+    qemu.arg("-kernel").arg(guest.kernel).arg("-initrd").arg(guest.initrd);
+    qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw,readonly=on", seed.display()));
+    qemu.arg("-serial").arg(format!("file:{}", folder.join("console").display()));
+    for (socket, end) in sockets.iter().zip(["a", "b"]) {
+        qemu.arg("-chardev").arg(format!("socket,id=c{end},path={},reconnect=1", socket.display()));
+        qemu.arg("-netdev").arg(format!("vhost-user,id=n{end},chardev=c{end}"));
+        let mac = format!("02:00:00:00:00:0{end}");
+        let mtu = if end == "a" { ",host_mtu=9000" } else { "" };
+        qemu.arg("-device").arg(format!("virtio-net-pci,netdev=n{end},mac={mac},romfile={mtu}"));
+    }
+    qemu
+}
+
+/// Bytes in which any two places differ soon.
+fn payload() -> Vec<u8> {
+    let mut state = 1_u64;
+    let next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state.to_be_bytes()[0]
+    };
+    std::iter::repeat_with(next).take(LENGTH).collect()
+}
+
+/// Sends a file to the guest and back, over one TCP connection each; SSH notices any altered byte.
+fn exchange(key: &SshKey, from: &Namespace, guest: &str, folder: &Path) {
+    let file = folder.join("payload");
+    fs::write(&file, payload()).unwrap();
+    let mut upload = key.login(from, guest, "cat > /tmp/payload; wc -c < /tmp/payload");
+    let told = upload.stdin(fs::File::open(&file).unwrap()).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert_eq!(told.trim(), LENGTH.to_string(), "sent to {guest}");
+    let back = output(&mut key.login(from, guest, "cat /tmp/payload"));
+    assert!(back.status.success() && back.stdout == payload(), "sent by {guest}");
+}
+
+#[test]
+fn linux_talks_through_the_backend_and_goes_on_when_that_is_killed() {
+    let _sandbox = Sandbox::enter();
+    let folder = tempfile::tempdir().unwrap();
+    let network = Network::new();
+    let sockets = ["a", "b"].map(|name| folder.path().join(name));
+    let [tap, nic] = &sockets.each_ref().map(|socket| format!("vhost-user:{}", socket.display()));
+    let links = [
+        format!("{tap}?mtu=9000,tap:tap0?netns={}", network.tap.path().display()),
+        format!("{nic},af_xdp:nic"),
+    ];
+    let links = links.each_ref().map(String::as_str);
+    let mut daemon = backend(&links);
+    sockets.iter().for_each(|socket| await_socket(socket));
+    let key = SshKey::generate(folder.path());
+    let mut qemu = Daemon::start(&mut vm(folder.path(), sockets.each_ref().map(|path| path.as_path()), &key));
+    let printed = || fs::read_to_string(folder.path().join("console")).unwrap_or_default();
+    eventually("the guest is ready", BOOT, || {
+        assert_eq!(qemu.child().try_wait().unwrap(), None, "QEMU ended: {}", printed());
+        printed().contains("guest ready: vm1").then_some(())
+    });
+    for life in 0..2 {
+        for (from, guest) in [(&network.tap, BY_TAP), (&network.wire, BY_AF_XDP)] {
+            from.sh(&format!("ping -c 2 -i 0.2 -w 30 {guest}"));
+            from.sh(&format!("ping -c 1 -w 30 -s 0 {guest}"));
+            from.sh(&format!("ping -c 1 -w 30 -M do -s 1472 {guest}"));
+        }
+        network.tap.sh(&format!("ping -c 1 -w 30 -M do -s 8972 {BY_TAP}"));
+        if life == 0 {
+            exchange(&key, &network.tap, BY_TAP, folder.path());
+            exchange(&key, &network.wire, BY_AF_XDP, folder.path());
+            // By SIGKILL; QEMU connects again.
+            drop(daemon);
+            sockets.iter().for_each(|socket| fs::remove_file(socket).unwrap());
+            daemon = backend(&links);
+        }
+    }
+    drop(daemon);
+}
