@@ -133,12 +133,12 @@ impl MasqueradeError {
             Self::Overlap { .. } | Self::MtuTooLarge { .. } | Self::MtuTooSmall { .. } | Self::Name(_) => {
                 Code::InvalidConfig
             }
-            Self::NameTaken(_) => Code::Plugin(103),
-            Self::Netlink(_) => Code::Plugin(104),
-            Self::Differs { .. } => Code::Plugin(105),
-            Self::NoPodInterface(_) => Code::Plugin(110),
-            Self::Tap { .. } => Code::Plugin(111),
-            Self::Setting(_) | Self::Device { .. } => Code::Plugin(112),
+            Self::NameTaken(_) => Code::INTERFACE_EXISTS,
+            Self::Netlink(_) => Code::KERNEL_REFUSED,
+            Self::Differs { .. } => Code::DIFFERS,
+            Self::NoPodInterface(_) => Code::NO_INTERFACE,
+            Self::Tap { .. } => Code::NO_TAP,
+            Self::Setting(_) | Self::Device { .. } => Code::UNUSABLE_FILE,
             Self::NoAddress(_) => Code::Plugin(130),
             Self::Nft(_) => Code::Plugin(131),
             Self::Vanished(_) => Code::TryAgainLater,

@@ -82,14 +82,14 @@ impl VmTapError {
             Self::Request(error) => error.code,
             Self::NoNetns => Code::InvalidEnvironment,
             Self::Netns(_) => Code::UnknownContainer,
-            Self::NoPodInterface(_) => Code::Plugin(110),
-            Self::AlreadyATap(_) | Self::NameTaken(_) | Self::HasIngress(_) => Code::Plugin(103),
+            Self::NoPodInterface(_) => Code::NO_INTERFACE,
+            Self::AlreadyATap(_) | Self::NameTaken(_) | Self::HasIngress(_) => Code::INTERFACE_EXISTS,
             Self::Name(_) => Code::InvalidConfig,
-            Self::Netlink(_) => Code::Plugin(104),
-            Self::Tap { .. } => Code::Plugin(111),
-            Self::Setting { .. } => Code::Plugin(112),
+            Self::Netlink(_) => Code::KERNEL_REFUSED,
+            Self::Tap { .. } => Code::NO_TAP,
+            Self::Setting { .. } => Code::UNUSABLE_FILE,
             Self::Vanished(_) => Code::TryAgainLater,
-            Self::Differs(_) => Code::Plugin(105),
+            Self::Differs(_) => Code::DIFFERS,
         }
     }
 }

@@ -67,12 +67,12 @@ impl From<TuningError> for cni::Error {
         let code = match &error {
             TuningError::NoNetns => Code::InvalidEnvironment,
             TuningError::Netns(_) => Code::UnknownContainer,
-            TuningError::NoInterface(_) => Code::Plugin(110),
+            TuningError::NoInterface(_) => Code::NO_INTERFACE,
             TuningError::NotAllowed(_) | TuningError::Allowlist { .. } => Code::Plugin(113),
-            TuningError::File { .. } => Code::Plugin(112),
+            TuningError::File { .. } => Code::UNUSABLE_FILE,
             TuningError::Corrupt { .. } => Code::Plugin(114),
-            TuningError::Netlink(_) | TuningError::NfTables(_) => Code::Plugin(104),
-            TuningError::Differs(_) => Code::Plugin(105),
+            TuningError::Netlink(_) | TuningError::NfTables(_) => Code::KERNEL_REFUSED,
+            TuningError::Differs(_) => Code::DIFFERS,
         };
         Self::from_error(code, &error)
     }

@@ -33,6 +33,22 @@ pub enum Code {
     Plugin(u32),
 }
 
+/// Codes that several plugins share. `docs/errors.md` says what a user does about each.
+impl Code {
+    /// 103: the container has an interface of that name already.
+    pub const INTERFACE_EXISTS: Self = Self::Plugin(103);
+    /// 104: the kernel refused a change.
+    pub const KERNEL_REFUSED: Self = Self::Plugin(104);
+    /// 105: CHECK found a difference.
+    pub const DIFFERS: Self = Self::Plugin(105);
+    /// 110: the container has no such interface.
+    pub const NO_INTERFACE: Self = Self::Plugin(110);
+    /// 111: a tap could not be made.
+    pub const NO_TAP: Self = Self::Plugin(111);
+    /// 112: a kernel setting or a file could not be used.
+    pub const UNUSABLE_FILE: Self = Self::Plugin(112);
+}
+
 impl Code {
     /// As a number.
     pub const fn get(self) -> u32 {

@@ -129,9 +129,9 @@ impl SriovError {
             Self::NoNetns => Code::InvalidEnvironment,
             Self::Netns(_) => Code::UnknownContainer,
             Self::Vanished(_) => Code::TryAgainLater,
-            Self::InterfaceExists { .. } => Code::Plugin(103),
-            Self::Netlink(_) | Self::Attribute(AttributeError::Netlink(_)) => Code::Plugin(104),
-            Self::Differs { .. } => Code::Plugin(105),
+            Self::InterfaceExists { .. } => Code::INTERFACE_EXISTS,
+            Self::Netlink(_) | Self::Attribute(AttributeError::Netlink(_)) => Code::KERNEL_REFUSED,
+            Self::Differs { .. } => Code::DIFFERS,
             Self::Sysfs(SysfsError::Absent(_)) => Code::Plugin(120),
             Self::Sysfs(SysfsError::Physical(_) | SysfsError::NotVirtual(_)) => Code::Plugin(121),
             Self::Sysfs(SysfsError::NoDriver(_) | SysfsError::NoPfLink(_)) | Self::NoLink { .. } => {
