@@ -16,12 +16,25 @@ mod error;
 mod layer3;
 mod masquerade;
 mod port;
+mod uplink;
 mod vlans;
 
 use cni::{Error, Ipam, Request, Success};
 
+pub(crate) use vlans::Vlans;
+
 use config::Config;
 use port::Port;
+
+/// True if `cnv-bridge` made that link for a pod.
+pub(crate) fn is_port_of_ours(link: &netlink::Link) -> bool {
+    port::owner(&link.alias).is_some()
+}
+
+/// Reads a request's configuration.
+pub(crate) fn read(request: &Request) -> Result<(), Error> {
+    Config::try_from(request).map(drop)
+}
 
 /// The plugin.
 #[derive(Debug, Clone, Copy, Default)]

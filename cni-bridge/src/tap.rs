@@ -40,6 +40,11 @@ use cni::{Error, Request, Success};
 use config::Config;
 use pod::Pod;
 
+/// Reads a request's configuration.
+pub(crate) fn read(request: &Request) -> Result<(), Error> {
+    Config::try_from(request).map(drop)
+}
+
 /// The plugin.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct VmTap;

@@ -15,6 +15,11 @@ use cni::{Code, Error, Request, Success};
 
 use config::Config;
 
+/// Reads a request's configuration.
+pub(crate) fn read(request: &Request) -> Result<(), Error> {
+    Config::try_from(request).map(drop)
+}
+
 /// The plugin.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CnvTuning;

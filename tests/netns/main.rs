@@ -7,6 +7,7 @@ mod cnv_bridge_attaches;
 mod cnv_bridge_guards;
 mod cnv_bridge_keys;
 mod cnv_bridge_masquerades;
+mod cnv_bridge_policy;
 mod cnv_bridge_refuses;
 mod cnv_tuning;
 mod masquerade_connects;

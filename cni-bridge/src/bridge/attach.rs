@@ -17,6 +17,7 @@ use super::error::BridgeError;
 use super::layer3::{self, PodEnd};
 use super::masquerade;
 use super::port::Port;
+use super::uplink;
 use super::vlans::Vlans;
 use crate::nf_tables::NfTables;
 use crate::spoof;
@@ -44,11 +45,7 @@ fn survey(config: &Config, port: &Port) -> Result<Ground, BridgeError> {
     let path = port.netns.clone().ok_or(BridgeError::NoNetns)?;
     let namespace = NetNs::open(path.clone()).map_err(BridgeError::Netns)?;
     let host = Netlink::open()?;
-    match device::find(&host, config) {
-        Err(BridgeError::NoBridge(_)) if config.makes_bridge() => {}
-        Err(BridgeError::NoVlanFiltering(_)) if config.enable_vlan_filtering => {}
-        other => drop(other?),
-    }
+    device::survey(&host, config)?;
     let pod = Netlink::open_in(&namespace)?;
     if pod.link_by_name(port.if_name.as_str())?.is_some() {
         return Err(BridgeError::InterfaceExists { if_name: port.if_name.clone(), netns: path });
@@ -79,7 +76,11 @@ fn build(
         cni::mutated("bridge port");
         (bridge, host_end, pod_end)
     };
-    set_port(config, host, host_end.index, &bridge)?;
+    {
+        let _lock = if config.uplink.is_some() { Some(BridgeLock::take()?) } else { None };
+        set_port(config, host, host_end.index, &bridge)?;
+        uplink::join(host, config, &bridge)?;
+    }
     host.set_up(host_end.index)?;
     cni::mutated("host end up");
     let mut success = describe(config, port, &bridge, &host_end, &pod_end);

@@ -11,6 +11,7 @@ use super::device;
 use super::error::BridgeError;
 use super::masquerade;
 use super::port::Port;
+use super::uplink;
 use super::vlans::Vlans;
 use crate::compare::{difference, expect, index, state};
 use crate::nf_tables::NfTables;
@@ -38,6 +39,7 @@ pub(super) fn check(config: &Config, port: &Port, previous: Option<&Success>) ->
         masquerade::check(&NfTables::open()?, port, &assigned(port, previous))?;
     }
     check_vlans(config, port, &host, host_end.index, &bridge)?;
+    uplink::check(&host, config, &bridge)?;
     if config.has_spoof_check() {
         let assigned: Vec<_> = assigned(port, previous).iter().map(IpNetwork::ip).collect();
         let wanted = State::Allows(config.guard(guest_mac, &assigned));
@@ -129,11 +131,7 @@ fn mac_in_result(port: &Port, sandbox: &str, previous: Option<&Success>) -> Resu
 
 /// An ADD could work now: the bridge is there and does what the network needs, and so is the packet filter.
 pub(super) fn status(config: &Config, ipam: Option<&Ipam<'_>>) -> Result<(), BridgeError> {
-    match device::find(&Netlink::open()?, config) {
-        Err(BridgeError::NoBridge(_)) if config.makes_bridge() => {}
-        Err(BridgeError::NoVlanFiltering(_)) if config.enable_vlan_filtering => {}
-        other => drop(other?),
-    }
+    device::survey(&Netlink::open()?, config)?;
     ipam.map_or(Ok(()), Ipam::status)?;
     if config.has_spoof_check() || config.masquerade {
         NfTables::open()?;

@@ -20,6 +20,8 @@ pub(crate) struct Config {
     pub(crate) vlan: Option<VlanId>,
     /// VLANs that come and go tagged.
     pub(crate) trunk: Vec<VlanRange>,
+    /// A port of the bridge that shall be in the network's VLANs as long as a pod is (`uplink`, ours).
+    pub(crate) uplink: Option<IfName>,
     /// The port also stays in the bridge's default VLAN.
     pub(crate) preserve_default_vlan: bool,
     /// Only the pod's own address may send.
@@ -96,6 +98,11 @@ impl Config {
         self.has_ipam || self.gateway > Gateway::No
     }
 
+    /// Making and removing a port is more than its own business: others' calls must wait.
+    pub(crate) fn needs_lock(&self) -> bool {
+        self.makes_bridge() || self.uplink.is_some()
+    }
+
     /// The network needs a bridge that keeps VLANs apart.
     pub(crate) fn needs_vlan_filtering(&self) -> bool {
         self.vlan.is_some() || !self.trunk.is_empty()
@@ -108,6 +115,7 @@ impl Config {
             enable_vlan_filtering: false,
             vlan: None,
             trunk: Vec::new(),
+            uplink: None,
             preserve_default_vlan: true,
             mac_spoof_check: false,
             source_check: SourceCheck::Off,
@@ -137,6 +145,7 @@ struct Raw {
     vlan: Option<i64>,
     #[serde(default)]
     vlan_trunk: Vec<RawTrunk>,
+    uplink: Option<String>,
     preserve_default_vlan: Option<bool>,
     #[serde(default, rename = "macspoofchk")]
     mac_spoof_check: bool,
@@ -205,11 +214,12 @@ struct Addresses {
 }
 
 /// Keys that are honoured.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "bridge",
     "enableVlanFiltering",
     "vlan",
     "vlanTrunk",
+    "uplink",
     "preserveDefaultVlan",
     "macspoofchk",
     "ipspoofchk",
@@ -228,6 +238,9 @@ const KEYS: [&str; 18] = [
 
 /// The smallest MTU Ethernet devices take (`ETH_MIN_MTU`) and the largest of a veth (`ETH_MAX_MTU`), in bytes.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
+
+/// Most entries in `vlanTrunk`: one for each VLAN there is.
+const MAX_TRUNK: usize = 4094;
 
 /// Most addresses in `ipspoofchk`: each costs every packet of the port a comparison.
 const MAX_SOURCES: usize = 32;
@@ -252,6 +265,7 @@ impl Config {
             enable_vlan_filtering,
             vlan,
             vlan_trunk,
+            uplink,
             preserve_default_vlan,
             mac_spoof_check,
             source_check,
@@ -283,12 +297,11 @@ impl Config {
             tracing::warn!("ipMasq does nothing without ipam: no address of the pod is known");
         }
         Ok(Self {
-            bridge: bridge
-                .parse()
-                .map_err(|error: net_types::IfNameError| invalid("bridge", &error.to_string()))?,
+            bridge: name_of("bridge", &bridge)?,
             enable_vlan_filtering,
             vlan,
-            trunk: vlan_trunk.iter().enumerate().map(trunk_of).collect::<Result<_, _>>()?,
+            trunk: trunk_of(&vlan_trunk)?,
+            uplink: uplink.map(|uplink| name_of("uplink", &uplink)).transpose()?,
             preserve_default_vlan: preserve_default_vlan.unwrap_or(true),
             mac_spoof_check,
             source_check: source_check_of(source_check, has_ipam)?,
@@ -316,6 +329,9 @@ impl Config {
             // A frame would come back to the guest that sent it.
             return Err(invalid("hairpinMode", "is set together with promiscMode; allowed: one of them"));
         }
+        if self.uplink.is_some() && !self.needs_vlan_filtering() {
+            return Err(invalid("uplink", "is set without a VLAN; allowed: with vlan or vlanTrunk"));
+        }
         if self.keep_pod_end_down && self.has_ipam {
             return Err(invalid(
                 "disableContainerInterface",
@@ -338,7 +354,19 @@ fn wanted_mac(capability: &Addresses, args: &Addresses, request: &Request) -> Re
     given.map(|(field, text)| mac_of(field, text)).transpose()
 }
 
-fn trunk_of((index, trunk): (usize, &RawTrunk)) -> Result<VlanRange, Error> {
+fn name_of(field: &str, name: &str) -> Result<IfName, Error> {
+    name.parse().map_err(|error: net_types::IfNameError| invalid(field, &error.to_string()))
+}
+
+fn trunk_of(list: &[RawTrunk]) -> Result<Vec<VlanRange>, Error> {
+    if list.len() > MAX_TRUNK {
+        let what = format!("lists {} entries; allowed: up to {MAX_TRUNK}", list.len());
+        return Err(invalid("vlanTrunk", &what));
+    }
+    list.iter().enumerate().map(trunk_entry).collect()
+}
+
+fn trunk_entry((index, trunk): (usize, &RawTrunk)) -> Result<VlanRange, Error> {
     let field = |name: &str| format!("vlanTrunk[{index}].{name}");
     let one = |name: &str, id: Option<i64>| vlan_of(&field(name), id);
     match (one("id", trunk.id)?, one("minID", trunk.min)?, one("maxID", trunk.max)?) {

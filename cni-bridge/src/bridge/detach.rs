@@ -9,18 +9,20 @@ use super::device::{self, BridgeLock};
 use super::error::BridgeError;
 use super::masquerade;
 use super::port::{self, Port};
+use super::uplink;
 use crate::nf_tables::NfTables;
 use crate::spoof;
 
-/// Removes the port, releases its addresses, and removes the bridge if the port was the last on one of ours. Every
+/// Removes the port, releases its addresses, lets the uplink leave its VLANs and removes the bridge if the port was the last on one of ours. Every
 /// part is tried even if one fails; the first failure is returned. Works without the namespace, and again.
 pub(super) fn del(config: &Config, port: &Port, ipam: Option<&Ipam<'_>>) -> Result<(), BridgeError> {
     let released = ipam.map_or(Ok(()), |ipam| ipam.del().map_err(BridgeError::Ipam));
     let host = Netlink::open()?;
-    let _lock = if config.makes_bridge() { Some(BridgeLock::take()?) } else { None };
+    let _lock = if config.needs_lock() { Some(BridgeLock::take()?) } else { None };
     let removed = remove_port(Some(config), port, &host);
+    let left = uplink::leave(&host, config);
     let unused = if config.makes_bridge() { device::remove_if_unused(&host, &config.bridge) } else { Ok(()) };
-    released.and(removed).and(unused)
+    released.and(removed).and(left).and(unused)
 }
 
 /// Removes the port and all that may be around it, whatever its network's configuration was.
@@ -105,6 +107,10 @@ pub(super) fn gc(
         for (host_name, _) in owners.into_iter().filter(|(_, owner)| is_stale(owner)) {
             failures.extend(remove_rules_of(config, &host_name).err());
         }
+    }
+    if config.uplink.is_some() {
+        let _lock = BridgeLock::take()?;
+        failures.extend(uplink::leave(&host, config).err());
     }
     let count = failures.len();
     match failures.into_iter().next() {

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::config::Config;
 use super::error::BridgeError;
+use super::uplink;
 
 /// The alias of a bridge that was made here.
 const MADE_HERE: &str = "guestwire cnv-bridge v1 bridge";
@@ -43,6 +44,15 @@ pub(super) fn find(host: &Netlink, config: &Config) -> Result<Link, BridgeError>
         return Err(BridgeError::NoVlanFiltering(name.clone()));
     }
     Ok(link)
+}
+
+/// Fails if the bridge, or the uplink, is not there as the network needs it and ADD would not make it so.
+pub(super) fn survey(host: &Netlink, config: &Config) -> Result<(), BridgeError> {
+    match find(host, config) {
+        Err(BridgeError::NoBridge(_)) if config.makes_bridge() && config.uplink.is_none() => Ok(()),
+        Err(BridgeError::NoVlanFiltering(_)) if config.enable_vlan_filtering => Ok(()),
+        other => uplink::find(host, config, &other?).map(drop),
+    }
 }
 
 /// As [`find`], but makes the bridge, or switches on what it lacks, where the network says so.

@@ -39,6 +39,14 @@ pub(crate) enum BridgeError {
         /// The gateway's.
         wanted: IpNetwork,
     },
+    /// The uplink is no port of the bridge.
+    #[error("uplink {name} is no port of bridge {bridge}")]
+    NotAPort {
+        /// The uplink.
+        name: IfName,
+        /// The bridge.
+        bridge: IfName,
+    },
     /// IPAM answered without addresses.
     #[error("the IPAM plugin assigned no address")]
     NoAddresses,
@@ -106,15 +114,16 @@ impl BridgeError {
             Self::NotABridge { .. } => Code::Plugin(101),
             Self::NoVlanFiltering(_) => Code::Plugin(102),
             Self::OtherAddress { .. } => Code::Plugin(106),
+            Self::NotAPort { .. } => Code::Plugin(108),
             Self::NoAddresses | Self::DuplicateAddress | Self::Undetected(_) => Code::Plugin(107),
             Self::Ipam(error) => error.code,
-            Self::Setting { .. } => Code::Plugin(112),
+            Self::Setting { .. } => Code::UNUSABLE_FILE,
             Self::Netns(_) => Code::UnknownContainer,
             Self::NoNetns => Code::InvalidEnvironment,
-            Self::InterfaceExists { .. } => Code::Plugin(103),
-            Self::Netlink(_) | Self::NfTables(_) => Code::Plugin(104),
+            Self::InterfaceExists { .. } => Code::INTERFACE_EXISTS,
+            Self::Netlink(_) | Self::NfTables(_) => Code::KERNEL_REFUSED,
             Self::Vanished(_) => Code::TryAgainLater,
-            Self::Differs(_) => Code::Plugin(105),
+            Self::Differs(_) => Code::DIFFERS,
             Self::Several { first, .. } => first.code(),
         }
     }
@@ -128,6 +137,9 @@ impl BridgeError {
                 "set enableVlanFiltering, or switch it on: ip link set {bridge} type bridge vlan_filtering 1"
             )),
             Self::OtherAddress { .. } => Some("forceAddress replaces it".to_owned()),
+            Self::NotAPort { name, bridge } => {
+                Some(format!("make it one: ip link set {name} master {bridge}"))
+            }
             _ => None,
         }
     }

@@ -9,21 +9,21 @@ use super::config::Config;
 
 /// What a port shall do with one VLAN, or does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Membership {
+pub(crate) struct Membership {
     /// Untagged frames that come in belong to it.
-    pub(super) pvid: bool,
+    pub(crate) pvid: bool,
     /// Its frames go out untagged.
-    pub(super) untagged: bool,
+    pub(crate) untagged: bool,
 }
 
 /// All VLANs of a port.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Vlans(BTreeMap<VlanId, Membership>);
+pub(crate) struct Vlans(BTreeMap<VlanId, Membership>);
 
 impl Vlans {
     /// What the network asks for on a bridge that puts new ports into `default`; none if it asks for nothing and the
     /// port stays as the bridge made it.
-    pub(super) fn wanted(config: &Config, default: Option<VlanId>) -> Option<Self> {
+    pub(crate) fn wanted(config: &Config, default: Option<VlanId>) -> Option<Self> {
         if config.vlan.is_none() && config.trunk.is_empty() {
             return None;
         }
@@ -48,10 +48,46 @@ impl Vlans {
     }
 
     /// The VLANs of a list as the kernel reports it.
-    pub(super) fn from_list(list: Vec<PortVlan>) -> Self {
+    pub(crate) fn from_list(list: Vec<PortVlan>) -> Self {
         let mut vlans = Self::default();
-        list.into_iter().for_each(|vlan| vlans.add(vlan));
+        vlans.extend(list);
         vlans
+    }
+
+    /// The VLANs that are the network's, and not just its bridge's habit, as an uplink carries them: tagged.
+    pub(crate) fn of_network(config: &Config) -> Self {
+        let ranges = config.trunk.iter().copied().chain(config.vlan.map(VlanRange::from));
+        Self::from_list(ranges.map(PortVlan::tagged).collect())
+    }
+
+    /// Those that `other` does not have, however it has the rest.
+    pub(crate) fn without(&self, other: &Self) -> Self {
+        self.filter(|vlan, _| !other.0.contains_key(vlan))
+    }
+
+    /// Those that `other` has too, however it has them.
+    pub(crate) fn within(&self, other: &Self) -> Self {
+        self.filter(|vlan, _| other.0.contains_key(vlan))
+    }
+
+    /// Those that `other` does not have, or not so.
+    pub(crate) fn differing_from(&self, other: &Self) -> Self {
+        self.filter(|vlan, membership| other.0.get(vlan) != Some(membership))
+    }
+
+    fn filter(&self, keep: impl Fn(&VlanId, &Membership) -> bool) -> Self {
+        let kept = self.0.iter().filter(|(vlan, membership)| keep(vlan, membership));
+        Self(kept.map(|(vlan, membership)| (*vlan, *membership)).collect())
+    }
+
+    /// No VLAN.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds those of a list as the kernel reports it.
+    pub(crate) fn extend(&mut self, list: Vec<PortVlan>) {
+        list.into_iter().for_each(|vlan| self.add(vlan));
     }
 
     fn add(&mut self, PortVlan { range, pvid, untagged }: PortVlan) {
@@ -63,12 +99,12 @@ impl Vlans {
     }
 
     /// True if the port is in `vlan`.
-    pub(super) fn contains(&self, vlan: VlanId) -> bool {
+    pub(crate) fn contains(&self, vlan: VlanId) -> bool {
         self.0.contains_key(&vlan)
     }
 
     /// As few ranges as there can be.
-    pub(super) fn ranges(&self) -> Vec<PortVlan> {
+    pub(crate) fn ranges(&self) -> Vec<PortVlan> {
         let mut ranges: Vec<PortVlan> = Vec::new();
         for (&vlan, &Membership { pvid, untagged }) in &self.0 {
             match ranges.last_mut() {

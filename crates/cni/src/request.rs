@@ -219,7 +219,9 @@ impl Request {
                 continue;
             }
             let distance = |candidate: &&&str| strsim::damerau_levenshtein(key, candidate);
-            match known.iter().min_by_key(distance).filter(|nearest| distance(nearest) <= 3) {
+            // Comparing grows with the product of the lengths, and a key may be as long as the configuration.
+            let similar = known.iter().filter(|candidate| candidate.len().abs_diff(key.len()) <= 3);
+            match similar.min_by_key(distance).filter(|nearest| distance(nearest) <= 3) {
                 Some(nearest) => {
                     tracing::warn!("{key:?} is not a known key and is ignored; did you mean {nearest:?}?");
                 }

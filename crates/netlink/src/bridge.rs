@@ -4,8 +4,8 @@ use futures_util::stream::TryStreamExt as _;
 use net_types::{IfName, Mac, VlanId};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
-    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, LinkAttribute,
-    LinkExtentMask, LinkMessage,
+    AfSpecBridge, BridgeStpState, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoBridgePort,
+    LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkBridgeVlan, LinkMessageBuilder};
 
@@ -155,13 +155,25 @@ impl Netlink {
         self.wait("delete VLANs of port with index", index, request.execute())
     }
 
+    /// Switches a bridge's part in the spanning tree protocol.
+    pub fn set_stp(&self, name: &IfName, on: bool) -> Result<(), Error> {
+        let state = if on { BridgeStpState::KernelStp } else { BridgeStpState::Disabled };
+        let bridge = LinkMessageBuilder::<LinkBridge>::new(name.as_str()).stp_state(state).build();
+        self.wait("set STP of bridge", name, self.handle.link().change(bridge).execute())
+    }
+
     /// The VLANs of a port. The kernel reports all ports' for that, so its cost grows with their number.
     pub fn port_vlans(&self, index: u32) -> Result<Vec<PortVlan>, Error> {
+        let all = self.all_port_vlans()?;
+        Ok(all.into_iter().filter(|(port, _)| *port == index).flat_map(|(_, vlans)| vlans).collect())
+    }
+
+    /// The VLANs of all ports of all bridges, by index.
+    pub fn all_port_vlans(&self) -> Result<Vec<(u32, Vec<PortVlan>)>, Error> {
         let masks = vec![LinkExtentMask::BrvlanCompressed];
         let request = self.handle.link().get().set_filter_mask(AddressFamily::Bridge, masks);
-        let ports: Vec<_> =
-            self.wait("list VLANs of port with index", index, request.execute().try_collect())?;
-        Ok(ports.into_iter().filter(|port| port.header.index == index).flat_map(port_vlans).collect())
+        let ports: Vec<_> = self.wait("list VLANs of", "ports", request.execute().try_collect())?;
+        Ok(ports.into_iter().map(|port| (port.header.index, port_vlans(port))).collect())
     }
 }
 
