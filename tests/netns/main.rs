@@ -3,6 +3,7 @@
 //! One module per promise. What needs VLAN filtering, SR-IOV, VFIO or a guest belongs to `node`.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "tests report by panicking")]
 
+mod cni_bad_input;
 mod cnv_bridge_attaches;
 mod cnv_bridge_guards;
 mod cnv_bridge_keys;
@@ -10,6 +11,7 @@ mod cnv_bridge_masquerades;
 mod cnv_bridge_policy;
 mod cnv_bridge_refuses;
 mod cnv_tuning;
+mod foreign_plugins;
 mod masquerade_connects;
 mod masquerade_ground;
 mod masquerade_guards;

@@ -1,0 +1,77 @@
+//! Whatever a runtime gets wrong, each plugin of the bridge family answers with a code of the specification and changes
+//! nothing.
+
+use e2e::{CniCall, Namespace, Sandbox, Snapshot, sh};
+use serde_json::{Value, json};
+
+const PLUGINS: [&str; 3] = ["cnv-bridge", "cnv-tuning", "vm-tap"];
+
+fn config(plugin: &str) -> Value {
+    let previous = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "net1"}]});
+    json!({"cniVersion": "1.0.0", "name": "net", "type": plugin, "bridge": "br1", "prevResult": previous})
+}
+
+#[test]
+fn a_broken_call_gets_its_code_from_each_plugin() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    let pod = Namespace::new("pod");
+    let before = Snapshot::take(&[]);
+    for plugin in PLUGINS {
+        let call = CniCall::new(plugin, config(plugin)).netns(&pod);
+        for variable in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"] {
+            let (code, message) = call.clone().without(variable).call("ADD").error();
+            assert_eq!((code, message), (4, format!("ADD needs {variable}")), "{plugin}");
+        }
+        let table = [
+            (call.clone().ifname("sixteen-bytes-xx"), 4),
+            (call.clone().ifname("a/b"), 4),
+            (call.clone().container("-c"), 4),
+            (call.clone().args("=;="), 4),
+            (call.clone().var("CNI_NETNS", "/run/netns/nowhere"), 3),
+            (call.clone().var("CNI_NETNS", "/proc/self/ns/net"), 8),
+            (call.clone().with("cniVersion", "7.0.0".into()), 1),
+            (call.clone().with("name", "a\0b".into()), 7),
+            (call.clone().with("name", Value::Null), 7),
+            (call.clone().with("prevResult", json!({"ips": "none"})), 6),
+        ];
+        for (call, code) in table {
+            let error = call.call("ADD").error();
+            assert_eq!(error.0, code, "{plugin}: {error:?}");
+        }
+        let padded = |size: usize| {
+            let mut config = config(plugin);
+            config["note"] = "x".repeat(size).into();
+            config.to_string().into_bytes()
+        };
+        let deep = format!(r#"{{"name":"net","x":{}"#, "[".repeat(1 << 20));
+        for stdin in
+            [&b""[..], b"\0", b"{\"name\":\"net\",\0}", b"\xff\xfe", deep.as_bytes(), &padded(5 << 20)]
+        {
+            assert_eq!(call.call_with_stdin("ADD", stdin).error().0, 6, "{plugin}");
+        }
+        // A megabyte is read: only that net1 is not there is wrong.
+        if plugin != "cnv-bridge" {
+            assert_eq!(call.call_with_stdin("ADD", &padded(1 << 20)).error().0, 110, "{plugin}");
+        }
+        before.assert_unchanged();
+    }
+}
+
+#[test]
+fn nft_and_path_need_not_be_there() {
+    let _sandbox = Sandbox::enter();
+    let pod = Namespace::new("pod");
+    let ranges = json!([[{"subnet": "192.0.2.0/24"}]]);
+    let mut config = config("cnv-bridge");
+    config["ipam"] = json!({"type": "host-local", "dataDir": "/run/ipam", "ranges": ranges});
+    for key in ["isGateway", "ipMasq", "macspoofchk", "ipspoofchk"] {
+        config[key] = true.into();
+    }
+    let call = CniCall::new("cnv-bridge", config).netns(&pod).var("CNI_PATH", "/usr/lib/cni");
+    let call = call.var("PATH", "/nonexistent");
+    let result = call.call("ADD").success();
+    call.clone().with("prevResult", result).call("CHECK").success();
+    call.call("DEL").success();
+    assert_eq!(sh("nft list ruleset"), "");
+}
