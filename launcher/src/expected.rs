@@ -56,7 +56,8 @@ mod tests {
     use super::*;
 
     fn found(text: &str) -> Vec<Vec<String>> {
-        let nic = |mac| Nic { name: "n".into(), mac, binding: Binding::Masquerade(Masquerade::default()) };
+        let binding = || Binding::Masquerade(Masquerade::default());
+        let nic = |mac| Nic { name: "n".into(), mac, binding: binding(), pci_address: None };
         let nics = [nic(None), nic(Some(Mac([2, 0, 0, 0, 0, 1])))];
         let texts = |addresses: Vec<IpAddr>| addresses.iter().map(IpAddr::to_string).collect();
         addresses(text.as_bytes(), &nics).into_iter().map(texts).collect()

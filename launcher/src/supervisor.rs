@@ -9,6 +9,7 @@
 
 mod console;
 mod instance;
+mod passthrough;
 mod pod_nic;
 pub(crate) mod report;
 mod restarts;

@@ -21,6 +21,7 @@ use vm_memory::GuestMemoryBackend as _;
 
 pub(crate) use device::{Device, Msix, Region};
 pub use memory_lock::LockedMemory;
+pub(crate) use memory_lock::allow as allow_locked_memory;
 pub use open::{Opened, OpenedDevice, open};
 pub(crate) use sys::{DEVICE_RESET_REQUEST, DEVICE_SET_IRQS, Mapping};
 

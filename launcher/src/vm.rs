@@ -5,6 +5,7 @@
 //! supervisor, else `down`, `gc` or the next `up`. Every one of them holds the VM's [`lock`].
 
 mod binding;
+pub(crate) mod devices;
 pub(crate) mod images;
 pub(crate) mod layout;
 pub(crate) mod lock;

@@ -1,7 +1,10 @@
 //! A VF in a guest: the guest's own driver runs it, with the address and in the VLAN that the node assigned.
 
-use e2e::Namespace;
-use launcher::control::{Command, Event, HostFunction, Passthrough, exit_code};
+use std::path::Path;
+use std::process::{Command, Output};
+
+use e2e::{GuestImage, Launcher, Namespace, SshKey, example, output};
+use launcher::control::{self, Event, HostFunction, Passthrough, exit_code};
 use launcher::vfio;
 use serde_json::json;
 
@@ -56,14 +59,67 @@ fn a_guest_drives_a_vf_by_itself_and_stays_in_its_vlan() {
         "ping -c 1 -W 5 192.0.2.2 >/dev/null && echo near; ping -c 1 -W 5 192.0.2.3 >/dev/null || echo alone",
     );
     assert_eq!(answer, "near\nalone\n");
+    let full_size = "ping -c 3 -W 5 -s 1472 192.0.2.2 >/dev/null && echo all";
+    assert_eq!(guest.run(full_size), "all\n", "frames of 1514 bytes");
     // Without interrupts the driver would work for a while by its watchdog alone.
     let interrupts = guest.run("grep eth0 /proc/interrupts");
     assert!(interrupts.contains("MSI-X") || interrupts.contains("MSIX"), "{interrupts}");
 
-    guest.channel.send_command(Command::PowerButton).unwrap();
+    guest.channel.send_command(control::Command::PowerButton).unwrap();
     assert_eq!(guest.end(), (Event::Shutdown, Some(exit_code::CLEAN.into())));
     for call in [&call, &near.1, &far.1] {
         call.call("DEL").success();
     }
+    assert_eq!(nic.state(), before);
+}
+
+/// `up` of the example, with these VFs to choose from.
+fn up(launcher: &Launcher, folder: &Path, key: &SshKey, devices: &[String]) -> Output {
+    output(&mut up_command(launcher, folder, key, devices))
+}
+
+fn up_command(launcher: &Launcher, folder: &Path, key: &SshKey, devices: &[String]) -> Command {
+    let image = GuestImage::with_nic_drivers();
+    let mut command = launcher.command("up", &[]);
+    let manifest = example("vm-sriov.yaml", key, folder);
+    command.arg("--file").arg(manifest);
+    command.arg("--kernel").arg(image.kernel).arg("--initrd").arg(image.initrd);
+    command.arg("--device-pool").arg(format!("openshift.io/nics={}", devices.join(",")));
+    command
+}
+
+#[test]
+fn a_limit_on_locked_memory_that_is_too_low_is_told_with_what_to_do() {
+    let nic = Nic::with_vfs(1);
+    nic.bind_vfio(0);
+    let before = nic.state();
+    let folder = tempfile::tempdir().unwrap();
+    let launcher = Launcher::new(folder.path());
+    let key = SshKey::generate(folder.path());
+    let full = up_command(&launcher, folder.path(), &key, &[nic.vf(0)]);
+    // As in a container: no right to raise limits, and one of 4 MiB.
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-sys_resource", "sh", "-c", "ulimit -l 4096; exec \"$@\"", "sh"]);
+    command.arg(full.get_program()).args(full.get_args());
+    let refused = output(&mut command);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let expected =
+        "256 MiB of guest memory must be locked for its PCI devices, and this process may lock 4 MiB";
+    assert!(!refused.status.success() && message.contains(expected), "{message}");
+    assert!(message.contains("CAP_SYS_RESOURCE"), "{message}");
+    assert_eq!(nic.state(), before);
+}
+
+#[test]
+fn a_vf_of_another_driver_is_refused_and_nothing_is_left() {
+    let nic = Nic::with_vfs(1);
+    let before = nic.state();
+    let folder = tempfile::tempdir().unwrap();
+    let launcher = Launcher::new(folder.path());
+    let key = SshKey::generate(folder.path());
+    let refused = up(&launcher, folder.path(), &key, &[nic.vf(0)]);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let expected = format!("PCI device {} is driven by igbvf; give it to vfio-pci first", nic.vf(0));
+    assert!(!refused.status.success() && message.contains(&expected), "{message}");
     assert_eq!(nic.state(), before);
 }

@@ -3,6 +3,7 @@
 //! Source: the Network Plumbing Working Group's de-facto standard, 1.3, section 3. What the configuration says
 //! is the CNI runtime's business; here it stays text.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,9 @@ use crate::names::{self, NameError};
 pub const KIND: &str = "NetworkAttachmentDefinition";
 /// `apiVersion` of a NetworkAttachmentDefinition.
 pub const API_VERSION: &str = "k8s.cni.cncf.io/v1";
+
+/// The annotation that names what a network's devices are handed out as.
+const RESOURCE: &str = "k8s.v1.cni.cncf.io/resourceName";
 
 /// What a NetworkAttachmentDefinition is called.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -45,6 +49,9 @@ pub struct Nad {
     pub name: NadName,
     /// `spec.config`: a CNI configuration or configuration list in JSON, unread.
     pub config: String,
+    /// What a device plugin hands out for this network (annotation `k8s.v1.cni.cncf.io/resourceName`), such as
+    /// `openshift.io/nics`.
+    pub resource: Option<String>,
 }
 
 /// Why a document is no NetworkAttachmentDefinition we can use.
@@ -88,6 +95,7 @@ struct Raw {
 struct RawMetadata {
     name: String,
     namespace: Option<String>,
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -114,7 +122,10 @@ impl TryFrom<Value> for Nad {
             name: names::subdomain(&metadata.name)?.to_owned(),
         };
         match spec.config.filter(|config| !config.trim().is_empty()) {
-            Some(config) => Ok(Self { name, config }),
+            Some(config) => {
+                let resource = metadata.annotations.get(RESOURCE).filter(|name| !name.is_empty()).cloned();
+                Ok(Self { name, config, resource })
+            }
             None => Err(NadError::NoConfig(name)),
         }
     }
@@ -142,6 +153,7 @@ spec:
         let nad = nad(text).unwrap();
         assert_eq!(nad.name.to_string(), "default/bridge-network");
         assert!(nad.config.contains("\"type\":\"cnv-bridge\""));
+        assert_eq!(nad.resource.as_deref(), Some("bridge.network.kubevirt.io/br1"));
     }
 
     #[test]

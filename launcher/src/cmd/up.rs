@@ -16,6 +16,7 @@ use super::Directories;
 use super::down::{self, DownError};
 use crate::kvm::{self, KvmError};
 use crate::start::{self, StartError};
+use crate::vm::devices::DevicePool;
 use crate::vm::layout::{Layout, VmId};
 use crate::vm::lock::{Lock, LockError, Locking};
 use crate::vm::networks::{Networks, NetworksError};
@@ -46,6 +47,9 @@ pub(crate) struct Up {
     /// Initial RAM disk that goes with --kernel.
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
+    /// PCI functions for networks of a resource, as a device plugin would hand them out. May be given several times.
+    #[arg(long, value_name = "RESOURCE=ADDRESS[,ADDRESS...]")]
+    device_pool: Vec<DevicePool>,
     /// Directories of CNI plugins, joined by ':'; the directory of this program is searched last.
     #[arg(long, value_name = "DIRS", default_value = "/opt/cni/bin:/usr/lib/cni", env = "CNI_PATH")]
     plugin_path: String,
@@ -156,8 +160,10 @@ impl Up {
         let read = |source| UpError::Read { path: PathBuf::from("."), source };
         let (images, kernel, initrd) = (images.map_err(read)?, kernel.map_err(read)?, initrd.map_err(read)?);
         let resolv_conf = std::path::absolute(&self.resolv_conf).map_err(read)?;
+        let devices = self.device_pool.iter().cloned().collect();
         let sources = Sources {
             networks: &networks,
+            devices: &devices,
             pod_network: &pod_network,
             resolv_conf: &resolv_conf,
             images: images.as_deref(),

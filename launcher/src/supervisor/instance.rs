@@ -21,7 +21,7 @@ use super::vmm::{Disks, StartError, Vmm};
 use crate::control::{Command, Event};
 use crate::observer::Observer;
 use crate::vm::layout::VmDir;
-use crate::vm::record::Record;
+use crate::vm::record::{Record, ToGuest};
 
 /// How long a VMM may take to stop when it is told to.
 const STOP_WAIT: Duration = Duration::from_secs(5);
@@ -106,10 +106,12 @@ impl Machine<'_> {
             attend(&mut observers, nic.serve(&self.netns));
         }
         let nics = self.record.plan.nics.iter().zip(&self.record.nics).enumerate();
-        for (index, (nic, wired)) in
-            nics.filter(|(_, (nic, _))| !matches!(nic.binding, Binding::Masquerade(_)))
-        {
-            match Observer::new(&self.netns, &wired.tap, wired.mac, &nic.expected) {
+        for (index, (nic, wired)) in nics {
+            // What goes through a function of the hardware is not seen here.
+            let (Binding::Bridge(_), ToGuest::Tap { tap, .. }) = (&nic.binding, &wired.to_guest) else {
+                continue;
+            };
+            match Observer::new(&self.netns, tap, wired.mac, &nic.expected) {
                 Ok(observer) => {
                     observers.spawn(watch(observer, index, changes.clone()));
                 }

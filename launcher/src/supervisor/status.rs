@@ -13,7 +13,7 @@ use vm_api::vmi::{
     Vmi,
 };
 
-use crate::vm::record::Record;
+use crate::vm::record::{Record, ToGuest};
 
 /// The status of one VM.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ fn interfaces(record: &Record) -> Vec<Interface> {
             name: planned.name.clone(),
             mac: Some(wired.mac),
             pod_interface_name: wired.pod_interface.to_string(),
-            queue_count: Some(1),
+            queue_count: matches!(wired.to_guest, ToGuest::Tap { .. }).then_some(1),
             link_state: "up".to_owned(),
             ..Interface::default()
         };
@@ -135,7 +135,7 @@ fn interfaces(record: &Record) -> Vec<Interface> {
 
 fn source(binding: &Binding) -> NetworkSource {
     match binding {
-        Binding::Bridge(nad) => NetworkSource {
+        Binding::Bridge(nad) | Binding::Sriov(nad) => NetworkSource {
             multus: Some(MultusNetwork { network_name: nad.to_string(), default: false }),
             ..NetworkSource::default()
         },

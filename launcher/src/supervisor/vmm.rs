@@ -15,14 +15,16 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr};
 use tokio::time::timeout;
 
+use super::passthrough;
 use super::spawn::{self, Confinement};
 use crate::control::{self, Channel, Command, ControlError, Event, Received, VmmConfig};
 use crate::kvm::{self, KvmError};
 use crate::ready::Ready;
+use crate::vfio::VfioError;
 use crate::vm::images::{ImageError, Located};
 use crate::vm::layout::VmDir;
-use crate::vm::plan::{Backing, PlannedDisk};
-use crate::vm::record::{Record, Wired};
+use crate::vm::plan::{Backing, PlannedDisk, PlannedNic};
+use crate::vm::record::{Record, ToGuest, Wired};
 
 /// Most bytes of a VMM's log that are taken over; a VMM is not trusted to be brief.
 const LOG_BYTES: u64 = 256 << 10;
@@ -51,6 +53,8 @@ pub(crate) enum StartError {
     NetNs(#[from] NetNsError),
     #[error("cannot open the tap of interface {interface}")]
     Tap { interface: String, source: TapError },
+    #[error("cannot hand PCI functions to the guest")]
+    Vfio(#[from] VfioError),
     #[error("cannot make the serial line")]
     Serial(#[source] io::Error),
     #[error(transparent)]
@@ -98,8 +102,10 @@ impl Vmm {
             initrd: plan.initrd.as_ref().map(|initrd| file(initrd, "initrd")).transpose()?,
             serial: theirs.into(),
             disks: plan.disks.iter().map(|disk| open_disk(directory, disk)).collect::<Result<_, _>>()?,
-            nics: nics.map(|(nic, wired)| open_nic(netns, &nic.name, wired)).collect::<Result<_, _>>()?,
-            passthrough: None,
+            nics: nics
+                .filter_map(|(nic, wired)| open_nic(netns, nic, wired).transpose())
+                .collect::<Result<_, _>>()?,
+            passthrough: passthrough::open(record)?,
         };
         let (channel, vmm_channel) = Channel::pair()?;
         let vmm_channel = OwnedFd::from(vmm_channel);
@@ -191,11 +197,13 @@ fn open_disk(directory: &VmDir, disk: &PlannedDisk) -> Result<control::Disk, Sta
     Ok(control::Disk { file: file.into(), read_only: *read_only, serial: serial.clone() })
 }
 
-fn open_nic(netns: &NetNs, interface: &str, wired: &Wired) -> Result<control::Nic, StartError> {
+/// A NIC on a tap; none if the guest has it otherwise.
+fn open_nic(netns: &NetNs, nic: &PlannedNic, wired: &Wired) -> Result<Option<control::Nic>, StartError> {
+    let ToGuest::Tap { tap, mtu } = &wired.to_guest else { return Ok(None) };
     let queue = netns
-        .run(|| Queue::open(&wired.tap, false))?
-        .map_err(|source| StartError::Tap { interface: interface.to_owned(), source })?;
-    Ok(control::Nic { queues: vec![queue.into()], mac: wired.mac, mtu: wired.mtu, slot: None })
+        .run(|| Queue::open(tap, false))?
+        .map_err(|source| StartError::Tap { interface: nic.name.clone(), source })?;
+    Ok(Some(control::Nic { queues: vec![queue.into()], mac: wired.mac, mtu: *mtu, slot: nic.slot }))
 }
 
 /// Puts the VMM's log lines into the supervisor's own log, which keeps them apart.

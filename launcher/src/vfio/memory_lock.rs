@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion};
 
 use crate::vmm::GuestRam;
@@ -35,6 +35,21 @@ fn mebibytes(limit: Option<u64>) -> String {
     limit.map_or("any amount".to_owned(), |bytes| format!("{} MiB", bytes >> 20))
 }
 
+/// Raises the limit of this process, and of those it starts from now on, to at least `needed` bytes.
+pub(crate) fn allow(needed: u64) -> Result<(), LockedMemory> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Memlock);
+    let at_least = |limit: Option<u64>| limit.map(|bytes| bytes.max(needed));
+    let wanted = Rlimit { current: at_least(current), maximum: at_least(maximum) };
+    if wanted.current == current {
+        return Ok(());
+    }
+    setrlimit(Resource::Memlock, wanted).map_err(|errno| LockedMemory {
+        needed,
+        limit: current,
+        source: errno.into(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +64,12 @@ mod tests {
         let message = limit.to_string();
         assert!(message.starts_with("4096 MiB of guest memory must be locked"), "{message}");
         assert!(message.contains("may lock 8 MiB") && message.contains("LimitMEMLOCK="), "{message}");
+    }
+
+    #[test]
+    fn a_limit_that_suffices_stays() {
+        let before = getrlimit(Resource::Memlock);
+        allow(before.current.unwrap_or(1 << 30).min(1 << 20)).unwrap();
+        assert_eq!(getrlimit(Resource::Memlock), before);
     }
 }

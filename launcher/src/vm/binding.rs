@@ -8,18 +8,20 @@ use vm_api::manifest::{Binding, Masquerade, PortRange};
 
 use super::plan::PlannedNic;
 
-/// The plugin that turns a pod's NIC into a tap.
-pub(crate) fn plugin(binding: &Binding) -> &'static str {
+/// The plugin that turns a pod's NIC into a tap; a device is the guest's without one.
+pub(crate) fn plugin(binding: &Binding) -> Option<&'static str> {
     match binding {
-        Binding::Bridge(_) => "vm-tap",
-        Binding::Masquerade(_) => "masquerade",
+        Binding::Bridge(_) => Some("vm-tap"),
+        Binding::Masquerade(_) => Some("masquerade"),
+        Binding::Sriov(_) => None,
     }
 }
 
 impl PlannedNic {
     /// The chain as it is run: the network's own, and the binding's plugin with a tap for user and group `owner`.
     pub(crate) fn chain(&self, owner: u32) -> Result<NetworkConfigList, NetworkConfigError> {
-        let mut config = json!({"type": plugin(&self.binding), "owner": owner, "group": owner, "queues": 1});
+        let Some(plugin) = plugin(&self.binding) else { return Ok(self.network.clone()) };
+        let mut config = json!({"type": plugin, "owner": owner, "group": owner, "queues": 1});
         if let (Binding::Masquerade(masquerade), Some(config)) = (&self.binding, config.as_object_mut()) {
             forward(masquerade, config);
         }
@@ -29,7 +31,7 @@ impl PlannedNic {
     /// The names of the NIC's links in the pod, as KubeVirt gives them.
     pub(crate) fn names(&self) -> Result<Names, IfNameError> {
         let pod = match &self.binding {
-            Binding::Bridge(_) => kubevirt_names::secondary(&self.name)?,
+            Binding::Bridge(_) | Binding::Sriov(_) => kubevirt_names::secondary(&self.name)?,
             Binding::Masquerade(_) => kubevirt_names::primary()?,
         };
         Names::around(&pod)
@@ -62,7 +64,15 @@ mod tests {
 
     fn nic(binding: Binding) -> PlannedNic {
         let network = NetworkConfigList::parse(r#"{"name": "n", "type": "cnv-bridge"}"#).unwrap();
-        PlannedNic { name: "blue".to_owned(), binding, network, mac: None, expected: Vec::new() }
+        PlannedNic {
+            name: "blue".to_owned(),
+            binding,
+            network,
+            mac: None,
+            devices: Vec::new(),
+            slot: None,
+            expected: Vec::new(),
+        }
     }
 
     fn last_plugin(nic: &PlannedNic) -> Value {

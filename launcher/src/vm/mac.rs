@@ -91,7 +91,8 @@ mod tests {
     use super::*;
 
     fn nic(name: &str, mac: Option<Mac>) -> Nic {
-        Nic { name: name.into(), mac, binding: Binding::Masquerade(Masquerade::default()) }
+        let binding = Binding::Masquerade(Masquerade::default());
+        Nic { name: name.into(), mac, binding, pci_address: None }
     }
 
     #[test]

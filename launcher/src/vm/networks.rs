@@ -24,6 +24,7 @@ pub(crate) struct Networks {
 struct Found {
     file: PathBuf,
     config: String,
+    resource: Option<String>,
 }
 
 /// Why a network is not to be had.
@@ -121,8 +122,8 @@ impl Networks {
 
     /// Adds one definition that was read from `file`.
     pub(crate) fn add(&mut self, file: &Path, nad: Nad) {
-        let Nad { name, config } = nad;
-        self.found.entry(name).or_default().push(Found { file: file.to_owned(), config });
+        let Nad { name, config, resource } = nad;
+        self.found.entry(name).or_default().push(Found { file: file.to_owned(), config, resource });
     }
 
     fn add_file(&mut self, file: &Path) -> Result<(), FileError> {
@@ -134,9 +135,14 @@ impl Networks {
         Ok(())
     }
 
+    /// What the devices of network `name` are handed out as, if its definition says.
+    pub(crate) fn resource(&self, name: &NadName) -> Option<&str> {
+        self.found.get(name)?.first()?.resource.as_deref()
+    }
+
     /// The network called `name`. A configuration without a name gets the definition's, as from Multus.
     pub(crate) fn network(&self, name: &NadName) -> Result<NetworkConfigList, NetworksError> {
-        let Found { file, config } = match self.found.get(name).map(Vec::as_slice) {
+        let Found { file, config, resource: _ } = match self.found.get(name).map(Vec::as_slice) {
             Some([only]) => only,
             Some([first, second, ..]) => {
                 let files = (first.file.clone(), second.file.clone());

@@ -8,15 +8,16 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use cni::runtime::NetworkConfigList;
-use net_types::Mac;
+use net_types::{Mac, PciAddress};
 use serde::{Deserialize, Serialize};
 use vm_api::manifest::{self, Binding, DiskSource, RunStrategy, Seed, VmSpec};
 
 use super::binding;
+use super::devices::{DevicePools, DevicesError};
 use super::images::{ImageError, Located};
 use super::layout::VmId;
 use super::networks::{Networks, NetworksError};
-use crate::control::{DiskSerial, MemorySize, ValueError, VcpuCount};
+use crate::control::{DiskSerial, MemorySize, PciSlot, ValueError, VcpuCount};
 use crate::expected;
 
 /// Most disks and NICs together: the slots of a PCI bus less what the VMM needs itself.
@@ -82,6 +83,12 @@ pub(crate) struct PlannedNic {
     pub(crate) network: NetworkConfigList,
     /// The manifest's address.
     pub(crate) mac: Option<Mac>,
+    /// PCI functions of the node, one of which the guest gets; none unless the binding is `sriov`.
+    #[serde(default)]
+    pub(crate) devices: Vec<PciAddress>,
+    /// Where the guest finds it.
+    #[serde(default)]
+    pub(crate) slot: Option<PciSlot>,
     /// Addresses that cloud-init configures on it: worth asking the guest about.
     pub(crate) expected: Vec<IpAddr>,
 }
@@ -90,6 +97,8 @@ pub(crate) struct PlannedNic {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sources<'a> {
     pub(crate) networks: &'a Networks,
+    /// PCI functions that guests may have.
+    pub(crate) devices: &'a DevicePools,
     /// What `pod: {}` means.
     pub(crate) pod_network: &'a NetworkConfigList,
     /// The node's name resolution.
@@ -125,6 +134,14 @@ pub(crate) enum PlanError {
         interface: String,
         /// What is wrong.
         source: NetworksError,
+    },
+    /// A device of the node.
+    #[error("interface {interface}")]
+    Devices {
+        /// Whose.
+        interface: String,
+        /// What is wrong.
+        source: DevicesError,
     },
     /// A plugin that is not installed.
     #[error(
@@ -264,9 +281,9 @@ fn planned_nic(
     expected: Vec<IpAddr>,
     sources: Sources<'_>,
 ) -> Result<PlannedNic, PlanError> {
-    let manifest::Nic { name, mac, binding } = nic;
+    let manifest::Nic { name, mac, binding, pci_address } = nic;
     let (network, label) = match &binding {
-        Binding::Bridge(nad) => {
+        Binding::Bridge(nad) | Binding::Sriov(nad) => {
             let found = sources.networks.network(nad);
             (found.map_err(|source| PlanError::Network { interface: name.clone(), source })?, nad.to_string())
         }
@@ -277,9 +294,18 @@ fn planned_nic(
     let kinds = network.plugins().iter().flat_map(|plugin| [Some(plugin.kind()), plugin.ipam()]).flatten();
     let is_missing =
         |kind: &&str| !sources.plugin_path.iter().any(|directory| directory.join(kind).is_file());
-    if let Some(plugin) = kinds.chain([binding::plugin(&binding)]).find(is_missing) {
+    if let Some(plugin) = kinds.chain(binding::plugin(&binding)).find(is_missing) {
         let (plugin, path) = (plugin.to_owned(), sources.plugin_path.to_owned());
         return Err(PlanError::Plugin { interface: name, network: label, plugin, path });
     }
-    Ok(PlannedNic { name, binding, network, mac, expected })
+    let devices = match &binding {
+        Binding::Sriov(nad) => {
+            let resource = sources.networks.resource(nad);
+            let devices = sources.devices.of_network(&network, resource);
+            devices.map_err(|source| PlanError::Devices { interface: name.clone(), source })?
+        }
+        Binding::Bridge(_) | Binding::Masquerade(_) => Vec::new(),
+    };
+    let slot = pci_address.map(|address| PciSlot::try_from(address.device())).transpose()?;
+    Ok(PlannedNic { name, binding, network, mac, devices, slot, expected })
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 
 use cni::ContainerId;
-use net_types::{IfName, Mac};
+use net_types::{IfName, Mac, PciAddress};
 use serde::{Deserialize, Serialize};
 
 use super::layout::VmDir;
@@ -45,15 +45,28 @@ pub(crate) struct Record {
 pub(crate) struct Wired {
     /// Its name in the pod's namespace.
     pub(crate) pod_interface: IfName,
-    /// The tap to the guest, in the same namespace.
-    pub(crate) tap: IfName,
     /// The guest's address.
     pub(crate) mac: Mac,
-    /// What the guest is told.
-    pub(crate) mtu: Mtu,
+    /// What the guest has.
+    pub(crate) to_guest: ToGuest,
     /// What a guest on the pod network is told of name resolution: the text of a `resolv.conf`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) resolv_conf: String,
+}
+
+/// How a NIC reaches the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum ToGuest {
+    /// By a tap in the pod's namespace.
+    Tap {
+        /// Its name.
+        tap: IfName,
+        /// What the guest is told.
+        mtu: Mtu,
+    },
+    /// As a PCI function of the node.
+    Function(PciAddress),
 }
 
 /// Why a record cannot be kept or read.

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
-use cni::runtime::{Invocation, NetworkConfigError, Runtime, RuntimeError};
-use cni::{Attachment, Success};
-use net_types::{IfName, IfNameError, Mac};
+use cni::runtime::{Invocation, NetworkConfigError, NetworkConfigList, Runtime, RuntimeError};
+use cni::{Attachment, Code, Success};
+use net_types::{IfName, IfNameError, Mac, PciAddress};
 use netlink::Netlink;
 use netns::{NetNs, NetNsError};
 use serde_json::json;
@@ -18,7 +18,7 @@ use vm_api::manifest::Binding;
 use super::layout::{Layout, VmDir};
 use super::mac::{self, MacStoreError};
 use super::plan::{Plan, PlannedNic};
-use super::record::{Record, RecordError, Wired};
+use super::record::{Record, RecordError, ToGuest, Wired};
 use super::resolver;
 use super::slot::{self, SlotError};
 use crate::control::{Mtu, ValueError};
@@ -27,6 +27,9 @@ use crate::seed::{self, SeedError};
 
 /// How long one plugin may take for one operation.
 const PLUGIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What `sriov` answers when another attachment has the device (docs/errors.md).
+const DEVICE_TAKEN: Code = Code::Plugin(123);
 
 /// Why a VM could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,8 @@ pub(crate) enum SetupError {
     Name { interface: String, source: IfNameError },
     #[error("interface {interface}")]
     Attach { interface: String, source: RuntimeError },
+    #[error("interface {interface}: others have all of its network's devices: {}", list(devices))]
+    NoDevice { interface: String, devices: Vec<PciAddress> },
     #[error("interface {interface}: cannot see what the plugins made")]
     Inspect { interface: String, source: netlink::Error },
     #[error("interface {interface}: the plugins left no {missing} in the VM's namespace")]
@@ -57,6 +62,10 @@ pub(crate) enum SetupError {
     Mtu { interface: String, source: ValueError },
     #[error("cannot read {}, which guests on the pod network resolve names by (--resolv-conf)", path.display())]
     ResolvConf { path: PathBuf, source: io::Error },
+}
+
+fn list(devices: &[PciAddress]) -> String {
+    devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Sets `plan` up as a user from `uid_base` on. The VM is then ready for its supervisor.
@@ -123,7 +132,19 @@ fn attach(
         args: arguments(record, mac),
         capabilities: json!({"mac": mac}).as_object().cloned().unwrap_or_default(),
     };
-    let success = runtime(layout, &record.plugin_path)
+    let runtime = runtime(layout, &record.plugin_path);
+    if matches!(nic.binding, Binding::Sriov(_)) {
+        let (address, success) = attach_device(&runtime, nic, &chain, &invocation)?;
+        let assigned = success.interfaces.first().and_then(|interface| interface.mac.parse().ok());
+        let to_guest = ToGuest::Function(address);
+        return Ok(Wired {
+            pod_interface,
+            mac: assigned.unwrap_or(mac),
+            to_guest,
+            resolv_conf: String::new(),
+        });
+    }
+    let success = runtime
         .add(&chain, &invocation)
         .map_err(|source| SetupError::Attach { interface: interface(), source })?;
     let tap = nic.names().map_err(named)?.tap;
@@ -141,7 +162,26 @@ fn attach(
     // A plugin that cannot set a MAC leaves its own, and the network may know no other; a manifest's stands.
     let mac = nic.mac.or(link.mac).unwrap_or(mac);
     let resolv_conf = resolv_conf(&record.plan, nic, &success)?;
-    Ok(Wired { pod_interface, tap, mac, mtu, resolv_conf })
+    Ok(Wired { pod_interface, mac, to_guest: ToGuest::Tap { tap, mtu }, resolv_conf })
+}
+
+/// Attaches the first device of `nic` that is free.
+fn attach_device(
+    runtime: &Runtime,
+    nic: &PlannedNic,
+    chain: &NetworkConfigList,
+    invocation: &Invocation,
+) -> Result<(PciAddress, Success), SetupError> {
+    for device in &nic.devices {
+        match runtime.add(&chain.clone().with_device(&device.to_string()), invocation) {
+            Ok(success) => return Ok((*device, success)),
+            Err(RuntimeError::Plugin { source, .. }) if source.code == DEVICE_TAKEN => {
+                tracing::debug!(interface = nic.name, "{device}: {}", source.msg);
+            }
+            Err(source) => return Err(SetupError::Attach { interface: nic.name.clone(), source }),
+        }
+    }
+    Err(SetupError::NoDevice { interface: nic.name.clone(), devices: nic.devices.clone() })
 }
 
 /// A guest on a multus network learns nothing from us.
@@ -177,7 +217,12 @@ fn arguments(record: &Record, mac: Mac) -> Vec<(String, String)> {
 }
 
 fn manifest_nic(nic: &PlannedNic) -> vm_api::manifest::Nic {
-    vm_api::manifest::Nic { name: nic.name.clone(), mac: nic.mac, binding: nic.binding.clone() }
+    vm_api::manifest::Nic {
+        name: nic.name.clone(),
+        mac: nic.mac,
+        binding: nic.binding.clone(),
+        pci_address: None,
+    }
 }
 
 /// The VM's directory holds what its owner wrote into user-data: passwords, keys.

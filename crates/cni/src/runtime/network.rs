@@ -87,6 +87,19 @@ impl NetworkConfigList {
         self.disable_check
     }
 
+    /// The device that the network's own configuration names: `deviceID` of its first plugin.
+    pub fn device(&self) -> Option<&str> {
+        self.plugins.first()?.config.get("deviceID")?.as_str().filter(|device| !device.is_empty())
+    }
+
+    /// The same network for this device, which its first plugin is told as `deviceID`, as by Multus.
+    pub fn with_device(mut self, device: &str) -> Self {
+        if let Some(plugin) = self.plugins.first_mut() {
+            plugin.config.insert("deviceID".to_owned(), device.into());
+        }
+        self
+    }
+
     /// The same network with one more plugin at the end.
     pub fn with_plugin(mut self, config: Map<String, Value>) -> Result<Self, NetworkConfigError> {
         let plugin = PluginConfig::parse(config, &format!("plugins[{}]", self.plugins.len()))?;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use net_types::{Mac, MacError};
+use net_types::{Mac, MacError, PciAddressError};
 
 use super::disks::disks;
 use super::nics;
@@ -48,6 +48,9 @@ pub enum Problem {
     /// No Ethernet address.
     #[error(transparent)]
     Mac(#[from] MacError),
+    /// No PCI address.
+    #[error(transparent)]
+    PciAddress(#[from] PciAddressError),
     /// Not base64.
     #[error("is not base64")]
     Base64(#[from] base64::DecodeError),

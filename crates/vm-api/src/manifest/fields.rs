@@ -169,6 +169,7 @@ pub(super) const INSTANCE: Section = Section {
         ("domain.devices.interfaces[].name", Honoured, "letters, digits, '-' and '_', at most 63"),
         ("domain.devices.interfaces[].bridge", Honoured, "with a multus network"),
         ("domain.devices.interfaces[].masquerade", Honoured, "with the pod network"),
+        ("domain.devices.interfaces[].sriov", Honoured, "with a multus network of VFs that vfio-pci drives"),
         (
             "domain.devices.interfaces[].macAddress",
             Honoured,
@@ -187,7 +188,7 @@ pub(super) const INSTANCE: Section = Section {
         ("domain.devices.interfaces[].portRanges[].end", Honoured, ""),
         ("domain.devices.interfaces[].portRanges[].protocol", Honoured, "TCP if absent, UDP, SCTP"),
         ("domain.devices.interfaces[].bootOrder", Ignored, "the kernel is booted directly"),
-        ("domain.devices.interfaces[].pciAddress", Ignored, "the VMM places devices"),
+        ("domain.devices.interfaces[].pciAddress", Honoured, "0000:00:01.0 to 0000:00:1f.0"),
         ("domain.devices.interfaces[].acpiIndex", Ignored, "the VMM numbers devices"),
         ("domain.devices.interfaces[].tag", Ignored, "tags reach a guest by config drive only"),
         (
@@ -199,7 +200,6 @@ pub(super) const INSTANCE: Section = Section {
         ("domain.devices.interfaces[].dhcpOptions.ntpServers", Honoured, "IPv4 addresses"),
         ("domain.devices.interfaces[].dhcpOptions.privateOptions[].option", Honoured, "224 to 254"),
         ("domain.devices.interfaces[].dhcpOptions.privateOptions[].value", Honoured, "1 to 255 bytes"),
-        ("domain.devices.interfaces[].sriov", Refused, "SR-IOV is not offered yet; use bridge"),
         ("domain.devices.interfaces[].slirp", Refused, "not offered; use bridge"),
         ("domain.devices.interfaces[].macvtap", Refused, "not offered; use bridge"),
         ("domain.devices.interfaces[].passt", Refused, "not offered; use bridge"),

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use net_types::Mac;
+use net_types::{Mac, PciAddress};
 
 use super::check::{At, FieldError, Problem, mac};
 use super::masquerade::{self, Subnets};
@@ -28,6 +28,7 @@ enum Source {
 enum Kind {
     Bridge,
     Masquerade,
+    Sriov,
 }
 
 /// Joins `domain.devices.interfaces` with `networks`; `at` is the instance's spec.
@@ -46,13 +47,14 @@ pub(super) fn nics(
         let at = interfaces_at.item(index);
         let name = interface.name.clone();
         let (kind, mac) = checked_interface(&interface, &at)?;
+        let pci_address = pci_address(interface.pci_address.as_deref(), &nics, &at.field("pciAddress"))?;
         if !seen.insert(name.clone()) {
             return Err(at.field("name").conflict(format!("a second interface is called {name:?}")));
         }
         let (_, source) = by_name
             .remove(&name)
             .ok_or_else(|| at.field("name").conflict(format!("no network is called {name:?}")))?;
-        nics.push(Nic { name, mac, binding: binding(kind, source, interface, &at)? });
+        nics.push(Nic { name, mac, binding: binding(kind, source, interface, &at)?, pci_address });
     }
     match by_name.into_iter().next() {
         Some((name, (index, _))) => {
@@ -64,7 +66,12 @@ pub(super) fn nics(
 
 /// The NIC of a VM that names none: masqueraded, on the pod network.
 pub(super) fn default() -> Nic {
-    Nic { name: DEFAULT_NETWORK.to_owned(), mac: None, binding: Binding::Masquerade(Masquerade::default()) }
+    Nic {
+        name: DEFAULT_NETWORK.to_owned(),
+        mac: None,
+        binding: Binding::Masquerade(Masquerade::default()),
+        pci_address: None,
+    }
 }
 
 /// Networks by their name, each with its place in the list.
@@ -102,11 +109,15 @@ fn networks_by_name(
 /// Checks everything of an interface that is the same for all bindings.
 fn checked_interface(interface: &raw::Interface, at: &At) -> Result<(Kind, Option<Mac>), FieldError> {
     interface_name(&interface.name, &at.field("name"))?;
-    let kind = match (&interface.bridge, &interface.masquerade) {
-        (Some(_), None) => Kind::Bridge,
-        (None, Some(_)) => Kind::Masquerade,
-        (None, None) => return Err(at.conflict("a binding is required: bridge: {} or masquerade: {}")),
-        (Some(_), Some(_)) => return Err(at.conflict("bridge and masquerade exclude one another")),
+    let raw::Interface { bridge, masquerade, sriov, .. } = interface;
+    let kind = match (bridge, masquerade, sriov) {
+        (Some(_), None, None) => Kind::Bridge,
+        (None, Some(_), None) => Kind::Masquerade,
+        (None, None, Some(_)) => Kind::Sriov,
+        (None, None, None) => {
+            return Err(at.conflict("a binding is required: bridge: {}, masquerade: {} or sriov: {}"));
+        }
+        _ => return Err(at.conflict("bridge, masquerade and sriov exclude one another")),
     };
     match interface.model.as_deref() {
         None | Some("" | "virtio") => {}
@@ -128,6 +139,7 @@ fn checked_interface(interface: &raw::Interface, at: &At) -> Result<(Kind, Optio
 fn binding(kind: Kind, source: Source, interface: raw::Interface, at: &At) -> Result<Binding, FieldError> {
     match (kind, source) {
         (Kind::Bridge, Source::Multus(nad)) => Ok(Binding::Bridge(nad)),
+        (Kind::Sriov, Source::Multus(nad)) => Ok(Binding::Sriov(nad)),
         (Kind::Masquerade, Source::Pod(subnets)) => {
             let raw::Interface { ports, port_ranges, dhcp_options, .. } = interface;
             masquerade::checked(subnets, ports, port_ranges, dhcp_options, at).map(Binding::Masquerade)
@@ -136,9 +148,25 @@ fn binding(kind: Kind, source: Source, interface: raw::Interface, at: &At) -> Re
             "the pod network takes masquerade: {}; a bridge would take the pod's own address away from it"
                 .to_owned(),
         ))),
+        (Kind::Sriov, Source::Pod(_)) => Err(at
+            .field("sriov")
+            .conflict("the pod network takes masquerade: {}; sriov takes a multus network")),
         (Kind::Masquerade, Source::Multus(_)) => Err(at
             .field("masquerade")
             .conflict("goes with the pod network only; a multus network takes bridge: {}")),
+    }
+}
+
+/// Where the guest is to find a NIC, on its one bus.
+fn pci_address(text: Option<&str>, others: &[Nic], at: &At) -> Result<Option<PciAddress>, FieldError> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let address: PciAddress = text.parse().map_err(|error| at.problem(error))?;
+    if (address.domain(), address.bus(), address.function()) != (0, 0, 0) || address.device() == 0 {
+        return Err(at.not_allowed(text, "0000:00:01.0 to 0000:00:1f.0"));
+    }
+    match others.iter().find(|nic| nic.pci_address == Some(address)) {
+        Some(nic) => Err(at.conflict(format!("interface {} is at {address} already", nic.name))),
+        None => Ok(Some(address)),
     }
 }
 

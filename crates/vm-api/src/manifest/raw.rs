@@ -147,6 +147,8 @@ pub(super) struct Interface {
     pub(super) name: String,
     pub(super) bridge: Option<Value>,
     pub(super) masquerade: Option<Value>,
+    pub(super) sriov: Option<Value>,
+    pub(super) pci_address: Option<String>,
     pub(super) mac_address: Option<String>,
     pub(super) model: Option<String>,
     pub(super) state: Option<String>,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use net_types::Mac;
+use net_types::{Mac, PciAddress};
 use serde::{Deserialize, Serialize};
 
 use crate::nad::NadName;
@@ -129,7 +129,7 @@ pub struct Seed {
     pub network_data: Option<Vec<u8>>,
 }
 
-/// One virtio-net NIC.
+/// One NIC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nic {
     /// The network's name, unique in the VM.
@@ -138,6 +138,8 @@ pub struct Nic {
     pub mac: Option<Mac>,
     /// Which network it is on, and how.
     pub binding: Binding,
+    /// Where the guest finds it: segment 0, bus 0, function 0, and a device from 1 on.
+    pub pci_address: Option<PciAddress>,
 }
 
 /// How a NIC is joined to its network. Only pairs that make sense can be written down.
@@ -146,6 +148,8 @@ pub struct Nic {
 pub enum Binding {
     /// `bridge: {}` on a multus network: the guest is on that network's wire.
     Bridge(NadName),
+    /// `sriov: {}` on a multus network: the guest has a virtual function of one of the node's NICs.
+    Sriov(NadName),
     /// `masquerade: {}` on the pod network: the guest shares the pod's address by NAT.
     Masquerade(Masquerade),
 }

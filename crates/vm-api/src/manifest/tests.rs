@@ -106,17 +106,31 @@ spec: {domain: {memory: {guest: 33554433}, devices: {autoattachPodInterface: fal
 #[test]
 fn what_is_not_offered_is_refused_with_its_reason() {
     for (from, to, expected) in [
-        (
-            "{name: other, bridge: {}}",
-            "{name: other, sriov: {}}",
-            "interfaces[1].sriov: SR-IOV is not offered",
-        ),
+        ("{name: other, bridge: {}}", "{name: other, macvtap: {}}", "interfaces[1].macvtap: not offered"),
         ("disk: {bus: virtio}", "cdrom: {bus: sata}", "disks[0].cdrom: there is no CD-ROM"),
         ("rng: {}", "tpm: {}", "devices.tpm: not offered"),
     ] {
         let error = message(&changed(from, to).unwrap_err());
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[test]
+fn a_function_of_a_nic_is_put_where_the_manifest_wants_it() {
+    let wanted = |address: &str| {
+        let to = format!("{{name: other, sriov: {{}}, pciAddress: \"{address}\"}}");
+        changed("{name: other, bridge: {}}", &to)
+    };
+    let vm = wanted("0000:00:1F.0").unwrap().vm;
+    assert!(matches!(&vm.nics[1].binding, Binding::Sriov(nad) if nad.to_string() == "default/blue"));
+    assert_eq!(vm.nics[1].pci_address.unwrap().to_string(), "0000:00:1f.0");
+    for address in ["0000:01:02.0", "0001:00:02.0", "0000:00:02.1", "0000:00:00.0"] {
+        let error = message(&wanted(address).unwrap_err());
+        let expected = format!("interfaces[1].pciAddress: \"{address}\" is not allowed: 0000:00:01.0 to");
+        assert!(error.contains(&expected), "{error}");
+    }
+    let error = message(&wanted("2").unwrap_err());
+    assert!(error.contains("interfaces[1].pciAddress: \"2\" is not a PCI address"), "{error}");
 }
 
 #[test]
@@ -183,7 +197,7 @@ fn joins_that_do_not_fit_are_refused() {
         (
             "other, bridge: {}}",
             "other, bridge: {}, masquerade: {}}",
-            "bridge and masquerade exclude one another",
+            "bridge, masquerade and sriov exclude one another",
         ),
         (
             "other, bridge: {}}",
