@@ -3,18 +3,22 @@
 //! the guest's MAC address, speaks for them.
 
 use std::fs;
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use e2e::{Launcher, Namespace, Sandbox, Snapshot, eventually, output, sh};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::masquerade_ground::{ip, tcp, until_reached};
 
 const SOON: Duration = Duration::from_secs(30);
+/// Datagrams of a flood.
+const FLOOD: usize = 50_000;
 /// Where the node's routes lead.
 const WORLD_V4: &str = "192.0.2.254";
 const WORLD_V6: &str = "2001:db8::254";
@@ -53,6 +57,9 @@ impl Node {
             world.sh(&format!("ip address add {other}/{length} dev eth0"));
         }
         world.sh("ip link set eth0 up");
+        for own in [NODE_V4, NODE_V6] {
+            until_reached(&world, own);
+        }
         sh(&format!("ip route add default via {WORLD_V4}"));
         sh(&format!("ip -6 route add default via {WORLD_V6}"));
         let folder = tempfile::tempdir().unwrap();
@@ -86,6 +93,21 @@ impl Node {
     #[track_caller]
     fn up(&self, manifest: &Path, more: &[&str]) {
         self.try_up(manifest, more).unwrap_or_else(|error| panic!("{error}\n{}", self.launcher.story()));
+    }
+
+    /// The example of a pod network, of one address family: its first range is IPv4, its second IPv6.
+    fn pods_of_family(&self, range: usize, resolv_conf: Option<&str>) -> String {
+        let example = include_str!("../../docs/examples/pods.conflist");
+        let mut conflist: Value = serde_json::from_str(example).unwrap();
+        let ipam = &mut conflist["plugins"][0]["ipam"];
+        ipam["dataDir"] = self.path("ipam").to_str().into();
+        ipam["ranges"] = [ipam["ranges"][range].clone()].as_slice().into();
+        if let Some(name) = resolv_conf {
+            ipam["resolvConf"] = self.path(name).to_str().into();
+        }
+        let path = self.path("pods.conflist");
+        fs::write(&path, conflist.to_string()).unwrap();
+        path.to_str().unwrap().to_owned()
     }
 
     /// The status of the VM's first NIC once it has as many addresses.
@@ -129,6 +151,7 @@ impl StandIn {
     /// What udhcpc learns.
     fn ask(&self) -> String {
         let (hook, told) = (self.files.join("hook"), self.files.join("told"));
+        let _none_yet = fs::remove_file(&told);
         fs::write(&hook, format!("#!/bin/sh\n[ $1 != bound ] || env >{}\n", told.display())).unwrap();
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
         let more = "-O search -O mtu -O ntpsrv -O bootfile -O tftp -O 240";
@@ -231,15 +254,8 @@ fn what_the_manifest_asks_for_is_what_the_guest_is_told() {
     ]);
     // The example network, with its jumbo frames, without IPv6, and with name servers of its own.
     fs::write(node.path("dns"), "domain b.example\nnameserver 192.0.2.53\n").unwrap();
-    let mut conflist: Value =
-        serde_json::from_str(include_str!("../../docs/examples/pods.conflist")).unwrap();
-    let ipam = &mut conflist["plugins"][0]["ipam"];
-    ipam["dataDir"] = node.path("ipam").to_str().into();
-    ipam["resolvConf"] = node.path("dns").to_str().into();
-    ipam["ranges"].as_array_mut().unwrap().pop();
-    let path = node.path("pods.conflist");
-    fs::write(&path, conflist.to_string()).unwrap();
-    node.up(&manifest, &["--pod-network", path.to_str().unwrap()]);
+    let pods = node.pods_of_family(0, Some("dns"));
+    node.up(&manifest, &["--pod-network", &pods]);
     let interface = node.interface(1);
     assert_eq!(interface["ipAddress"], "10.77.0.2");
     assert_eq!(interface["mac"], "02:00:00:00:00:77");
@@ -263,6 +279,48 @@ fn what_the_manifest_asks_for_is_what_the_guest_is_told() {
     node.launcher.run("down", &["web", "--now"]);
     let left = e2e::files(&node.path("ipam"));
     assert!(!left.contains("10.77.0."), "{left}");
+}
+
+#[test]
+fn a_guest_of_a_network_without_ipv4_hears_of_ipv6_alone() {
+    let node = Node::new();
+    let pods = node.pods_of_family(1, None);
+    node.up(&node.manifest(&[]), &["--pod-network", &pods]);
+    let interface = node.interface(1);
+    assert!(interface["ipAddress"].as_str().unwrap().starts_with("fd77::"), "{interface}");
+    let guest = node.stand_in(interface["mac"].as_str().unwrap()).guest;
+    eventually("a router answers", SOON, || {
+        let asked = output(guest.command("rdisc6").args(["-1", "-r", "1", "eth0"]));
+        asked.status.success().then_some(())
+    });
+    let ask = ["-i", "eth0", "-f", "-q", "-n", "-t", "2", "-T", "1", "-s", "/bin/true"];
+    let asked = output(guest.command("udhcpc").args(ask));
+    assert!(!asked.status.success(), "there is no IPv4 to be told");
+    node.launcher.run("down", &["web", "--now"]);
+}
+
+#[test]
+fn a_guest_that_floods_or_dies_is_told_again() {
+    let node = Node::new();
+    node.up(&node.manifest(&[]), &[]);
+    let interface = node.interface(2);
+    let stand_in = node.stand_in(interface["mac"].as_str().unwrap());
+    let socket = stand_in.guest.netns().run(|| UdpSocket::bind("0.0.0.0:68")).unwrap().unwrap();
+    socket.set_broadcast(true).unwrap();
+    setsockopt(&socket, sockopt::BindToDevice, &"eth0".into()).unwrap();
+    for _ in 0..FLOOD {
+        // What does not fit into the queue is lost, as on any wire.
+        let _sent = socket.send_to(&[1; 300], "255.255.255.255:67");
+    }
+    drop(socket);
+    assert_told(&stand_in.ask(), &["ip=10.0.2.2"]);
+
+    let vmm = node.launcher.vmm("web").unwrap();
+    kill(Pid::from_raw(vmm), Signal::SIGKILL).unwrap();
+    eventually("another VMM runs", SOON, || node.launcher.vmm("web").filter(|now| *now != vmm));
+    assert_eq!(node.interface(2)["ipAddresses"], interface["ipAddresses"], "the pod is the same");
+    assert_told(&stand_in.ask(), &["ip=10.0.2.2"]);
+    node.launcher.run("down", &["web", "--now"]);
 }
 
 #[test]
