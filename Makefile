@@ -22,7 +22,8 @@ test: setup
 # Ours beside the peers, in one run: the machine is noisy, the ratios are not.
 bench: setup
 	cargo build --release --workspace --bins
-	cargo bench --package e2e --package secondary-dns --benches
+	cargo bench --package e2e --package macpool --package secondary-dns --benches
+	secondary-dns/benches/peers
 	vhost-net-backend/benches/run
 
 # The tests of the node VM; TEST=part-of-a-name picks some.

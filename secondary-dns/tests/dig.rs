@@ -205,6 +205,33 @@ fn untrusted_addresses_are_not_served() {
 }
 
 #[test]
+fn how_long_answers_may_be_cached_and_whether_readiness_counts_is_the_administrators_choice() {
+    let dir = tempfile::tempdir().unwrap();
+    let ready = |status: &str| {
+        let mut vmi = vmi("ns1", "vm1", &[("blue", &["10.1.0.5"])]);
+        let condition = serde_json::json!([{"type": "Ready", "status": status}]);
+        vmi.status.conditions = serde_json::from_value(condition).unwrap();
+        vmi
+    };
+    write(dir.path(), &ready("False"));
+    let all = Dns::start(dir.path(), &[]);
+    let some = Dns::start(dir.path(), &["--only-ready", "--ttl", "77", "--negative-ttl", "7"]);
+    let record = |dns: &Dns, name: &str| {
+        let text = dns.dig(&["+noall", "+answer", "+authority", name]);
+        text.split_whitespace().skip(1).take(3).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(record(&all, "vm1.ns1.vm.example.com"), ["30", "IN", "A"]);
+    assert_eq!(record(&all, "vm2.ns1.vm.example.com"), ["5", "IN", "SOA"]);
+    assert_eq!(some.status("vm1.ns1.vm.example.com", "A"), ("NXDOMAIN".into(), 0), "it is not ready");
+    assert_eq!(record(&some, "vm1.ns1.vm.example.com"), ["7", "IN", "SOA"]);
+    write(dir.path(), &ready("True"));
+    some.await_short("vm1.ns1.vm.example.com", "A", &["10.1.0.5"]);
+    assert_eq!(record(&some, "vm1.ns1.vm.example.com"), ["77", "IN", "A"]);
+    write(dir.path(), &ready("False"));
+    some.await_short("vm1.ns1.vm.example.com", "A", &[]);
+}
+
+#[test]
 fn a_server_on_every_address_replies_from_the_one_it_was_asked_on() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &vmi("ns1", "vm1", &[("blue", &["10.1.0.5"])]));

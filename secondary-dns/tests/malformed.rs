@@ -2,35 +2,16 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper's failure is the test's failure")]
 
+#[path = "support/malformed.rs"]
+mod malformed;
 mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use malformed::{Case, cases};
 use support::{Dns, vmi, write};
-
-const QUESTION: &str = "03766d31 036e7331 02766d 076578616d706c65 03636f6d 00 0001 0001";
-
-struct Case {
-    description: &'static str,
-    octets: Vec<u8>,
-    expected: &'static str,
-}
-
-fn cases() -> Vec<Case> {
-    let lines = include_str!("malformed.txt").lines();
-    let cases = lines.filter(|line| !line.starts_with('#')).map(|line| {
-        let [description, hex, expected] = line.split('|').map(str::trim).collect::<Vec<_>>()[..] else {
-            panic!("{line}")
-        };
-        let digits: String = hex.replace("{vm}", QUESTION).split_whitespace().collect();
-        let octets =
-            (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap());
-        Case { description, octets: octets.collect(), expected }
-    });
-    cases.collect()
-}
 
 /// The response code's name; BADVERS is spelt in the OPT record at the end.
 fn code(reply: &[u8]) -> &'static str {

@@ -1,9 +1,9 @@
 //! secondary-dns on a real API server: names follow VMIs, and outlive the API server's outages.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, ErrorKind, Lines};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -23,8 +23,15 @@ struct Dns {
     http: SocketAddr,
 }
 
-impl Dns {
-    fn start(kubeconfig: &Path, listen: &str) -> Self {
+/// A server that has its pages, but perhaps no answers yet.
+struct Starting {
+    process: Daemon,
+    http: SocketAddr,
+    lines: Lines<BufReader<ChildStderr>>,
+}
+
+impl Starting {
+    fn new(kubeconfig: &Path, listen: &str) -> Self {
         let mut process = Daemon::start(
             Command::new(binary("secondary-dns"))
                 .args(["--source", "kube", "--domain", "example.com", "--listen", listen])
@@ -32,18 +39,40 @@ impl Dns {
                 .env("KUBECONFIG", kubeconfig)
                 .stderr(Stdio::piped()),
         );
-        let stderr = process.child().stderr.take().unwrap();
-        let mut lines = BufReader::new(stderr).lines().map(|line| line.unwrap());
-        let mut http = None;
-        let address = lines.by_ref().find_map(|line| {
-            let line: Value = serde_json::from_str(&line).unwrap();
-            let field = |name: &str| line["fields"][name].as_str().map(|text| text.parse().unwrap());
-            http = http.or(field("http"));
-            field("address")
-        });
+        let mut lines = BufReader::new(process.child().stderr.take().unwrap()).lines();
+        let http = await_field(&mut lines, "http");
+        Self { process, http, lines }
+    }
+
+    /// Waits until it answers.
+    fn answering(self) -> Dns {
+        let Self { process, http, mut lines } = self;
+        let address = await_field(&mut lines, "address");
         // Keep reading, or the server blocks on a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { process, address: address.unwrap(), http: http.unwrap() }
+        std::thread::spawn(move || lines.map(Result::unwrap).for_each(drop));
+        Dns { process, address, http }
+    }
+}
+
+/// The first log line with an address in this field.
+fn await_field(lines: &mut Lines<BufReader<ChildStderr>>, name: &str) -> SocketAddr {
+    let found = lines.find_map(|line| {
+        let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        line["fields"][name].as_str().map(|text| text.parse().unwrap())
+    });
+    found.unwrap_or_else(|| panic!("secondary-dns ended before it had said its {name}"))
+}
+
+/// The status code of `/readyz`.
+fn readyz(http: SocketAddr) -> String {
+    let url = format!("http://{http}/readyz");
+    let answer = output(Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &url]));
+    String::from_utf8(answer.stdout).unwrap()
+}
+
+impl Dns {
+    fn start(kubeconfig: &Path, listen: &str) -> Self {
+        Starting::new(kubeconfig, listen).answering()
     }
 
     /// dig's output without comments; "" also stands for no answer at all.
@@ -68,52 +97,69 @@ impl Dns {
     }
 
     fn metric(&self, name: &str) -> f64 {
-        let page = output(Command::new("curl").args(["-s", &format!("http://{}/metrics", self.http)]));
-        let text = String::from_utf8(page.stdout).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("secondary_dns_{name} ")));
-        line.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
+        metric(self.http, name)
     }
+}
 
-    fn ready(&self) -> bool {
-        output(Command::new("curl").args(["-sf", &format!("http://{}/readyz", self.http)])).status.success()
-    }
+fn metric(http: SocketAddr, name: &str) -> f64 {
+    let page = output(Command::new("curl").args(["-s", &format!("http://{http}/metrics")]));
+    let text = String::from_utf8(page.stdout).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("secondary_dns_{name} ")));
+    line.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
 }
 
 /// Asks for vm1.default without pause; every reply must be one of its two addresses.
 struct Load {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<u32>,
+    thread: JoinHandle<Tally>,
+}
+
+/// What became of the questions.
+#[derive(Debug, Default)]
+struct Tally {
+    answered: u32,
+    unanswered: u32,
 }
 
 impl Load {
-    fn start(server: SocketAddr) -> Self {
+    /// A question without a reply is asked again after `patience`.
+    fn start(server: SocketAddr, patience: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.connect(server).unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            let query =
-                b"\0\x01\0\0\0\x01\0\0\0\0\0\0\x03vm1\x07default\x02vm\x07example\x03com\0\0\x01\0\x01";
-            let mut count = 0;
+            socket.set_read_timeout(Some(patience)).unwrap();
+            let mut tally = Tally::default();
             while !stopped.load(Ordering::Relaxed) {
-                socket.send(query).unwrap();
-                let mut reply = [0; 512];
-                let length = socket.recv(&mut reply).unwrap();
-                let (code, answers, address) = (reply[3] & 0xf, reply[7], &reply[length - 4..length]);
-                assert!((code, answers) == (0, 1) && matches!(address, [10, 1, 0, 5 | 6]), "{reply:?}");
-                count += 1;
+                if ask(&socket) { tally.answered += 1 } else { tally.unanswered += 1 }
             }
-            count
+            tally
         });
         Self { stop, thread }
     }
 
-    /// Ends it and tells how many replies there were.
-    fn stop(self) -> u32 {
+    /// Ends it and tells how it went.
+    fn stop(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }
+}
+
+/// One question; false if nobody is there to answer it.
+fn ask(socket: &UdpSocket) -> bool {
+    let query = b"\0\x01\0\0\0\x01\0\0\0\0\0\0\x03vm1\x07default\x02vm\x07example\x03com\0\0\x01\0\x01";
+    let mut reply = [0; 512];
+    let length = match socket.send(query).and_then(|_| socket.recv(&mut reply)) {
+        Ok(length) => length,
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::WouldBlock) => {
+            return false;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let (code, answers, address) = (reply[3] & 0xf, reply[7], &reply[length - 4..length]);
+    assert!((code, answers) == (0, 1) && matches!(address, [10, 1, 0, 5 | 6]), "{reply:?}");
+    true
 }
 
 fn vmi(name: &str, address: &str) -> String {
@@ -176,7 +222,7 @@ fn names_follow_the_cluster_on_every_replica_with_one_serial() {
     for dns in &replicas {
         // Ready, so the first answer is right.
         assert_eq!(dns.short("blue.vm1.default"), "10.1.0.5");
-        assert!(dns.ready());
+        assert!(readyz(dns.http) == "200");
     }
     let before = replicas[0].serial();
     api.create(VMIS, &vmi("vm2", "10.1.0.6"));
@@ -203,25 +249,53 @@ fn names_follow_the_cluster_on_every_replica_with_one_serial() {
 fn an_outage_of_the_api_server_costs_no_answer() {
     let mut api = cluster();
     api.create(VMIS, &vmi("vm1", "10.1.0.5"));
-    let mut dns = Dns::start(&api.service_account(ACCOUNT), "127.0.0.1:0");
+    let dns = Dns::start(&api.service_account(ACCOUNT), "127.0.0.1:0");
     assert_eq!(dns.short("vm1.default"), "10.1.0.5");
-    let load = Load::start(dns.address);
+    let load = Load::start(dns.address, PATIENCE);
     api.crash();
     eventually("it notices", PATIENCE, || (dns.metric("source_staleness_seconds") > 0.0).then_some(()));
-    assert!(dns.ready(), "it serves the last good zone");
+    assert!(readyz(dns.http) == "200", "it serves the last good zone");
     assert_eq!(dns.short("vm1.default"), "10.1.0.5");
     api.resume();
     move_to(&api, "vm1", "10.1.0.6");
     dns.await_short("vm1.default", "10.1.0.6");
-    assert!(load.stop() > 1000, "the outage was under load");
+    let tally = load.stop();
+    assert!(tally.answered > 1000 && tally.unanswered == 0, "the outage was under load: {tally:?}");
     assert!(dns.metric("source_staleness_seconds") == 0.0);
-    // kill -9, and a new one in its place: as right as the old one from the first answer on.
-    let (address, serial) = (dns.address, dns.serial());
-    dns.process.child().kill().unwrap();
-    dns.process.child().wait().unwrap();
-    let dns = Dns::start(&api.service_account(ACCOUNT), &address.to_string());
-    assert_eq!(dns.short("vm1.default"), "10.1.0.6");
-    assert!(dns.serial() >= serial);
+}
+
+#[test]
+fn a_killed_server_comes_back_without_one_wrong_answer() {
+    let api = cluster();
+    api.create(VMIS, &vmi("vm1", "10.1.0.5"));
+    let kubeconfig = api.service_account(ACCOUNT);
+    let mut dns = Dns::start(&kubeconfig, "127.0.0.1:0");
+    let load = Load::start(dns.address, Duration::from_millis(200));
+    for round in 0..3 {
+        let (address, serial) = (dns.address, dns.serial());
+        dns.process.child().kill().unwrap();
+        dns.process.child().wait().unwrap();
+        // In its place, on the same port: as right as the old one from the first answer on.
+        dns = Dns::start(&kubeconfig, &address.to_string());
+        assert!(dns.serial() >= serial, "round {round}");
+        dns.await_short("vm1.default", "10.1.0.5");
+    }
+    let Tally { answered, unanswered } = load.stop();
+    assert!(answered > 100 && unanswered > 0, "it was killed under load: {answered}, {unanswered}");
+}
+
+#[test]
+fn nothing_is_answered_before_the_first_full_list() {
+    let mut api = cluster();
+    api.create(VMIS, &vmi("vm1", "10.1.0.5"));
+    api.crash();
+    let starting = Starting::new(&api.service_account(ACCOUNT), "127.0.0.1:0");
+    eventually("it tries", PATIENCE, || (metric(starting.http, "source_failures_total") > 0.0).then_some(()));
+    assert_eq!(readyz(starting.http), "503");
+    api.resume();
+    let dns = starting.answering();
+    assert_eq!(dns.short("vm1.default"), "10.1.0.5");
+    assert_eq!(readyz(dns.http), "200");
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod masquerade_istio;
 mod masquerade_lives;
 mod masquerade_refuses;
 mod masquerade_tells;
+mod names_resolve;
 mod sandbox;
 mod vhost_af_xdp;
 mod vhost_cni;
