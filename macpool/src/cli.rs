@@ -40,6 +40,11 @@ pub struct Args {
     #[arg(long, value_name = "RANGE", requires = "range")]
     pub exclude: Vec<MacRange>,
 
+    /// Networks that never meet those of other domains: NAME=NAMESPACE/NETWORK,… One address on two of them is no
+    /// duplicate. May be repeated. Without --range the ConfigMap's L2_DOMAINS count (kube).
+    #[arg(long, value_name = "DOMAIN", requires = "range")]
+    pub l2_domain: Vec<String>,
+
     /// What happens to a VM that asks for an address another VM has.
     #[arg(long, value_enum, default_value_t)]
     pub on_duplicate: OnDuplicate,

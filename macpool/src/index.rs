@@ -3,11 +3,13 @@
 //! Written by the reflectors of the kube store; read for duplicates, for metrics and to guess what a sweep may find. It may
 //! lag behind the cluster: whatever gives or frees an address must not rest on something being absent here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use net_types::Mac;
 
 use crate::block::{Bits, BlockId};
+use crate::segment::{Domains, Nic, Segment};
 use crate::store::{Kind, Owner};
 
 /// Where an address was seen.
@@ -30,48 +32,90 @@ impl Place {
     }
 }
 
+/// What an object says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sighting {
+    /// Its NICs that have addresses.
+    pub nics: Vec<Nic>,
+    /// The halves of the live migration it takes part in, if it does: a source and a target that share one are one guest.
+    pub migrations: Vec<Box<str>>,
+}
+
 /// One object.
 type Object = (Place, Box<str>);
+
+/// What is kept of a sighting: networks are few, and kept once each. No network: alone.
+#[derive(Debug, PartialEq, Eq)]
+struct Known {
+    nics: Box<[(Mac, Option<Arc<str>>)]>,
+    migrations: Box<[Box<str>]>,
+}
 
 /// Addresses and objects, both ways.
 #[derive(Debug, Default)]
 pub struct Index {
-    objects: HashMap<Object, (u64, Box<[Mac]>)>,
+    /// With the round of listing in which it was seen last.
+    objects: HashMap<Object, (u64, Known)>,
     users: HashMap<BlockId, HashMap<u8, Vec<Object>>>,
+    networks: HashSet<Arc<str>>,
+    domains: Domains,
 }
 
 impl Index {
-    /// An object exists with exactly these addresses; true if that is news. `round` marks it as seen in a round of
-    /// listing.
-    pub fn put(&mut self, place: Place, key: &str, macs: Vec<Mac>, round: u64) -> bool {
+    /// Replaces what is known of L2 domains.
+    pub fn set_domains(&mut self, domains: Domains) {
+        self.domains = domains;
+    }
+
+    /// An object exists and says exactly this; true if that is news. `round` marks it as seen in a round of listing.
+    pub fn put(&mut self, place: Place, key: &str, sighting: Sighting, round: u64) -> bool {
+        let Sighting { nics, migrations } = sighting;
+        let nics = nics.into_iter().map(|Nic { mac, segment }| (mac, self.intern(segment))).collect();
+        let known = Known { nics, migrations: migrations.into() };
         let object: Object = (place, key.into());
         match self.objects.get_mut(&object) {
-            Some((seen, old)) if **old == *macs => {
+            Some((seen, old)) if *old == known => {
                 *seen = round;
                 return false;
             }
             _ => self.remove(place, key),
         }
-        if macs.is_empty() {
+        if known.nics.is_empty() {
             return true;
         }
-        for mac in &macs {
+        for (mac, _) in &known.nics {
             let (block, offset) = BlockId::of(*mac);
-            let users = self.users.entry(block).or_default().entry(offset).or_default();
+            // Room for one: most addresses have one user.
+            let users =
+                self.users.entry(block).or_default().entry(offset).or_insert_with(|| Vec::with_capacity(1));
             if !users.contains(&object) {
                 users.push(object.clone());
             }
         }
-        self.objects.insert(object, (round, macs.into_boxed_slice()));
+        self.objects.insert(object, (round, known));
         true
+    }
+
+    fn intern(&mut self, segment: Segment) -> Option<Arc<str>> {
+        let Segment::Network(name) = segment else { return None };
+        if let Some(known) = self.networks.get(&*name) {
+            return Some(Arc::clone(known));
+        }
+        let network: Arc<str> = name.into();
+        self.networks.insert(Arc::clone(&network));
+        Some(network)
     }
 
     /// An object is gone.
     pub fn remove(&mut self, place: Place, key: &str) {
         let object: Object = (place, key.into());
-        let Some((_, macs)) = self.objects.remove(&object) else { return };
-        for mac in macs {
+        let Some((_, known)) = self.objects.remove(&object) else { return };
+        for (mac, network) in known.nics {
             let (block, offset) = BlockId::of(mac);
+            // The set's and this one: nobody else is on that network.
+            if let Some(network) = network.filter(|network| Arc::strong_count(network) == 2) {
+                self.networks.remove(&network);
+            }
             let Some(offsets) = self.users.get_mut(&block) else { continue };
             if let Some(users) = offsets.get_mut(&offset) {
                 users.retain(|user| *user != object);
@@ -101,29 +145,64 @@ impl Index {
         self.users.get(&block).map(|offsets| offsets.keys().copied().collect()).unwrap_or_default()
     }
 
-    /// Who has an address, each owner once.
-    pub fn owners(&self, mac: Mac) -> Vec<Owner> {
+    fn users(&self, mac: Mac) -> &[Object] {
         let (block, offset) = BlockId::of(mac);
         let users = self.users.get(&block).and_then(|offsets| offsets.get(&offset));
-        let mut owners: Vec<_> = users
-            .into_iter()
-            .flatten()
-            .map(|(place, key)| Owner { kind: place.kind(), key: key.clone() })
-            .collect();
-        owners.sort_unstable();
-        owners.dedup();
-        owners
+        users.map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The addresses of an object.
-    pub fn macs(&self, place: Place, key: &str) -> &[Mac] {
-        self.objects.get(&(place, key.into())).map(|(_, macs)| &**macs).unwrap_or_default()
+    /// Who has an address, each owner once.
+    pub fn owners(&self, mac: Mac) -> Vec<Owner> {
+        distinct(self.users(mac).iter())
     }
 
-    /// Every address with its owners, in no order.
-    pub fn all(&self) -> impl Iterator<Item = (Mac, Vec<Owner>)> {
-        self.users.iter().flat_map(|(block, offsets)| {
-            offsets.keys().map(|offset| (block.mac(*offset), self.owners(block.mac(*offset))))
+    /// Who else has the address of a NIC of `owner` and can meet it, each owner once.
+    pub fn rivals(&self, owner: &Owner, nic: &Nic) -> Vec<Owner> {
+        let Segment::Network(network) = &nic.segment else { return Vec::new() };
+        let others = self.users(nic.mac).iter().filter(|(place, key)| {
+            (place.kind(), key) != (owner.kind, &owner.key) && !self.is_one_guest(key, &owner.key)
+        });
+        distinct(others.filter(|other| self.may_meet(other, nic.mac, network)))
+    }
+
+    /// Does a NIC of the object with this address reach the network?
+    fn may_meet(&self, object: &Object, mac: Mac, network: &str) -> bool {
+        self.networks_of(object, mac).any(|theirs| self.domains.meet(theirs, network))
+    }
+
+    fn networks_of(&self, object: &Object, mac: Mac) -> impl Iterator<Item = &Arc<str>> {
+        let nics = self.objects.get(object).map(|(_, known)| &*known.nics).unwrap_or_default();
+        nics.iter().filter(move |(theirs, _)| *theirs == mac).filter_map(|(_, network)| network.as_ref())
+    }
+
+    /// Are two VMs the source and the target of one migration?
+    fn is_one_guest(&self, one: &str, other: &str) -> bool {
+        let halves = |key: &str| {
+            let known = self.objects.get(&(Place::Vmi, key.into()));
+            known.map(|(_, known)| &*known.migrations).unwrap_or_default()
+        };
+        let others = halves(other);
+        halves(one).iter().any(|half| others.contains(half))
+    }
+
+    /// Every address that several owners have who can meet, with how many they are, in no order.
+    pub fn collisions(&self) -> impl Iterator<Item = (Mac, usize)> {
+        let shared = self.users.iter().flat_map(|(block, offsets)| {
+            let several = offsets.iter().filter(|(_, users)| users.len() > 1);
+            several.map(|(offset, users)| (block.mac(*offset), users))
+        });
+        shared.filter_map(|(mac, users)| {
+            let collide = users.iter().filter(|user| self.collides(user, mac));
+            Some((mac, distinct(collide).len())).filter(|(_, owners)| *owners > 1)
+        })
+    }
+
+    fn collides(&self, object: &Object, mac: Mac) -> bool {
+        let (place, key) = object;
+        let owner = Owner { kind: place.kind(), key: key.clone() };
+        self.networks_of(object, mac).any(|network| {
+            let nic = Nic { mac, segment: Segment::Network((**network).into()) };
+            !self.rivals(&owner, &nic).is_empty()
         })
     }
 
@@ -138,50 +217,14 @@ impl Index {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ONE: Mac = Mac([2, 0, 0, 0, 0, 1]);
-    const TWO: Mac = Mac([2, 0, 0, 0, 0, 2]);
-
-    fn owner(kind: Kind, key: &str) -> Owner {
-        Owner { kind, key: key.into() }
-    }
-
-    #[test]
-    fn a_vm_and_its_instance_are_one_owner() {
-        let mut index = Index::default();
-        index.put(Place::Vm, "ns/a", vec![ONE], 1);
-        index.put(Place::Vmi, "ns/a", vec![ONE], 1);
-        assert_eq!(index.owners(ONE), [owner(Kind::Vm, "ns/a")]);
-        index.put(Place::Pod, "ns/a", vec![ONE], 1);
-        assert_eq!(index.owners(ONE).len(), 2);
-    }
-
-    #[test]
-    fn an_address_is_used_until_the_guest_is_gone_too() {
-        let mut index = Index::default();
-        index.put(Place::Vm, "ns/a", vec![ONE], 1);
-        index.put(Place::Vmi, "ns/a", vec![ONE], 1);
-        index.remove(Place::Vm, "ns/a");
-        assert!(index.used(BlockId::of(ONE).0).contains(1));
-        index.remove(Place::Vmi, "ns/a");
-        assert!(index.users.is_empty() && index.is_empty());
-    }
-
-    #[test]
-    fn what_a_listing_does_not_show_is_gone() {
-        let mut index = Index::default();
-        index.put(Place::Vm, "ns/a", vec![ONE], 1);
-        index.put(Place::Vm, "ns/b", vec![TWO], 1);
-        index.put(Place::Vmi, "ns/b", vec![TWO], 1);
-        index.put(Place::Vm, "ns/a", vec![ONE, TWO], 2);
-        index.retain_round(Place::Vm, 2);
-        assert_eq!(index.owners(TWO), [owner(Kind::Vm, "ns/a"), owner(Kind::Vm, "ns/b")]);
-        index.put(Place::Vm, "ns/a", vec![ONE], 2);
-        index.retain_round(Place::Vmi, 2);
-        assert_eq!(index.owners(TWO), []);
-        assert_eq!(index.macs(Place::Vm, "ns/a"), [ONE]);
-    }
+fn distinct<'o>(objects: impl Iterator<Item = &'o Object>) -> Vec<Owner> {
+    let mut owners: Vec<_> =
+        objects.map(|(place, key)| Owner { kind: place.kind(), key: key.clone() }).collect();
+    owners.sort_unstable();
+    owners.dedup();
+    owners
 }
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

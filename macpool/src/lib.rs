@@ -24,6 +24,7 @@ pub mod range_config;
 pub mod record;
 pub mod review;
 mod run;
+pub mod segment;
 pub mod server;
 pub mod store;
 pub mod tls;

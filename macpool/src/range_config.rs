@@ -1,13 +1,15 @@
-//! The ConfigMap that says which addresses may be given: KubeMacPool's, with two keys of ours.
+//! The ConfigMap that says which addresses may be given: KubeMacPool's, with three keys of ours.
 //!
 //! `RANGE_START` and `RANGE_END` are KubeMacPool's one range. `RANGES` may name more (`FIRST-LAST`, separated by commas or
-//! blanks) and `EXCLUDE`, in the same form, what is not to be given.
+//! blanks) and `EXCLUDE`, in the same form, what is not to be given. `L2_DOMAINS` names networks that never meet
+//! ([`crate::segment`]), separated by blanks.
 
 use std::collections::BTreeMap;
 
 use net_types::{Mac, MacError};
 
 use crate::range::{MacRange, RangeError, Ranges};
+use crate::segment::{Domains, DomainsError};
 
 /// KubeMacPool's name for it.
 pub const NAME: &str = "kubemacpool-mac-range-config";
@@ -36,6 +38,9 @@ pub enum ConfigError {
         /// What is wrong.
         source: RangeError,
     },
+    /// The domains make no sense.
+    #[error("L2_DOMAINS: {0}")]
+    Domains(#[from] DomainsError),
     /// Too many.
     #[error("{key}: more than {MAX_RANGES} ranges")]
     TooMany {
@@ -63,6 +68,12 @@ pub fn parse(data: &BTreeMap<String, String>) -> Result<Option<Ranges>, ConfigEr
         return Ok(None);
     }
     Ranges::new(&ranges, &exclusions).map(Some).map_err(|source| ConfigError::Range { key: "RANGES", source })
+}
+
+/// Reads which networks never meet: none, if the ConfigMap does not say.
+pub fn domains(data: &BTreeMap<String, String>) -> Result<Domains, ConfigError> {
+    let text = data.get("L2_DOMAINS").map(String::as_str).unwrap_or_default();
+    Ok(Domains::new(text.split_whitespace())?)
 }
 
 /// The data for a range picked at random, as KubeMacPool picks its default: 02:XX:XX:00:00:00 to 02:XX:XX:ff:ff:ff.

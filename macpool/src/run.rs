@@ -17,6 +17,7 @@ use crate::cli::{Args, Command, StoreKind};
 use crate::metrics::Metrics;
 use crate::range::Ranges;
 use crate::range_config;
+use crate::segment::Domains;
 use crate::server::{Phase, Server};
 use crate::store::Store;
 use crate::store::dir::DirStore;
@@ -39,6 +40,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn serve_dir(args: &Args, path: &Path) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        args.l2_domain.is_empty(),
+        "--l2-domain needs --store kube: a journal does not know networks"
+    );
     let ranges = match args.range.is_empty() {
         true => remembered_range(path)?,
         false => Ranges::new(&args.range, &args.exclude)?,
@@ -73,6 +78,7 @@ async fn serve_kube(args: &Args) -> anyhow::Result<()> {
         pod,
         ranges,
         on_duplicate: args.on_duplicate,
+        domains: Domains::new(args.l2_domain.iter().map(String::as_str))?,
         grace: args.grace,
         pods: !args.no_pods,
         terms: kube::Terms::default(),

@@ -12,6 +12,7 @@ use e2e::{ApiServer, Daemon, binary, eventually, output};
 use serde_json::{Value, json};
 
 mod admits;
+mod duplicates;
 mod operations;
 mod replicas;
 

@@ -11,6 +11,8 @@ pub mod vm;
 
 use net_types::Mac;
 
+use crate::segment::Segment;
+
 /// What one NIC of a reviewed object wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Want {
@@ -20,6 +22,8 @@ pub struct Want {
     pub nic: String,
     /// What it wants.
     pub address: Address,
+    /// Where its frames go.
+    pub segment: Segment,
 }
 
 /// The address wanted.

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::envelope::{Operation, Request};
 use super::{Address, MAX_NICS, Refusal, Want, parse_mac, refuse_shared};
+use crate::segment::{Nic, Segment};
 
 /// The annotation's key.
 pub const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
@@ -31,6 +32,8 @@ pub struct Pod<'a> {
 struct Metadata<'a> {
     #[serde(borrow)]
     generate_name: Cow<'a, str>,
+    #[serde(borrow)]
+    namespace: Cow<'a, str>,
     #[serde(borrow)]
     annotations: Option<One<'a, Networks>>,
     #[serde(borrow)]
@@ -98,11 +101,20 @@ impl<'a> Pod<'a> {
         self.metadata.labels.as_ref().and_then(|labels| labels.0.as_deref()) == Some("virt-launcher")
     }
 
-    /// The addresses it asks for or was given. None of a VM's pod: they are the VM's.
-    pub(crate) fn macs(&self) -> Vec<Mac> {
+    /// The NICs with addresses it asks for or was given. None of a VM's pod: they are the VM's.
+    pub(crate) fn nics(&self, namespace: &str) -> Vec<Nic> {
         let annotation = self.networks().filter(|_| !self.is_launcher());
         let entries = annotation.and_then(|text| entries(text).ok()).unwrap_or_default();
-        entries.iter().filter_map(|entry| entry.get("mac")?.as_str()?.parse().ok()).collect()
+        let nic = |entry: &Map<String, Value>| {
+            let mac = entry.get("mac")?.as_str()?.parse().ok()?;
+            Some(Nic { mac, segment: segment(entry, namespace) })
+        };
+        entries.iter().filter_map(nic).collect()
+    }
+
+    /// The namespace in its metadata.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.metadata.namespace
     }
 
     /// The start of the names that will be made up for it.
@@ -138,12 +150,18 @@ pub fn wants(request: &Request<'_, Pod<'_>>) -> Result<Option<PodWants>, Refusal
     }
     let Some(pod) = &request.object else { return Err(Refusal::Malformed("there is none".into())) };
     match pod.networks() {
-        Some(text) if !pod.is_launcher() => parse(text).map(Some),
+        Some(text) if !pod.is_launcher() => parse(text, &request.namespace).map(Some),
         _ => Ok(None),
     }
 }
 
-fn parse(text: &str) -> Result<PodWants, Refusal> {
+/// The network of an entry in a pod of `namespace`.
+fn segment(entry: &Map<String, Value>, namespace: &str) -> Segment {
+    let text = |key| entry.get(key).and_then(Value::as_str);
+    Segment::network(text("namespace").unwrap_or(namespace), text("name").unwrap_or_default())
+}
+
+fn parse(text: &str, namespace: &str) -> Result<PodWants, Refusal> {
     let entries = entries(text)?;
     if entries.len() > MAX_NICS {
         return Err(Refusal::TooMany(entries.len()));
@@ -157,7 +175,7 @@ fn parse(text: &str) -> Result<PodWants, Refusal> {
             Some(Value::String(text)) => Address::Named(parse_mac(&nic, text)?),
             Some(other) => return Err(Refusal::Networks(format!("\"mac\" is {other}, not a text"))),
         };
-        wants.push(Want { index, nic, address });
+        wants.push(Want { index, nic, address, segment: segment(entry, namespace) });
     }
     let named: Vec<_> = wants
         .iter()

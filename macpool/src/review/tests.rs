@@ -52,7 +52,7 @@ fn vm_wants(review: &Value) -> Result<Vec<(usize, String, Address)>, Refusal> {
     let body = review.to_string();
     let request = Request::parse(body.as_bytes(), VMS).unwrap();
     let wants = vm::wants(&request)?;
-    Ok(wants.into_iter().map(|Want { index, nic, address }| (index, nic, address)).collect())
+    Ok(wants.into_iter().map(|Want { index, nic, address, segment: _ }| (index, nic, address)).collect())
 }
 
 fn create(nics: &[Value]) -> Result<Vec<(usize, String, Address)>, Refusal> {

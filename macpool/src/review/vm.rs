@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 
 use super::envelope::{Operation, Request};
 use super::{Address, MAX_NICS, Refusal, Want, parse_mac, refuse_shared};
+use crate::segment::{Nic, Segment};
 
 /// The fields of a VM that decide. Borrows from the review.
 #[derive(Debug, Default, Deserialize)]
@@ -25,12 +26,16 @@ pub struct Vm<'a> {
 struct Metadata<'a> {
     deletion_timestamp: Option<IgnoredAny>,
     #[serde(borrow)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow)]
     name: Cow<'a, str>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct Spec<'a> {
+    #[serde(borrow)]
+    run_strategy: Option<Cow<'a, str>>,
     #[serde(borrow)]
     template: Option<Template<'a>>,
 }
@@ -80,7 +85,15 @@ struct Interface<'a> {
 struct Network<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
-    multus: Option<IgnoredAny>,
+    #[serde(borrow)]
+    multus: Option<Multus<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Multus<'a> {
+    #[serde(borrow)]
+    network_name: Cow<'a, str>,
 }
 
 impl Interface<'_> {
@@ -102,9 +115,29 @@ impl<'a> InstanceSpec<'a> {
             || networks.iter().any(|network| network.multus.is_some() && network.name == interface.name)
     }
 
-    /// The addresses in the spec that are ones, for the index. Others were refused or never came by.
-    pub(crate) fn macs(&self) -> Vec<Mac> {
+    fn segment(&self, interface: &Interface<'_>, namespace: &str) -> Segment {
+        let networks = self.networks.as_deref().unwrap_or_default();
+        let multus =
+            networks.iter().find(|network| network.name == interface.name).map(|network| &network.multus);
+        match multus {
+            Some(Some(multus)) => Segment::network(namespace, &multus.network_name),
+            // The pod network: behind NAT, or with an address of its CNI plugin's choice.
+            Some(None) | None => Segment::Alone,
+        }
+    }
+
+    /// The addresses in the spec that are ones. Others were refused or never came by.
+    fn macs(&self) -> Vec<Mac> {
         self.interfaces().iter().filter_map(|interface| interface.mac_text()?.parse().ok()).collect()
+    }
+
+    /// The same with where their frames go, for the index.
+    pub(crate) fn nics(&self, namespace: &str) -> Vec<Nic> {
+        let nic = |interface: &Interface<'_>| {
+            let mac = interface.mac_text()?.parse().ok()?;
+            Some(Nic { mac, segment: self.segment(interface, namespace) })
+        };
+        self.interfaces().iter().filter_map(nic).collect()
     }
 }
 
@@ -113,9 +146,24 @@ impl Vm<'_> {
         self.spec.template.as_ref().map(|template| &template.spec)
     }
 
-    /// The addresses in the spec.
-    pub(crate) fn macs(&self) -> Vec<Mac> {
-        self.instance().map(InstanceSpec::macs).unwrap_or_default()
+    /// The NICs in the spec that have addresses.
+    pub(crate) fn nics(&self, namespace: &str) -> Vec<Nic> {
+        let mut nics = self.instance().map(|spec| spec.nics(namespace)).unwrap_or_default();
+        if self.waits() {
+            nics.iter_mut().for_each(|nic| nic.segment = Segment::Alone);
+        }
+        nics
+    }
+
+    /// The target of a migration between namespaces or clusters: it has no guest of its own until it has received one,
+    /// and then another run strategy (KubeVirt, decentralized live migration).
+    fn waits(&self) -> bool {
+        self.spec.run_strategy.as_deref() == Some("WaitAsReceiver")
+    }
+
+    /// The namespace in its metadata.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.metadata.namespace
     }
 
     /// The VM's name in its metadata.
@@ -163,7 +211,8 @@ pub fn wants(request: &Request<'_, Vm<'_>>) -> Result<Vec<Want>, Refusal> {
         if !names.insert(&*nic.name) {
             return Err(Refusal::SameName(nic.name.clone().into_owned()));
         }
-        wants.push(Want { index, nic: nic.name.clone().into_owned(), address });
+        let segment = if object.waits() { Segment::Alone } else { new.segment(nic, &request.namespace) };
+        wants.push(Want { index, nic: nic.name.clone().into_owned(), address, segment });
     }
     check_shared(nics, &wants, &old_macs)?;
     Ok(wants)

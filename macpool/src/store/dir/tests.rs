@@ -5,6 +5,7 @@ use std::io::Write as _;
 
 use super::*;
 use crate::range::MacRange;
+use crate::segment::Segment;
 use crate::store::Kind;
 
 fn ranges(text: &str) -> Ranges {
@@ -24,7 +25,8 @@ fn mac(last: u8) -> Mac {
 }
 
 fn want(nic: &str, address: Address) -> Want {
-    Want { index: 0, nic: nic.to_owned(), address }
+    let segment = Segment::network("ns", nic);
+    Want { index: 0, nic: nic.to_owned(), address, segment }
 }
 
 fn order(store: &DirStore, key: &str, wants: &[Want]) -> Result<Vec<Mac>, OrderError> {

@@ -100,9 +100,16 @@ impl Sink for ConfigSink {
 
     fn put(&mut self, json: &[u8]) -> Result<(), serde_json::Error> {
         let map: ConfigMap = serde_json::from_slice(json)?;
-        match range_config::parse(&map.data) {
-            Ok(Some(ranges)) => self.store.set_ranges(ranges),
-            Ok(None) => tracing::warn!("ConfigMap {NAME} names no range any more; the old one stays"),
+        let read =
+            range_config::parse(&map.data).and_then(|ranges| Ok((ranges, range_config::domains(&map.data)?)));
+        match read {
+            Ok((ranges, domains)) => {
+                self.store.set_domains(domains);
+                match ranges {
+                    Some(ranges) => self.store.set_ranges(ranges),
+                    None => tracing::warn!("ConfigMap {NAME} names no range any more; the old one stays"),
+                }
+            }
             Err(error) => {
                 let regarding = Regarding {
                     api_version: "v1",
@@ -112,7 +119,12 @@ impl Sink for ConfigSink {
                     uid: String::new(),
                 };
                 let what = format!("range-{}", map.metadata.resource_version);
-                self.events.warn(&regarding, "InvalidRange", &what, format!("{error}; the old range stays"));
+                self.events.warn(
+                    &regarding,
+                    "InvalidRange",
+                    &what,
+                    format!("{error}; what was valid before stays"),
+                );
             }
         }
         Ok(())

@@ -31,13 +31,15 @@ pub(super) fn render(shared: &Shared, page: &mut String) {
     );
     let (objects, mut duplicates) = {
         let index = lock(&shared.index);
-        let shared_by =
-            index.all().map(|(mac, owners)| (mac, owners.len())).filter(|(_, owners)| *owners > 1);
-        (index.len() as u64, shared_by.collect::<Vec<_>>())
+        (index.len() as u64, index.collisions().collect::<Vec<_>>())
     };
     duplicates.sort_unstable();
     gauge("macpool_objects", "VMs, VMIs and pods with addresses.", objects);
-    gauge("kubevirt_kmp_duplicate_macs", "Addresses that several VMs or pods have.", duplicates.len() as u64);
+    gauge(
+        "kubevirt_kmp_duplicate_macs",
+        "Addresses that several VMs or pods have who can meet.",
+        duplicates.len() as u64,
+    );
     header(page, "kmp_mac_collisions", "gauge", "VMs and pods that share an address.");
     for (mac, owners) in duplicates.into_iter().take(MAX_COLLISIONS) {
         sample(page, "kmp_mac_collisions", &format!("mac=\"{mac}\""), owners);

@@ -38,6 +38,7 @@ use crate::block::BlockId;
 use crate::index::{Index, Place};
 use crate::pool::{Pool, Returned};
 use crate::range::Ranges;
+use crate::segment::Domains;
 use crate::store::{OnDuplicate, lock};
 
 /// What the cluster's store is told.
@@ -51,6 +52,8 @@ pub struct Settings {
     pub ranges: Ranges,
     /// How duplicates are treated.
     pub on_duplicate: OnDuplicate,
+    /// Networks that never meet.
+    pub domains: Domains,
     /// How long an address is reserved although nothing is seen with it. At least twice the API server's request timeout.
     pub grace: Duration,
     /// Whether pods are served, and so watched.
@@ -114,11 +117,13 @@ impl KubeStore {
         if settings.pods {
             places.push((Place::Pod, objects::PODS));
         }
+        let mut index = Index::default();
+        index.set_domains(settings.domains.clone());
         let shared = Arc::new(Shared {
             tenure: Tenure::new(api.clone(), namespace, pod, settings.terms),
             blocks: Blocks::new(api.clone(), settings.ranges.clone(), crate::random()),
             pool: Mutex::new(Pool::new(settings.ranges.clone())),
-            index: Mutex::default(),
+            index: Mutex::new(index),
             owed: Mutex::default(),
             low: Notify::new(),
             rounds: watch::Sender::new(Round { number: 0, outcome: Outcome::Failed }),
@@ -148,6 +153,11 @@ impl KubeStore {
         let watcher = Arc::clone(&shared);
         tasks.spawn(async move { watcher.tenure.depose_the_silent().await });
         Self { shared, tasks: Arc::new(Mutex::new(tasks)) }
+    }
+
+    /// Replaces which networks never meet, live.
+    pub fn set_domains(&self, domains: Domains) {
+        lock(&self.shared.index).set_domains(domains);
     }
 
     /// Replaces the range, live.

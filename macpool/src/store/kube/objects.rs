@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use net_types::Mac;
 use serde::{Deserialize, Serialize};
 
 use super::events::Regarding;
+use crate::index::Sighting;
 use crate::record::Record;
 use crate::review::{pod, vm};
 
@@ -155,32 +155,60 @@ pub(super) struct Named<'a> {
 #[derive(Deserialize)]
 struct Instance<'a> {
     #[serde(borrow, default)]
+    metadata: AnyMeta<'a>,
+    #[serde(borrow, default)]
     spec: vm::InstanceSpec<'a>,
     #[serde(borrow, default)]
     status: InstanceStatus<'a>,
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct InstanceStatus<'a> {
     #[serde(borrow)]
     phase: Cow<'a, str>,
+    #[serde(borrow)]
+    migration_state: Option<MigrationState<'a>>,
 }
 
-/// Reads the addresses of a VirtualMachine.
-pub(super) fn vm_macs(json: &[u8]) -> Result<Vec<Mac>, serde_json::Error> {
-    Ok(serde_json::from_slice::<vm::Vm<'_>>(json)?.macs())
+/// A live migration that the instance is the source or the target of.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct MigrationState<'a> {
+    #[serde(borrow)]
+    source_state: Option<MigrationHalf<'a>>,
+    #[serde(borrow)]
+    target_state: Option<MigrationHalf<'a>>,
 }
 
-/// Reads the addresses of a VirtualMachineInstance: none once its guest has ended.
-pub(super) fn vmi_macs(json: &[u8]) -> Result<Vec<Mac>, serde_json::Error> {
-    let instance: Instance<'_> = serde_json::from_slice(json)?;
-    let ended = matches!(&*instance.status.phase, "Succeeded" | "Failed");
-    Ok(if ended { Vec::new() } else { instance.spec.macs() })
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct MigrationHalf<'a> {
+    // KubeVirt spells it both ways.
+    #[serde(borrow, rename = "migrationUID", alias = "migrationUid")]
+    uid: Cow<'a, str>,
 }
 
-/// Reads the addresses of a pod: none of a VM's, which are the VM's own.
-pub(super) fn pod_macs(json: &[u8]) -> Result<Vec<Mac>, serde_json::Error> {
+/// Reads the NICs of a VirtualMachine.
+pub(super) fn of_vm(json: &[u8]) -> Result<Sighting, serde_json::Error> {
+    let vm: vm::Vm<'_> = serde_json::from_slice(json)?;
+    Ok(Sighting { nics: vm.nics(vm.namespace()), migrations: Vec::new() })
+}
+
+/// Reads the NICs of a VirtualMachineInstance: none once its guest has ended.
+pub(super) fn of_vmi(json: &[u8]) -> Result<Sighting, serde_json::Error> {
+    let Instance { metadata, spec, status } = serde_json::from_slice(json)?;
+    if matches!(&*status.phase, "Succeeded" | "Failed") {
+        return Ok(Sighting::default());
+    }
+    let state = status.migration_state.unwrap_or_default();
+    let halves = [state.source_state, state.target_state].into_iter().flatten();
+    let uids = halves.map(|half| half.uid).filter(|uid| !uid.is_empty());
+    Ok(Sighting { nics: spec.nics(&metadata.namespace), migrations: uids.map(Into::into).collect() })
+}
+
+/// Reads the NICs of a pod: none of a VM's, which are the VM's own.
+pub(super) fn of_pod(json: &[u8]) -> Result<Sighting, serde_json::Error> {
     let pod: pod::Pod<'_> = serde_json::from_slice(json)?;
-    Ok(pod.macs())
+    Ok(Sighting { nics: pod.nics(pod.namespace()), migrations: Vec::new() })
 }

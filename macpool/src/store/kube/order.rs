@@ -12,6 +12,7 @@ use crate::block::BlockId;
 use crate::pool::Exact;
 use crate::record::{ClaimStep, Record};
 use crate::review::{Address, Want};
+use crate::segment::{Nic, Segment};
 use crate::store::{OnDuplicate, Order, OrderError, Owner, Store, Supplied, lock};
 
 /// How long a review may wait for a hand-over, within a webhook's default timeout of 10 s.
@@ -23,9 +24,10 @@ impl Store for KubeStore {
         let mut warnings = Vec::new();
         for want in order.wants {
             if let Address::Named(mac) = want.address {
-                warnings.extend(shared.check_duplicate(want, mac, order.owner)?);
+                let nic = Nic { mac, segment: want.segment.clone() };
+                warnings.extend(shared.check_duplicate(want, &nic, order.owner)?);
                 if !order.dry_run {
-                    shared.claim(mac, order.owner).await?;
+                    shared.claim(&nic, order.owner).await?;
                 }
             }
         }
@@ -59,10 +61,11 @@ impl Store for KubeStore {
 }
 
 impl Shared {
-    /// A warning, or a refusal, if somebody else has been seen with the address.
-    fn check_duplicate(&self, want: &Want, mac: Mac, owner: &Owner) -> Result<Option<String>, OrderError> {
-        let others = lock(&self.index).owners(mac);
-        let Some(other) = others.into_iter().find(|other| other != owner) else { return Ok(None) };
+    /// A warning, or a refusal, if somebody has been seen with the address whom the NIC can meet.
+    fn check_duplicate(&self, want: &Want, nic: &Nic, owner: &Owner) -> Result<Option<String>, OrderError> {
+        let mac = nic.mac;
+        let others = lock(&self.index).rivals(owner, nic);
+        let Some(other) = others.first() else { return Ok(None) };
         match self.settings.on_duplicate {
             OnDuplicate::Reject => Err(OrderError::Duplicate { mac, owner: other.to_string() }),
             OnDuplicate::Warn => {
@@ -144,14 +147,15 @@ impl Shared {
     }
 
     /// Rule 3 of [`crate::protocol`]: reserves an address by name.
-    async fn claim(&self, mac: Mac, owner: &Owner) -> Result<(), OrderError> {
+    async fn claim(&self, nic: &Nic, owner: &Owner) -> Result<(), OrderError> {
+        let mac = nic.mac;
         let (block, offset) = BlockId::of(mac);
         let deadline = Instant::now() + PATIENCE;
         let mut rounds = self.rounds.subscribe();
         let mut read = self.blocks.cached(block);
         loop {
             rounds.borrow_and_update();
-            if self.claim_from_pool(mac, owner)? {
+            if self.claim_from_pool(nic, owner)? {
                 return Ok(());
             }
             let me = self.tenure.identity();
@@ -160,7 +164,7 @@ impl Shared {
                 ClaimStep::Swap(record) => {
                     let Record { taken, claims, .. } = &read.record;
                     let claimant = claims.get(&offset).map(|owner| &**owner);
-                    self.check_reserved(taken.contains(offset), claimant, mac, owner)?;
+                    self.check_reserved(taken.contains(offset), claimant, nic, owner)?;
                     (Some(record), true)
                 }
                 ClaimStep::Recall(_, record) => (record, false),
@@ -190,34 +194,37 @@ impl Shared {
     }
 
     /// If the block is ours, our memory is enough.
-    fn claim_from_pool(&self, mac: Mac, owner: &Owner) -> Result<bool, OrderError> {
+    fn claim_from_pool(&self, nic: &Nic, owner: &Owner) -> Result<bool, OrderError> {
         let mut pool = lock(&self.pool);
         if self.tenure.current().is_none() {
             return Ok(false);
         }
-        let (taken, claimant) = pool.taken(mac);
-        self.check_reserved(taken, claimant, mac, owner)?;
-        Ok(pool.give_exact(mac, &owner.key) != Exact::NotHeld)
+        let (taken, claimant) = pool.taken(nic.mac);
+        self.check_reserved(taken, claimant, nic, owner)?;
+        Ok(pool.give_exact(nic.mac, &owner.key) != Exact::NotHeld)
     }
 
-    /// Two that ask for one address at the same moment are not seen yet by the watch, but by record and memory.
+    /// Two that ask for one address at the same moment are not seen yet by the watch, but by record and memory. Who has
+    /// been seen was judged before.
     fn check_reserved(
         &self,
         taken: bool,
         claimant: Option<&str>,
-        mac: Mac,
+        nic: &Nic,
         owner: &Owner,
     ) -> Result<(), OrderError> {
-        if !taken || self.settings.on_duplicate == OnDuplicate::Warn {
+        if !taken || self.settings.on_duplicate == OnDuplicate::Warn || nic.segment == Segment::Alone {
             return Ok(());
         }
+        let seen = lock(&self.index).owners(nic.mac);
         let reserved = match claimant {
             Some(claimant) if claimant == &*owner.key => return Ok(()),
+            Some(claimant) if seen.iter().any(|other| *other.key == *claimant) => return Ok(()),
             Some(claimant) => claimant.to_owned(),
-            None if lock(&self.index).owners(mac).contains(owner) => return Ok(()),
+            None if !seen.is_empty() => return Ok(()),
             None => "an object that is being created, or was deleted a short while ago".to_owned(),
         };
-        Err(OrderError::Duplicate { mac, owner: reserved })
+        Err(OrderError::Duplicate { mac: nic.mac, owner: reserved })
     }
 }
 

@@ -9,16 +9,22 @@ use super::Shared;
 use super::events::Events;
 use super::objects::{self, AnyMeta, Named};
 use super::reflect::Sink;
-use crate::index::Place;
+use crate::index::{Place, Sighting};
+use crate::segment::Nic;
 use crate::store::{Kind, Owner, lock};
 
-/// The addresses of an object in a place.
-pub(super) fn macs_of(place: Place, json: &[u8]) -> Result<Vec<Mac>, serde_json::Error> {
+/// What an object in a place says.
+pub(super) fn sighting_of(place: Place, json: &[u8]) -> Result<Sighting, serde_json::Error> {
     match place {
-        Place::Vm => objects::vm_macs(json),
-        Place::Vmi => objects::vmi_macs(json),
-        Place::Pod => objects::pod_macs(json),
+        Place::Vm => objects::of_vm(json),
+        Place::Vmi => objects::of_vmi(json),
+        Place::Pod => objects::of_pod(json),
     }
+}
+
+/// The addresses of an object in a place.
+pub(super) fn macs_of(place: Place, json: &[u8]) -> Result<impl Iterator<Item = Mac>, serde_json::Error> {
+    Ok(sighting_of(place, json)?.nics.into_iter().map(|nic| nic.mac))
 }
 
 /// The sink of one place.
@@ -38,12 +44,13 @@ impl Sight {
 }
 
 impl Sight {
-    /// An event on the VM for each address that somebody else has.
-    fn tell_collisions(&self, meta: &AnyMeta<'_>, macs: &[Mac]) {
+    /// An event on the VM for each address that somebody has whom it can meet.
+    fn tell_collisions(&self, meta: &AnyMeta<'_>, nics: &[Nic]) {
         let owner = Owner { kind: Kind::Vm, key: meta.key().into() };
-        for mac in macs {
-            let others = lock(&self.shared.index).owners(*mac);
-            if let Some(other) = others.into_iter().find(|other| *other != owner) {
+        for nic in nics {
+            let mac = nic.mac;
+            let others = lock(&self.shared.index).rivals(&owner, nic);
+            if let Some(other) = others.first() {
                 let what = format!("mac-{}", mac.to_string().replace(':', ""));
                 let message = format!("macAddress {mac} is also used by {other}");
                 self.events.warn(&meta.virtual_machine(), "MACCollision", &what, message);
@@ -61,18 +68,19 @@ impl Sink for Sight {
         let meta = serde_json::from_slice::<Named<'_>>(json)?.metadata;
         let key = meta.key();
         // One object that cannot be read, which no review would have let pass, must not blind us for the others.
-        let macs = macs_of(self.place, json).unwrap_or_else(|error| {
+        let sighting = sighting_of(self.place, json).unwrap_or_else(|error| {
             tracing::warn!(place = ?self.place, key, %error, "an object cannot be read");
-            Vec::new()
+            Sighting::default()
         });
         {
             let mut pool = lock(&self.shared.pool);
-            macs.iter().for_each(|mac| pool.seen(*mac));
+            sighting.nics.iter().for_each(|nic| pool.seen(nic.mac));
         }
-        let news = lock(&self.shared.index).put(self.place, &key, macs.clone(), self.round);
+        let nics = if self.listed { sighting.nics.clone() } else { Vec::new() };
+        let news = lock(&self.shared.index).put(self.place, &key, sighting, self.round);
         // What a start finds was told when it came.
         if news && self.listed && self.place == Place::Vm {
-            self.tell_collisions(&meta, &macs);
+            self.tell_collisions(&meta, &nics);
         }
         Ok(())
     }

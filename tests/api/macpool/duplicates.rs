@@ -1,0 +1,82 @@
+//! One address in two VMs: told or refused, unless they can never meet, or are one guest on its way.
+
+use super::*;
+
+const MAC: &str = "06:00:00:00:00:01";
+
+/// A VM with this one address on a network of its namespace.
+fn on(network: &str, name: &str) -> Value {
+    let mut vm = vm(name, &[("nic", MAC)]);
+    vm["spec"]["template"]["spec"]["networks"][0]["multus"]["networkName"] = json!(network);
+    vm
+}
+
+fn strict() -> (Cluster, Replica) {
+    let cluster = Cluster::start("02:00:00:00:00:00", "02:00:00:00:ff:ff");
+    let replica = cluster.replica(&["--on-duplicate", "reject"]);
+    (cluster, replica)
+}
+
+fn await_objects(replica: &Replica, count: u64) {
+    eventually("they are seen", PATIENCE, || {
+        (replica.metric("macpool_objects") == Some(count)).then_some(())
+    });
+}
+
+fn await_duplicates(replica: &Replica, count: u64) {
+    eventually("the metric tells", PATIENCE, || {
+        (replica.metric("kubevirt_kmp_duplicate_macs") == Some(count)).then_some(())
+    });
+}
+
+#[test]
+fn networks_that_never_meet_may_share_an_address() {
+    let (cluster, replica) = strict();
+    cluster.create(&on("red", "one"));
+    await_objects(&replica, 1);
+    let (status, answer) = cluster.try_create(&on("blue", "two"));
+    assert_eq!(status, 409, "two definitions may lead to one wire: {answer}");
+    let domains = json!({"data": {"L2_DOMAINS": "prod=default/red,default/pink\nlab=default/blue"}});
+    let (status, answer) = cluster.api.request("PATCH", CONFIG, Some(&domains.to_string()));
+    assert_eq!(status, 200, "{answer}");
+    eventually("they may now", PATIENCE, || (cluster.try_create(&on("blue", "two")).0 == 201).then_some(()));
+    await_objects(&replica, 2);
+    let (status, answer) = cluster.try_create(&on("default/pink", "three"));
+    assert_eq!(status, 409, "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains("already used by default/one"), "{answer}");
+    await_duplicates(&replica, 0);
+    // Behind NAT nobody sees it.
+    let mut nat = on("red", "nat");
+    let spec = &mut nat["spec"]["template"]["spec"];
+    spec["networks"][0] = json!({"name": "nic", "pod": {}});
+    spec["domain"]["devices"]["interfaces"][0] = json!({"name": "nic", "masquerade": {}, "macAddress": MAC});
+    assert_eq!(cluster.create(&nat), [MAC]);
+}
+
+#[test]
+fn the_target_of_a_migration_has_the_sources_address() {
+    let (cluster, replica) = strict();
+    let source = on("red", "source");
+    cluster.create(&source);
+    let instance = |vm: &Value, migration: Value| {
+        let mut vmi = vmi_of(vm);
+        vmi["status"]["migrationState"] = migration;
+        vmi.to_string()
+    };
+    let migration = json!({"sourceState": {"migrationUID": "s-1"}, "targetState": {"migrationUID": "t-1"}});
+    cluster.api.create(VMIS, &instance(&source, migration.clone()));
+    await_objects(&replica, 2);
+    let mut target = on("red", "target");
+    assert_eq!(cluster.try_create(&target).0, 409, "a VM with a guest of its own");
+    target["spec"].as_object_mut().unwrap().remove("running");
+    target["spec"]["runStrategy"] = json!("WaitAsReceiver");
+    assert_eq!(cluster.create(&target), [MAC]);
+    cluster.api.create(VMIS, &instance(&target, migration));
+    await_objects(&replica, 4);
+    await_duplicates(&replica, 0);
+    // It is over, and nobody has removed the source.
+    let patch = json!({"status": {"migrationState": null}}).to_string();
+    let (status, answer) = cluster.api.request("PATCH", &format!("{VMIS}/target"), Some(&patch));
+    assert_eq!(status, 200, "{answer}");
+    await_duplicates(&replica, 1);
+}
