@@ -55,7 +55,8 @@ pub fn leaf(
 ) -> Result<Pair, CertError> {
     let issuer = Issuer::new(authority_params(), KeyPair::from_pem(&authority.key)?);
     let mut params = CertificateParams::new(names)?;
-    params.distinguished_name.push(DnType::CommonName, "macpool");
+    // Not the authority's name: OpenSSL takes a certificate whose issuer is its subject for a self-signed one.
+    params.distinguished_name.push(DnType::CommonName, "macpool webhook");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.not_before = now - SKEW;
     params.not_after = now + lifetime;

@@ -1,5 +1,7 @@
 //! Running macpool: its range, its certificates, leaks, duplicates and what it tells.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 /// So short that a test can wait for it; nothing is on its way to etcd for that long here.
@@ -100,22 +102,31 @@ fn duplicates_are_reported_or_refused() {
 }
 
 #[test]
-fn certificates_are_replaced_without_a_failed_write() {
+fn certificates_are_replaced_under_load_without_a_failed_write() {
     let cluster = Cluster::start("02:00:00:00:00:00", "02:00:00:00:ff:ff");
     // A new authority every half a minute or so, trusted for some seconds before it signs.
     let lifetime = &["--ca-lifetime", "0.0006"];
     let _replicas = [cluster.replica(lifetime), cluster.replica(lifetime)];
     let secret = || cluster.get("/api/v1/namespaces/macpool/secrets/macpool-authority")["data"].clone();
-    let (first, mut changes, mut n) = (secret(), 0, 0);
-    let mut last = first;
-    // Trusted, signing, the old one forgotten.
-    while changes < 3 {
-        cluster.create(&vm(&format!("vm-{n}"), &[("red", "")]));
-        n += 1;
-        let now = secret();
-        changes += usize::from(now != last);
-        last = now;
-        assert!(n < 5000, "no new authority came");
-    }
-    cluster.assert_unique(n);
+    let rotated = AtomicBool::new(false);
+    let created: usize = std::thread::scope(|scope| {
+        let client = |client: usize| {
+            let (cluster, rotated) = (&cluster, &rotated);
+            scope.spawn(move || {
+                let vms = (0..5000).map(|n| vm(&format!("vm-{client}-{n}"), &[("red", "")]));
+                vms.take_while(|_| !rotated.load(Ordering::Relaxed)).map(|vm| cluster.create(&vm)).count()
+            })
+        };
+        let clients: Vec<_> = (0..4).map(client).collect();
+        let mut last = secret();
+        // Trusted, signing, the old one forgotten.
+        for _ in 0..3 {
+            last = eventually("the authority changes", 2 * PATIENCE, || {
+                Some(secret()).filter(|now| *now != last)
+            });
+        }
+        rotated.store(true, Ordering::Relaxed);
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    cluster.assert_unique(created);
 }
