@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::{Daemon, eventually, output};
+use crate::{Daemon, eventually, output, run};
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -193,6 +195,36 @@ impl ApiServer {
         let errors = outputs.iter().map(|output| String::from_utf8_lossy(&output.stderr)).collect::<String>();
         assert_eq!(outputs.iter().map(made).sum::<usize>(), count, "POST {path}: {errors}");
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    /// Puts custom objects (name and content) straight into etcd, as the API server would have stored them: hundreds of
+    /// times as fast, for benchmarks. `folder` is `<group>/<plural>/<namespace>`. Nothing completes these objects:
+    /// they need uid and creationTimestamp.
+    #[track_caller]
+    pub fn store_many(&self, folder: &str, objects: impl Iterator<Item = (String, Value)>) {
+        // etcd takes 128 operations, and 1.5 MB, in one transaction.
+        let mut puts = Vec::new();
+        let mut objects = objects.peekable();
+        while let Some((name, object)) = objects.next() {
+            let key = STANDARD.encode(format!("/registry/{folder}/{name}"));
+            puts.push(json!({"requestPut": {"key": key, "value": STANDARD.encode(object.to_string())}}));
+            if puts.len() == 128 || objects.peek().is_none() {
+                let file = self.folder.path().join("transaction");
+                fs::write(&file, json!({"success": std::mem::take(&mut puts)}).to_string()).unwrap();
+                let url = format!("http://127.0.0.1:{}/v3/kv/txn", self.etcd_port);
+                let answer =
+                    run(Command::new("curl").args(["-s", "-d"]).arg(format!("@{}", file.display())).arg(url));
+                assert!(answer.contains("\"succeeded\":true"), "{answer}");
+            }
+        }
+    }
+
+    /// GETs a path and throws the answer away: for what is measured, or too large to look at.
+    #[track_caller]
+    pub fn download(&self, path: &str) {
+        run(Command::new("curl")
+            .args(["-skf", "-o", "/dev/null", "-H", "Authorization: Bearer admin-token"])
+            .arg(format!("{}{path}", self.url())));
     }
 
     /// Makes a kind of object known: `kubevirt.io/v1` unless `group` says otherwise; any fields are kept.
