@@ -3,6 +3,7 @@
 //! One binary, three roles (ARCHITECTURE.md, "Three processes per VM"): the commands a person types, the supervisor
 //! they leave behind, and the VMM that runs the guest. Supervisor and VMM speak over [`control`].
 
+mod admit;
 mod cmd;
 pub mod control;
 mod expected;

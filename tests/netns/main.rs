@@ -27,6 +27,7 @@ mod vhost_control;
 mod vhost_guests;
 mod vhost_qemu;
 mod vhost_steering;
+mod vm_launcher_admits;
 mod vm_launcher_pod_network;
 mod vm_launcher_refuses;
 mod vm_tap_tc;

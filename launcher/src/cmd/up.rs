@@ -8,12 +8,14 @@ use std::{fs, io};
 
 use clap::Args;
 use cni::runtime::NetworkConfigError;
+use serde_json::Value;
 use vm_api::manifest::{self, Manifest, ManifestError, RunStrategy, VmSpec};
 use vm_api::nad::{self, Nad, NadError};
 use vm_api::yaml::{self, YamlError};
 
 use super::Directories;
 use super::down::{self, DownError};
+use crate::admit::{AdmitArgs, AdmitError};
 use crate::kvm::{self, KvmError};
 use crate::start::{self, StartError};
 use crate::vm::devices::DevicePool;
@@ -69,6 +71,8 @@ pub(crate) struct Up {
     #[arg(long)]
     start: bool,
     #[command(flatten)]
+    admission: AdmitArgs,
+    #[command(flatten)]
     directories: Directories,
 }
 
@@ -89,6 +93,8 @@ pub(crate) enum UpError {
     Manifest { path: PathBuf, number: usize, source: ManifestError },
     #[error("{}, document {number}", path.display())]
     Nad { path: PathBuf, number: usize, source: NadError },
+    #[error("VM {id} is not admitted")]
+    Admission { id: VmId, source: AdmitError },
     #[error("--strict refuses what would be ignored: {0}")]
     Strict(String),
     #[error("{} has no VirtualMachine", .0.display())]
@@ -207,23 +213,33 @@ impl Up {
                 networks.add(path, nad);
                 continue;
             }
-            let Manifest { mut vm, ignored } = manifest::parse(document)
-                .map_err(|source| UpError::Manifest { path: path.clone(), number, source })?;
-            let id = VmId { namespace: vm.namespace.clone(), name: vm.name.clone() };
-            if self.strict && !ignored.is_empty() {
-                return Err(UpError::Strict(manifest::join(&ignored)));
-            }
-            for finding in ignored {
-                tracing::warn!(vm = %id, "ignored: {finding}");
-            }
-            vm.run_strategy = match vm.run_strategy {
-                RunStrategy::Halted if !self.start => return Err(UpError::Halted(id)),
-                RunStrategy::Halted => RunStrategy::Always,
-                other => other,
-            };
-            specs.push(vm);
+            specs.push(self.spec(number, document)?);
         }
         if specs.is_empty() { Err(UpError::NoVm(path.clone())) } else { Ok(specs) }
+    }
+
+    /// One VM of the manifest, admitted and to be started.
+    fn spec(&self, number: usize, document: Value) -> Result<VmSpec, UpError> {
+        let wrong = |source| UpError::Manifest { path: self.file.clone(), number, source };
+        // What cannot be run is not shown to anybody, who might reserve something for it.
+        let Manifest { vm, ignored } = manifest::parse(document.clone()).map_err(wrong)?;
+        let id = VmId { namespace: vm.namespace.clone(), name: vm.name.clone() };
+        if self.strict && !ignored.is_empty() {
+            return Err(UpError::Strict(manifest::join(&ignored)));
+        }
+        for finding in ignored {
+            tracing::warn!(vm = %id, "ignored: {finding}");
+        }
+        if vm.run_strategy == RunStrategy::Halted && !self.start {
+            return Err(UpError::Halted(id));
+        }
+        let admitted = self.admission.admit(document);
+        let document = admitted.map_err(|source| UpError::Admission { id, source })?;
+        let Manifest { mut vm, ignored: _ } = manifest::parse(document).map_err(wrong)?;
+        if vm.run_strategy == RunStrategy::Halted {
+            vm.run_strategy = RunStrategy::Always;
+        }
+        Ok(vm)
     }
 
     /// Where plugins are looked for: last beside this program, where the launcher's own are installed.
