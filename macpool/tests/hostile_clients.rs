@@ -1,7 +1,5 @@
 //! What clients send that no API server would: it is told so, costs the others nothing, and is forgotten.
 
-#![expect(clippy::unwrap_used, reason = "a helper's failure is the test's failure")]
-
 mod support;
 
 use std::io::{Read as _, Write as _};

@@ -1,6 +1,6 @@
 //! Reviews with anything anywhere: whatever is answered is an answer, and whatever is given is an address nobody has.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is what is looked for")]
+#![expect(clippy::unwrap_used, reason = "a helper's failure is the test's failure")]
 
 #[path = "support/mod.rs"]
 mod support;

@@ -113,22 +113,15 @@ impl Done {
 }
 
 /// Sends CREATE reviews over `clients` connections, spread over the replicas; each one every `period`, or without pause.
-fn load(replicas: &[Replica], tls: &Arc<ClientConfig>, clients: usize, period: Option<Duration>) -> Done {
+fn load(replicas: &[Replica], tls: &Arc<ClientConfig>, clients: u32, period: Option<Duration>) -> Done {
     let until = Instant::now() + Duration::from_secs(SECONDS.into());
     let parts: Vec<Done> = std::thread::scope(|scope| {
-        let client = |n: usize| {
-            let replica = replicas[n % replicas.len()].reviews;
-            scope.spawn(move || {
-                converse(
-                    replica,
-                    tls,
-                    n,
-                    until,
-                    period.map(|period| (period, period * n as u32 / clients as u32)),
-                )
-            })
+        let client = |(n, replica): (u32, &Replica)| {
+            let server = replica.reviews;
+            let pace = period.map(|period| (period, period * n / clients));
+            scope.spawn(move || converse(server, tls, n, until, pace))
         };
-        let threads: Vec<_> = (0..clients).map(client).collect();
+        let threads: Vec<_> = (0..clients).zip(replicas.iter().cycle()).map(client).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let mut all = Done::default();
@@ -143,7 +136,7 @@ fn load(replicas: &[Replica], tls: &Arc<ClientConfig>, clients: usize, period: O
 fn converse(
     server: SocketAddr,
     tls: &Arc<ClientConfig>,
-    n: usize,
+    n: u32,
     until: Instant,
     pace: Option<(Duration, Duration)>,
 ) -> Done {
