@@ -39,7 +39,7 @@ struct Cli {
 // The user's commands come first, in the order of a VM's life; the roles that only the launcher itself starts last.
 #[derive(Debug, Subcommand)]
 enum Command {
-    Up(cmd::up::Up),
+    Up(Box<cmd::up::Up>),
     List(cmd::list::List),
     Status(cmd::status::Status),
     Console(cmd::console::Console),
