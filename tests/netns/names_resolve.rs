@@ -90,6 +90,6 @@ fn ssh_finds_a_vm_by_name_through_the_systems_resolver() {
     reached("10.1.0.5");
     status(&vmis, "10.1.0.6");
     reached("10.1.0.6");
-    let nobody = output(&mut client.command("getent").args(["ahosts", "blue.vm2.ns1.vm.example.com"]));
+    let nobody = output(client.command("getent").args(["ahosts", "blue.vm2.ns1.vm.example.com"]));
     assert!(!nobody.status.success(), "{nobody:?}");
 }

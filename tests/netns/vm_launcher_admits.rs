@@ -1,11 +1,10 @@
 //! `vm-launcher up --admit`: a VM is shown to macpool first, as the API server would show it, and runs as macpool says.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use e2e::{Launcher, LocalMacpool, Sandbox, output, sh};
+use e2e::{Launcher, LocalMacpool, Sandbox, output};
 
 /// A launcher, and a macpool of the machine's own.
 struct Place {
@@ -78,29 +77,6 @@ fn macpool_reserves_what_a_vm_is_given_and_refuses_what_another_has() {
             && text.contains("macAddress 02:00:00:00:00:00 is already used by default/one"),
         "{text}"
     );
-}
-
-#[test]
-fn a_vm_runs_with_the_address_that_macpool_gave_each_time_it_comes_up() {
-    let place = Place::new();
-    sh("ip link add br1 address 06:00:00:00:0b:01 up type bridge");
-    let manifest = place.manifest("one", "");
-    let config = r#"{"cniVersion":"0.3.1","name":"none","type":"cnv-bridge","bridge":"br1"}"#;
-    let network = format!(
-        "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: none}}\n\
-         spec: {{config: '{config}'}}\n"
-    );
-    fs::OpenOptions::new().append(true).open(&manifest).unwrap().write_all(network.as_bytes()).unwrap();
-    let ca = place.macpool.ca();
-    for _ in 0..2 {
-        let admit = ["--admit", place.macpool.url(), "--admit-ca", ca.to_str().unwrap()];
-        let up = place.launcher.up_halted(&manifest, &admit);
-        assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
-        let status = place.launcher.status("one");
-        assert_eq!(status["status"]["interfaces"][0]["mac"], "02:00:00:00:00:00", "{status}");
-        place.launcher.run("down", &["one", "--now"]);
-    }
-    assert_eq!(place.macpool.reservations(), "02:00:00:00:00:00  reserved  default/one (nic)\n");
 }
 
 #[test]

@@ -114,7 +114,9 @@ fn certificates_are_replaced_under_load_without_a_failed_write() {
             let (cluster, rotated) = (&cluster, &rotated);
             scope.spawn(move || {
                 let vms = (0..5000).map(|n| vm(&format!("vm-{client}-{n}"), &[("red", "")]));
-                vms.take_while(|_| !rotated.load(Ordering::Relaxed)).map(|vm| cluster.create(&vm)).count()
+                vms.take_while(|_| !rotated.load(Ordering::Relaxed))
+                    .inspect(|vm| drop(cluster.create(vm)))
+                    .count()
             })
         };
         let clients: Vec<_> = (0..4).map(client).collect();
