@@ -1,15 +1,22 @@
 //! A VF in a guest: the guest's own driver runs it, with the address and in the VLAN that the node assigned.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use e2e::{GuestImage, Launcher, Namespace, SshKey, example, output};
+use e2e::{GuestImage, Launcher, Namespace, SshKey, eventually, example, output};
 use launcher::control::{self, Event, HostFunction, Passthrough, exit_code};
 use launcher::vfio;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::a_vmm_boots_linux::{Guest, Wish};
 use crate::sriov_nic::{Nic, has_carrier, pings};
+
+/// Guests are emulated twice over here.
+const BOOT: Duration = Duration::from_secs(150);
 
 /// A pod on VF `index` in `vlan`, with this address.
 fn pod(nic: &Nic, index: usize, vlan: u16, address: &str) -> (Namespace, e2e::CniCall) {
@@ -82,10 +89,91 @@ fn up_command(launcher: &Launcher, folder: &Path, key: &SshKey, devices: &[Strin
     let image = GuestImage::with_nic_drivers();
     let mut command = launcher.command("up", &[]);
     let manifest = example("vm-sriov.yaml", key, folder);
+    let text = fs::read_to_string(&manifest).unwrap();
+    // Shown on the console, by a guest that nobody has to log in to.
+    let told = "runcmd:\n            - cd /sys/class/net/eth0; cat address; readlink -f device; readlink -f device/driver";
+    let hostname = "hostname: vm-sriov";
+    fs::write(&manifest, text.replace(hostname, &format!("{hostname}\n            {told}"))).unwrap();
     command.arg("--file").arg(manifest);
     command.arg("--kernel").arg(image.kernel).arg("--initrd").arg(image.initrd);
     command.arg("--device-pool").arg(format!("openshift.io/nics={}", devices.join(",")));
     command
+}
+
+/// If the test fails, shows what its VM had to say and ends it: VFs that a guest has cannot be removed.
+struct Story<'a>(&'a Launcher);
+
+impl Drop for Story<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0.story());
+            let _down = output(&mut self.0.command("down", &["vm-sriov", "--now"]));
+        }
+    }
+}
+
+/// What an unprivileged VMM has: its identity, its capabilities, and the files of `/dev` that it holds.
+fn rights(vmm: i32) -> (String, Vec<String>) {
+    let status = fs::read_to_string(format!("/proc/{vmm}/status")).unwrap();
+    let lines = status.lines().filter(|line| line.starts_with("CapEff") || line.starts_with("CapPrm"));
+    let files = fs::read_dir(format!("/proc/{vmm}/fd")).unwrap().flatten();
+    let files = files.filter_map(|file| fs::read_link(file.path()).ok());
+    let mut vfio: Vec<String> =
+        files.map(|file| file.display().to_string()).filter(|file| file.starts_with("/dev/vfio")).collect();
+    vfio.sort();
+    (lines.collect::<Vec<_>>().join(" "), vfio)
+}
+
+#[test]
+fn a_vm_of_a_manifest_has_a_free_vf_and_gives_it_back() {
+    let nic = Nic::with_vfs(4);
+    nic.bind_vfio(0);
+    nic.bind_vfio(1);
+    let before = nic.state();
+    let near = pod(&nic, 2, 100, "192.0.2.2/24");
+    let far = pod(&nic, 3, 200, "192.0.2.3/24");
+    let other = Namespace::new("other");
+    let taken = nic.call(0, json!({})).netns(&other).container("other");
+    taken.call("ADD").success();
+
+    let folder = tempfile::tempdir().unwrap();
+    let launcher = Launcher::new(folder.path());
+    let _story = Story(&launcher);
+    let key = SshKey::generate(folder.path());
+    let refused = up(&launcher, folder.path(), &key, &[nic.vf(0)]);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(message.contains("others have all of its network's devices"), "{message}");
+
+    let started = up(&launcher, folder.path(), &key, &[nic.vf(0), nic.vf(1)]);
+    assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+    let ready = |times: usize| {
+        let shown = launcher.console("vm-sriov");
+        (shown.matches("guest ready: vm-sriov").count() >= times).then_some(shown)
+    };
+    let shown = eventually("the guest is ready", BOOT, || ready(1));
+    for expected in ["02:00:00:00:00:01\r\n", "/0000:00:0c.0\r\n", "/drivers/igbvf\r\n"] {
+        assert!(shown.contains(expected), "{shown}");
+    }
+    assert!(pings(&near.0, "192.0.2.1"), "one VLAN");
+    assert!(!pings(&far.0, "192.0.2.1"), "VLAN 200 reached the guest in VLAN 100");
+    assert_eq!(nic.vf_info(1)["vlan_list"], json!([{"vlan": 100}]));
+
+    let vmm = launcher.vmm("vm-sriov").unwrap();
+    let (capabilities, files) = rights(vmm);
+    assert_eq!(capabilities, "CapPrm:\t0000000000000000 CapEff:\t0000000000000000");
+    // KVM alone still has the group; the VMM cannot open another device of it.
+    assert_eq!(files, ["/dev/vfio/vfio"]);
+
+    // The VF is in full use when its VMM dies; the next one's guest finds it fresh.
+    kill(Pid::from_raw(vmm), Signal::SIGKILL).unwrap();
+    eventually("the next guest is ready", BOOT, || ready(2));
+    assert!(pings(&near.0, "192.0.2.1"), "after a restart");
+
+    launcher.run("down", &["vm-sriov"]);
+    for call in [&taken, &near.1, &far.1] {
+        call.call("DEL").success();
+    }
+    assert_eq!(nic.state(), before);
 }
 
 #[test]
