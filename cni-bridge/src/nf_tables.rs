@@ -124,8 +124,16 @@ impl NfTables {
 
     /// The rules of all chains of `table`; none if there is no such table. Its cost grows with their number: not for
     /// ADD or DEL.
-    pub(crate) fn rules_of_table(&self, table: Table) -> Result<Vec<FoundRule>, NfTablesError> {
+    fn rules_of_table(&self, table: Table) -> Result<Vec<FoundRule>, NfTablesError> {
         self.list_rules(&message::dump_table(table), &table)
+    }
+
+    /// The chains of `table` whose rules have a comment, with that comment. As costly as [`NfTables::rules_of_table`].
+    pub(crate) fn owned_chains(&self, table: Table) -> Result<Vec<(String, String)>, NfTablesError> {
+        let rules = self.rules_of_table(table)?.into_iter().filter(|rule| !rule.comment.is_empty());
+        let mut chains: Vec<_> = rules.map(|rule| (rule.chain, rule.comment)).collect();
+        chains.dedup();
+        Ok(chains)
     }
 
     fn list_rules(&self, request: &[u8], object: &impl ToString) -> Result<Vec<FoundRule>, NfTablesError> {

@@ -14,7 +14,8 @@ use net_types::{IfName, Mac};
 
 use crate::nf_tables::{Chain, Family, Hook, NfTables, NfTablesError, Rule, Table, Transaction, same};
 
-const TABLE: Table = Table { family: Family::Netdev, name: "cnv-bridge" };
+/// Where all checks are.
+pub(crate) const TABLE: Table = Table { family: Family::Netdev, name: "cnv-bridge" };
 /// Before everything else that might look at the packet (`NF_IP_PRI_RAW`, as the reference plugin has it).
 const PRIORITY: i32 = -300;
 

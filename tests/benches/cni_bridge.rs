@@ -1,18 +1,19 @@
 //! cnv-bridge beside the reference plugin, in the same run and taking turns, each on a bridge of its own in a sandbox.
 //!
-//! The peer is `bridge` of Debian's containernetworking-plugins. Times are those of a whole call as a runtime sees it,
+//! Ours is the statically linked binary that `make plugins` builds; the peer is `bridge` of Debian's
+//! containernetworking-plugins. Times are those of a whole call as a runtime sees it,
 //! process start included. The machine is noisy: read the ratios. Run by `make bench`.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark's failure is its result")]
 
 use std::fs;
 use std::net::UdpSocket;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use e2e::{CniCall, Namespace, Sandbox, binary, sh};
+use e2e::{CniCall, Namespace, Sandbox, binary_dir, sh};
 use serde_json::json;
 
 const PEER: &str = "/usr/lib/cni/bridge";
@@ -34,17 +35,29 @@ impl Plugin {
             "cniVersion": "0.4.0", "name": "bench", "type": "bridge", "bridge": bridge, "macspoofchk": spoof_check,
         });
         let call = match self {
-            Self::Ours => CniCall::new("cnv-bridge", config),
+            Self::Ours => CniCall::foreign(&ours(), config),
             Self::Peer => CniCall::foreign(Path::new(PEER), config),
         };
         call.netns(pod)
     }
+
+    /// The address of its bridge.
+    fn mac(self) -> &'static str {
+        if self == Self::Ours { "02:00:00:00:0b:01" } else { "02:00:00:00:0b:02" }
+    }
+}
+
+/// The plugin as it is shipped: `target/<triple>/plugins`, beside this benchmark's own `target/release`.
+fn ours() -> PathBuf {
+    let path = binary_dir().join("../x86_64-unknown-linux-gnu/plugins/cnv-bridge");
+    assert!(path.is_file(), "{} is missing: run 'make plugins'", path.display());
+    path
 }
 
 fn main() {
     let _sandbox = Sandbox::enter();
-    for (bridge, mac) in [("br-ours", "02:00:00:00:0b:01"), ("br-peer", "02:00:00:00:0b:02")] {
-        sh(&format!("ip link add {bridge} address {mac} up type bridge"));
+    for (bridge, plugin) in [("br-ours", Plugin::Ours), ("br-peer", Plugin::Peer)] {
+        sh(&format!("ip link add {bridge} address {} up type bridge", plugin.mac()));
     }
     let version = sh("dpkg-query --show containernetworking-plugins");
     println!("peer: {}", version.trim());
@@ -112,7 +125,7 @@ fn with_many_ports() {
         }
         let extra = call.ifname("extra");
         let pairs: Vec<_> = (0..PAIRS).map(|_| (timed(&extra, "ADD"), timed(&extra, "DEL"))).collect();
-        let rate = median_of((0..5).map(|_| packets_per_second(&pod)).collect());
+        let rate = median_of((0..5).map(|_| packets_per_second(&pod, Plugin::Ours)).collect());
         let (adds, dels) = pairs.into_iter().unzip();
         for port in &ports {
             port.call("DEL").success();
@@ -122,15 +135,29 @@ fn with_many_ports() {
     let name = |what: &str| format!("{what} with {MANY} ports, beside 10");
     row(&name("ADD macspoofchk"), many.0, few.0, 1.3);
     row(&name("DEL macspoofchk"), many.1, few.1, 1.3);
-    let name = name("packets/s through the check");
-    println!("{name:<44} {:>10.0} {:>10.0} {:>7.2}  >= 0.95", many.2, few.2, many.2 / few.2);
+    let name = |whose: &str| format!("packets/s through {whose} check, {MANY} / 10");
+    println!("{:<44} {:>10.0} {:>10.0} {:>7.2}  >= 0.95", name("our"), many.2, few.2, many.2 / few.2);
+    let [few, many] = [10, MANY].map(peer_packets_per_second);
+    println!("{:<44} {many:>10.0} {few:>10.0} {:>7.2}", name("the peer's"), many / few);
+}
+
+/// The same through the peer's check, without its DEL, which would take minutes.
+fn peer_packets_per_second(ports: usize) -> f64 {
+    let pod = Namespace::new("pod");
+    let call = Plugin::Peer.call(&pod, true);
+    for number in 0..ports {
+        call.clone().ifname(&format!("n{number}")).call("ADD").success();
+    }
+    let rate = median_of((0..5).map(|_| packets_per_second(&pod, Plugin::Peer)).collect());
+    sh("nft flush ruleset");
+    rate
 }
 
 /// Frames that the pod gets through port `n0` and its spoof check in a second. They go to the bridge's own address: to
 /// any other the bridge would send them out by every port, and that cost would hide the check's.
-fn packets_per_second(pod: &Namespace) -> f64 {
+fn packets_per_second(pod: &Namespace, plugin: Plugin) -> f64 {
     pod.sh("ip address replace 192.0.2.1/24 dev n0");
-    pod.sh("ip neighbour replace 192.0.2.9 lladdr 02:00:00:00:0b:01 dev n0");
+    pod.sh(&format!("ip neighbour replace 192.0.2.9 lladdr {} dev n0", plugin.mac()));
     let socket = pod.netns().run(|| UdpSocket::bind("192.0.2.1:0")).unwrap().unwrap();
     socket.connect("192.0.2.9:9").unwrap();
     let began = Instant::now();
@@ -152,7 +179,7 @@ fn footprint() {
     });
     println!("{:<44} {ours:>10} {peer:>10} {:>7.2}  <= 0.4", "peak memory of ADD, KiB", ours / peer);
     let size = |path: &Path| fs::metadata(path).unwrap().len() as f64 / 1e6;
-    let (ours, peer) = (size(&binary("cnv-bridge")), size(Path::new(PEER)));
+    let (ours, peer) = (size(&self::ours()), size(Path::new(PEER)));
     println!("{:<44} {ours:>10.2} {peer:>10.2} {:>7.2}  <= 4 MB, static", "binary, MB", ours / peer);
 }
 

@@ -139,11 +139,15 @@ fn gc_finds_what_a_vanished_pod_left() {
     let pods = [0, 1, 2].map(|_| Namespace::new("pod"));
     for (number, pod) in pods.iter().enumerate() {
         let network = if number == 2 { "other" } else { "net" };
-        call(pod, json!({"name": network})).container(&format!("c{number}")).call("ADD").success();
+        call(pod, json!({"name": network, "macspoofchk": true}))
+            .container(&format!("c{number}"))
+            .call("ADD")
+            .success();
     }
     let [gone, kept, _other] = pods;
     let valid = json!([{"containerID": "c1", "ifname": "net1"}]);
-    let gc = call(&kept, json!({"cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}));
+    let gc = json!({"cniVersion": "1.1.0", "macspoofchk": true, "cni.dev/valid-attachments": valid});
+    let gc = call(&kept, gc);
     drop(gone);
     e2e::eventually(
         "the kernel takes the vanished pod's link away",
@@ -155,9 +159,11 @@ fn gc_finds_what_a_vanished_pod_left() {
         text.contains("IPAM plugin host-local"),
         "Debian's host-local is older than GC, but that is all: {text}"
     );
-    let rules = sh("nft list table inet cnv-bridge");
-    let owners = ["net1 c0 net", "net1 c1 net", "net1 c2 other"].map(|owner| rules.contains(owner));
-    assert_eq!(owners, [false, true, true], "{rules}");
+    for table in ["inet cnv-bridge", "netdev cnv-bridge"] {
+        let rules = sh(&format!("nft list table {table}"));
+        let owners = ["net1 c0 net", "net1 c1 net", "net1 c2 other"].map(|owner| rules.contains(owner));
+        assert_eq!(owners, [false, true, true], "{rules}");
+    }
 }
 
 #[test]

@@ -33,25 +33,31 @@ pub(super) fn remove_known_port(port: &Port) -> Result<(), BridgeError> {
 /// Removes the port, its check and its masquerading; those its network does not have (`config`, if known) are not
 /// looked for. The pod's end goes with the host's, wherever it is and whatever it is called by now.
 pub(super) fn remove_port(config: Option<&Config>, port: &Port, host: &Netlink) -> Result<(), BridgeError> {
-    if let Some(link) = host.link_by_name(port.host_name.as_str())?
-        && is_ours(&link, port)
-    {
-        delete_link(host, &link)?;
-    }
-    remove_rules(config, &port.host_name)
+    let removed = match host.link_by_name(port.host_name.as_str())? {
+        Some(link) if is_ours(&link, port) => delete_link(host, &link),
+        _ => Ok(()),
+    };
+    removed.and(remove_rules(config, &port.host_name))
 }
 
 /// Removes what the packet filter knows of the port with that host end.
 fn remove_rules(config: Option<&Config>, host_name: &IfName) -> Result<(), BridgeError> {
-    if config.is_none_or(Config::has_spoof_check) {
-        spoof::remove(&NfTables::open()?, host_name)?;
+    let has_check = config.is_none_or(Config::has_spoof_check);
+    let has_masquerading = config.is_none_or(|config| config.masquerade);
+    if !has_check && !has_masquerading {
+        return Ok(());
+    }
+    let nf_tables = NfTables::open()?;
+    let mut removed = Ok(());
+    if has_check {
+        removed = spoof::remove(&nf_tables, host_name);
         cni::mutated("spoof check removed");
     }
-    if config.is_none_or(|config| config.masquerade) {
-        masquerade::remove(&NfTables::open()?, host_name)?;
+    if has_masquerading {
+        removed = removed.and(masquerade::remove(&nf_tables, host_name));
         cni::mutated("masquerading removed");
     }
-    Ok(())
+    Ok(removed?)
 }
 
 /// A link by our name without an alias is one whose ADD was cut off before it wrote it.
@@ -101,10 +107,11 @@ pub(super) fn gc(
         let removed = delete_link(&host, &link).and_then(|()| remove_rules_of(config, &link.name));
         failures.extend(removed.err());
     }
-    // Without a DEL, masquerading stays when the pod's namespace goes and takes the link with it.
-    if config.masquerade {
-        let owners = masquerade::owners(&NfTables::open()?)?;
-        for (host_name, _) in owners.into_iter().filter(|(_, owner)| is_stale(owner)) {
+    // Without a DEL, rules stay when the pod's namespace goes and takes the link with it.
+    let tables = [(config.has_spoof_check(), spoof::TABLE), (config.masquerade, masquerade::TABLE)];
+    for (_, table) in tables.into_iter().filter(|(in_use, _)| *in_use) {
+        let chains = NfTables::open()?.owned_chains(table)?;
+        for (host_name, _) in chains.into_iter().filter(|(_, owner)| is_stale(owner)) {
             failures.extend(remove_rules_of(config, &host_name).err());
         }
     }

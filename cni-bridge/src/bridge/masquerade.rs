@@ -21,7 +21,8 @@ use crate::nf_tables::{
     Transaction, VerdictMap, compared, same,
 };
 
-const TABLE: Table = Table { family: Family::Inet, name: "cnv-bridge" };
+/// Where all of it is.
+pub(super) const TABLE: Table = Table { family: Family::Inet, name: "cnv-bridge" };
 const POSTROUTING: Chain<'_> = Chain { table: TABLE, name: "postrouting", hook: Some(Hook::SourceNat) };
 
 /// What the table holds besides the ports' chains: that chain and two maps.
@@ -176,14 +177,6 @@ pub(super) fn check(nf_tables: &NfTables, port: &Port, addresses: &[IpNetwork]) 
 
 fn absent(what: &str, address: IpNetwork) -> Difference {
     difference(what, format!("without {address}"), format!("with {address}"))
-}
-
-/// Host ends' names and owners ([`super::port::owner`]) of all ports that are masqueraded.
-pub(super) fn owners(nf_tables: &NfTables) -> Result<Vec<(String, String)>, NfTablesError> {
-    let rules = nf_tables.rules_of_table(TABLE)?.into_iter().filter(|rule| !rule.comment.is_empty());
-    let mut owners: Vec<_> = rules.map(|rule| (rule.chain, rule.comment)).collect();
-    owners.dedup();
-    Ok(owners)
 }
 
 fn chain(host_name: &IfName) -> Chain<'_> {
