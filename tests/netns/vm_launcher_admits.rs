@@ -80,6 +80,32 @@ fn macpool_reserves_what_a_vm_is_given_and_refuses_what_another_has() {
 }
 
 #[test]
+fn a_vm_runs_with_the_address_that_macpool_gave_each_time_it_comes_up() {
+    let place = Place::new();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/vm-pod-network.yaml");
+    let text = fs::read_to_string(example).unwrap();
+    assert!(!text.contains("macAddress"), "the example leaves the choice to others");
+    let manifest = place.path("web.yaml");
+    fs::write(&manifest, text).unwrap();
+    let resolv_conf = place.path("resolv.conf");
+    fs::write(&resolv_conf, "nameserver 192.0.2.254\n").unwrap();
+    let (ca, resolv_conf) = (place.macpool.ca().display().to_string(), resolv_conf.display().to_string());
+    for _ in 0..2 {
+        let options = ["--admit", place.macpool.url(), "--admit-ca", &ca, "--resolv-conf", &resolv_conf];
+        let up = place.launcher.up_halted(&manifest, &options);
+        assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+        let status = place.launcher.status("web");
+        assert_eq!(status["status"]["interfaces"][0]["mac"], "02:00:00:00:00:00", "{status}");
+        place.launcher.run("down", &["web", "--now"]);
+    }
+    let table = place.macpool.reservations();
+    assert!(
+        table.starts_with("02:00:00:00:00:00  reserved  default/web") && table.lines().count() == 1,
+        "{table}"
+    );
+}
+
+#[test]
 fn a_webhook_that_cannot_be_asked_stops_the_vm() {
     let place = Place::new();
     let (ca, url) = (place.macpool.ca(), place.macpool.url());
