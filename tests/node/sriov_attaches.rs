@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
-use e2e::{Namespace, sh};
+use e2e::{Namespace, eventually, sh};
 use serde_json::{Value, json};
 
 use crate::sriov_nic::{JOURNAL, Nic, has_carrier, pings};
@@ -101,6 +102,34 @@ fn addresses_come_from_ipam_and_go_with_del() {
     assert_eq!(nic.state(), before);
     let calls = fs::read_to_string(&log).unwrap();
     assert_eq!(calls, "ADD c1 net1\nADD c2 net1\nCHECK c1 net1\nCHECK c1 net1\nDEL c1 net1\nDEL c2 net1\n");
+}
+
+#[test]
+fn a_pods_interface_tells_its_neighbours_and_keeps_its_name_on_the_node() {
+    let nic = Nic::with_vfs(2);
+    let before = nic.state();
+    let neighbour = Namespace::new("neighbour");
+    let other = nic.call(0, json!({"vlan": 100})).netns(&neighbour).container("other");
+    other.call("ADD").success();
+    neighbour.sh("ip address add 192.0.2.2/24 dev net1");
+    neighbour.sh("sysctl -q -w net.ipv4.conf.net1.arp_accept=1");
+    has_carrier(&neighbour);
+
+    let folder = tempfile::tempdir().unwrap();
+    ipam_plugin(folder.path(), "ipam1", "192.0.2.1/24", &folder.path().join("log"));
+    let name = nic.vf_link(1).unwrap();
+    let pod = Namespace::new("pod");
+    let more = json!({"vlan": 100, "mac": "02:00:00:00:00:01", "ipam": {"type": "ipam1"}});
+    let call = nic.call(1, more).netns(&pod).var("CNI_PATH", folder.path());
+    call.call("ADD").success();
+    let seen = eventually("the neighbour knows who has the address", Duration::from_secs(20), || {
+        Some(neighbour.sh("ip neighbour show 192.0.2.1")).filter(|entry| !entry.is_empty())
+    });
+    assert!(seen.contains("lladdr 02:00:00:00:00:01"), "{seen}");
+    assert!(pod.sh("ip link show net1").contains(&format!("altname {name}")));
+    call.call("DEL").success();
+    other.call("DEL").success();
+    assert_eq!(nic.state(), before);
 }
 
 #[test]

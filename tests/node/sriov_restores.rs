@@ -43,7 +43,7 @@ fn what_a_crash_left_is_gone_after_del() {
         assert_eq!(nic.state(), before, "after crash {crashes}");
         assert!(!journal(&nic.vf(0)).exists());
     }
-    assert_eq!(crashes, 11, "one crash for each change that ADD makes");
+    assert_eq!(crashes, 12, "one crash for each change that ADD makes");
     assert_eq!(nic.state(), before);
 }
 

@@ -142,6 +142,12 @@ impl Netlink {
         self.change("rename link with index", index, |link| link.name(name.as_str()))
     }
 
+    /// Gives a link an alternative name, by which it is found as by its own.
+    pub fn add_alt_name(&self, index: u32, name: &str) -> Result<(), Error> {
+        let request = self.handle.link().property_add(index).alt_ifname(&[name]);
+        self.wait("add alternative name of link with index", index, request.execute())
+    }
+
     /// Takes an alternative name from a link; one it does not have is an error.
     pub fn delete_alt_name(&self, index: u32, name: &str) -> Result<(), Error> {
         let request = self.handle.link().property_del(index).alt_ifname(&[name]);

@@ -99,6 +99,11 @@ fn move_to_pod(ground: &Ground, link: &Link) -> Result<(Netlink, u32), SriovErro
     let pod = Netlink::open_in(namespace)?;
     let moved = interface::find(&pod, entry.address)?.filter(|link| link.name == if_name.as_str());
     let index = moved.ok_or_else(|| SriovError::Vanished(if_name.clone()))?.index;
+    if link.name != if_name.as_str() {
+        // Who looks into the pod finds which of the node's interfaces this is.
+        pod.add_alt_name(index, &link.name)?;
+        cni::mutated("alternative name");
+    }
     Ok((pod, index))
 }
 

@@ -109,6 +109,10 @@ fn move_from_somewhere(
         let there = Netlink::open_in(&namespace)?;
         let Some(link) = find(&there, entry.address)? else { continue };
         there.set_down(link.index)?;
+        if let Some(before) = &entry.link {
+            // It would be in the way of the interface's own name on the host.
+            forget_alt_name(&there, &link, &before.name)?;
+        }
         move_home(&there, &link, host, entry)?;
         cni::mutated("interface moved to the host");
         return on_host(node, host, entry.address);
@@ -142,11 +146,8 @@ fn rename(host: &Netlink, link: &Link, name: &IfName) -> Result<(), SriovError> 
         return Ok(());
     }
     if host.link_by_name(name.as_str())?.is_some_and(|holder| holder.index == link.index) {
-        // udev gives an interface that comes back under a pod's name its own as an alternative one.
-        match host.delete_alt_name(link.index, name.as_str()) {
-            Err(error) if !error.is_not_found() => return Err(error.into()),
-            _ => {}
-        }
+        // udev gives an interface that comes back under a pod's name its own as an alternative one, as ADD did.
+        forget_alt_name(host, link, name)?;
     }
     match host.set_name(link.index, name) {
         Err(error) if error.already_exists() => {
@@ -156,6 +157,17 @@ fn rename(host: &Netlink, link: &Link, name: &IfName) -> Result<(), SriovError> 
     }
     cni::mutated("interface renamed");
     Ok(())
+}
+
+/// Takes an alternative name away, if the interface has it.
+fn forget_alt_name(netlink: &Netlink, link: &Link, name: &IfName) -> Result<(), SriovError> {
+    if link.name == name.as_str() {
+        return Ok(());
+    }
+    match netlink.delete_alt_name(link.index, name.as_str()) {
+        Err(error) if !error.is_not_found() => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Gives the interface, which is at home, what it had before.
