@@ -1,5 +1,5 @@
 # The commands of guestwire. CONTRIBUTING.md says what each is for.
-.PHONY: setup check demo test bench plugins node node-shell
+.PHONY: setup check demo test bench plugins soak node node-shell
 
 setup:
 	@tests/setup
@@ -32,6 +32,10 @@ bench: setup
 	cargo bench --package e2e --package macpool --package secondary-dns --benches
 	secondary-dns/benches/peers
 	vhost-net-backend/benches/run
+
+# 10^9 numbered frames from guest to guest; every test run sends some thousands.
+soak:
+	GUESTWIRE_SOAK_PACKETS=1000000000 cargo test --release --package vhost-net-backend --lib -- --nocapture soak
 
 # The tests of the node VM; TEST=part-of-a-name picks some.
 node:

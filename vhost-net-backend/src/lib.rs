@@ -19,6 +19,8 @@ mod ctl;
 pub mod daemon;
 pub mod fault;
 pub mod frame;
+#[cfg(test)]
+mod fuzzing;
 pub mod gate;
 pub mod link;
 pub mod listener;

@@ -1,6 +1,7 @@
 //! The daemon as VMMs meet it: over its sockets, with a frontend of the vhost crate.
 
 mod latency;
+mod soak;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -1,0 +1,209 @@
+//! Bytes at random as a guest's rings, and as a VMM's messages.
+//!
+//! Whatever the input, the process must live; each function also checks what must still hold after it.
+
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use net_types::Mac;
+
+use crate::counters::LinkCounters;
+use crate::frame::Offloads;
+use crate::gate::Policy;
+use crate::link::{Link, NewLink};
+use crate::memory::sigbus;
+use crate::poller::Poller;
+use crate::port::{Port, Queue, VhostPort};
+use crate::ring::fake::{ALL, Driver, Guest, HIGH, HOLE, MIB, PLAIN};
+use crate::ring::{RingFeatures, RxQueue, TxQueue};
+use crate::spec::LinkSpec;
+use crate::vhost::{PortHandle, VhostSettings};
+use crate::worker::Worker;
+
+/// Entries of the rings.
+const ENTRIES: u16 = 16;
+
+/// Takes an input apart; zeros when it has ended.
+struct Input<'i>(&'i [u8]);
+
+impl Input<'_> {
+    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let (front, rest) = self.0.split_at(N.min(self.0.len()));
+        self.0 = rest;
+        let mut bytes = [0; N];
+        bytes[..front.len()].copy_from_slice(front);
+        bytes
+    }
+
+    fn byte(&mut self) -> u8 {
+        let [byte] = self.bytes();
+        byte
+    }
+
+    fn word(&mut self) -> u16 {
+        u16::from_le_bytes(self.bytes())
+    }
+
+    /// An address: often one near an edge of memory.
+    fn address(&mut self) -> u64 {
+        let (kind, near) = (self.byte(), u64::from(self.byte()));
+        match kind % 8 {
+            0 => u64::from_le_bytes(self.bytes()),
+            1 => (MIB + near).wrapping_sub(128),
+            2 => (HOLE + near).wrapping_sub(128),
+            3 => (HIGH + near).wrapping_sub(128),
+            4 => (HIGH + MIB + near).wrapping_sub(128),
+            _ => HIGH + near * 64,
+        }
+    }
+
+    fn length(&mut self) -> u32 {
+        let kind = self.byte();
+        let word = u32::from(self.word());
+        match kind % 4 {
+            0 => u32::from_le_bytes(self.bytes()),
+            1 => word % 128,
+            2 => word % 2048,
+            _ => word,
+        }
+    }
+}
+
+/// Fills a ring's descriptors and its available ring.
+fn fill(driver: &mut Driver, input: &mut Input<'_>) {
+    for index in 0..ENTRIES {
+        let (address, length) = (input.address(), input.length());
+        let (flags, next) = (u16::from(input.byte() % 8), u16::from(input.byte() % 20));
+        driver.set_descriptor(index, address, length, flags, next);
+    }
+    for _ in 0..input.byte() % 20 {
+        driver.offer(u16::from(input.byte() % 20));
+    }
+    if input.byte().is_multiple_of(8) {
+        driver.set_available(input.word());
+    }
+}
+
+/// Two guests on one link; one's transmit ring and the other's receive ring are made of the input.
+fn rings(data: &[u8]) {
+    let mut input = Input(data);
+    let bits = input.byte();
+    let bit = |number: u8| bits & 1 << number != 0;
+    let (alice, bob) = (Guest::new(), Guest::new());
+    // Tables, headers and packets are made of the rest of the input.
+    let mut content = [0; 512];
+    content[..data.len().min(512)].copy_from_slice(&data[data.len().saturating_sub(512)..]);
+    alice.write(HIGH, &content);
+    let features =
+        RingFeatures { indirect: bit(0), event_index: bit(1), header_length: if bit(2) { 12 } else { 10 } };
+    let (mut sender, mut receiver) = (Driver::new(&alice, MIB, ENTRIES), Driver::new(&bob, MIB, ENTRIES));
+    let (tx, rx) = (sender.ring(features), receiver.ring(RingFeatures { header_length: 12, ..PLAIN }));
+    fill(&mut sender, &mut input);
+    fill(&mut receiver, &mut input);
+    let mut ports = [VhostPort::new(1), VhostPort::new(1)];
+    ports[0].start(1, Queue::Tx(TxQueue::new(tx, if bit(3) { ALL } else { Offloads::NONE })));
+    ports[1].start(0, Queue::Rx(RxQueue::new(rx, if bit(4) { ALL } else { Offloads::NONE }, bit(5))));
+    let policy = Policy { source: bit(6).then_some(Mac([2, 0, 0, 0, 0, 7])), ..Policy::default() };
+    let counters = Arc::new(LinkCounters::default());
+    let mut link = Link::new(NewLink {
+        name: "fuzz".to_owned(),
+        ports: ports.map(Port::Vhost),
+        policies: [policy, Policy::default()],
+        sentinels: [None, None],
+        counters: Arc::clone(&counters),
+    });
+    let (poller, _caller) = Poller::new().unwrap();
+    for _ in 0..32 {
+        link.turn(0, &poller);
+    }
+    // Nobody got more than was sent; an end that was closed said why.
+    let passed = counters.directions[0].packets.get();
+    assert!(passed <= u64::from(u16::MAX), "{passed} frames passed");
+    assert!(counters.faults().iter().all(|(_, _, count)| *count == 1), "an end was closed twice");
+    for side in [0, 1] {
+        link.unwatch_all(side, &poller);
+    }
+}
+
+/// A worker with one link, for sessions one after the other.
+struct Stage {
+    port: PortHandle,
+    _worker: Worker,
+}
+
+fn stage() -> &'static Mutex<Stage> {
+    static STAGE: OnceLock<Mutex<Stage>> = OnceLock::new();
+    STAGE.get_or_init(|| {
+        sigbus::install().unwrap();
+        let worker = Worker::start(None).unwrap();
+        let link = Link::new(NewLink {
+            name: "fuzz".to_owned(),
+            ports: [VhostPort::new(2), VhostPort::new(2)].map(Port::Vhost),
+            policies: [Policy::default(); 2],
+            sentinels: [None, None],
+            counters: Arc::default(),
+        });
+        let place = worker.handle().call(|links| links.add(link)).unwrap();
+        let port = PortHandle { worker: worker.handle().clone(), link: place, side: 0 };
+        Mutex::new(Stage { port, _worker: worker })
+    })
+}
+
+/// One connection of a VMM that sends the input: each message's request, flags and payload are the input's, its descriptors
+/// memory files, eventfds and pipes as the input says.
+fn messages(data: &[u8]) {
+    let stage = stage().lock().unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    send(&theirs, data);
+    // What it answers is not read: there is room for it in the socket.
+    theirs.shutdown(std::net::Shutdown::Write).unwrap();
+    let spec: LinkSpec = "vhost-user:/fuzz?queues=2&mtu=1500,tap:none".parse().unwrap();
+    let crate::spec::EndKind::VhostUser(settings) = &spec.ends[0].kind else { return };
+    let settings: VhostSettings = settings.clone();
+    crate::vhost::serve(&stage.port, &settings, ours, |_why| {}).unwrap();
+    // The worker still answers, and nothing of the session is left in it.
+    let running = stage.port.worker.call(|links| links.get(0).map(|(link, _)| link.running())).unwrap();
+    assert_eq!(running, Some([false, false]));
+}
+
+/// Requests with payloads that are nearly right get further than bytes alone would.
+fn send(stream: &UnixStream, data: &[u8]) {
+    use rustix::event::{EventfdFlags, eventfd};
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let mut input = Input(data);
+    while !input.0.is_empty() {
+        let (request, flags, descriptors) = (input.byte() % 48, input.byte(), input.byte());
+        let length = usize::from(input.byte()).min(input.0.len());
+        let (payload, rest) = input.0.split_at(length);
+        input.0 = rest;
+        let size = if flags & 0x80 == 0 { u32::try_from(length).unwrap() } else { u32::from(flags) * 99 };
+        let mut message = Vec::new();
+        message.extend(u32::from(request).to_le_bytes());
+        message.extend((1 | u32::from(flags & 0x0c)).to_le_bytes());
+        message.extend(size.to_le_bytes());
+        message.extend(payload);
+        let open = |kind: u8| match kind % 4 {
+            0 => eventfd(0, EventfdFlags::empty()).unwrap(),
+            1 => std::io::pipe().unwrap().0.into(),
+            _ => {
+                let file = memfd_create("fuzz", MemfdFlags::CLOEXEC).unwrap();
+                ftruncate(&file, 1 << 16).unwrap();
+                file
+            }
+        };
+        let files: Vec<_> = (0..descriptors & 3).map(|at| open(descriptors >> (2 + at))).collect();
+        let files: Vec<_> = files.iter().map(std::os::fd::AsFd::as_fd).collect();
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !files.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(&files));
+        }
+        let parts = [std::io::IoSlice::new(&message)];
+        if sendmsg(stream, &parts, &mut ancillary, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).is_err() {
+            break;
+        }
+    }
+}
+
+mod tests;
