@@ -1,6 +1,12 @@
-//! Bytes at random as a guest's rings, and as a VMM's messages.
+//! What fuzzers drive: a guest's rings, and a VMM's messages, made of any bytes.
 //!
-//! Whatever the input, the process must live; each function also checks what must still hold after it.
+//! For `fuzz/` (libFuzzer) and for the unit tests, which run the inputs kept in `fuzz/corpus`. Whatever the input, the
+//! process must live; each function also checks what must still hold after it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "what fails here is the harness, and is to be seen"
+)]
 
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -85,7 +91,7 @@ fn fill(driver: &mut Driver, input: &mut Input<'_>) {
 }
 
 /// Two guests on one link; one's transmit ring and the other's receive ring are made of the input.
-fn rings(data: &[u8]) {
+pub fn rings(data: &[u8]) {
     let mut input = Input(data);
     let bits = input.byte();
     let bit = |number: u8| bits & 1 << number != 0;
@@ -151,7 +157,7 @@ fn stage() -> &'static Mutex<Stage> {
 
 /// One connection of a VMM that sends the input: each message's request, flags and payload are the input's, its descriptors
 /// memory files, eventfds and pipes as the input says.
-fn messages(data: &[u8]) {
+pub fn messages(data: &[u8]) {
     let stage = stage().lock().unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     send(&theirs, data);
@@ -206,4 +212,5 @@ fn send(stream: &UnixStream, data: &[u8]) {
     }
 }
 
+#[cfg(test)]
 mod tests;

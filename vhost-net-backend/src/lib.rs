@@ -19,8 +19,8 @@ mod ctl;
 pub mod daemon;
 pub mod fault;
 pub mod frame;
-#[cfg(test)]
-mod fuzzing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod gate;
 pub mod link;
 pub mod listener;

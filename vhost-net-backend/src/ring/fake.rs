@@ -2,6 +2,13 @@
 //!
 //! Guest-physical memory is 1 MiB at 0, 1 MiB right behind it in another region, a hole, and 1 MiB at 4 MiB.
 
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a harness, of which the fuzzers use a part; what fails in it is to be seen"
+)]
+
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -223,7 +223,7 @@ fn write_event(event: &File) -> Result<(), Fault> {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
