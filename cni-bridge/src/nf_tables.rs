@@ -122,16 +122,12 @@ impl NfTables {
         self.list_rules(&message::dump_chain(chain), chain)
     }
 
-    /// The rules of all chains of `table`; none if there is no such table. Its cost grows with their number: not for
-    /// ADD or DEL.
-    fn rules_of_table(&self, table: Table) -> Result<Vec<FoundRule>, NfTablesError> {
-        self.list_rules(&message::dump_table(table), &table)
-    }
-
-    /// The chains of `table` whose rules have a comment, with that comment. As costly as [`NfTables::rules_of_table`].
-    pub(crate) fn owned_chains(&self, table: Table) -> Result<Vec<(String, String)>, NfTablesError> {
-        let rules = self.rules_of_table(table)?.into_iter().filter(|rule| !rule.comment.is_empty());
-        let mut chains: Vec<_> = rules.map(|rule| (rule.chain, rule.comment)).collect();
+    /// The chains of all tables of a family whose rules have a comment, with that comment. Its cost grows with all the
+    /// rules of the node: not for ADD or DEL.
+    pub(crate) fn owned_chains(&self, family: Family) -> Result<Vec<(String, String)>, NfTablesError> {
+        let rules = self.list_rules(&message::dump_family(family), &"all rules")?;
+        let commented = rules.into_iter().filter(|rule| !rule.comment.is_empty());
+        let mut chains: Vec<_> = commented.map(|rule| (rule.chain, rule.comment)).collect();
         chains.dedup();
         Ok(chains)
     }
@@ -150,7 +146,7 @@ impl NfTables {
     }
 
     /// How many chains and maps `table` holds; none if there is no such table.
-    pub(crate) fn holds(&self, table: Table) -> Result<Option<u32>, NfTablesError> {
+    pub(crate) fn holds(&self, table: Table<'_>) -> Result<Option<u32>, NfTablesError> {
         let found = self.list(&message::get_table(table), &table)?;
         Ok(found
             .into_iter()

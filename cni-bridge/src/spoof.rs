@@ -1,9 +1,9 @@
 //! The spoof check: what a port may claim to be.
 //!
-//! Each guarded port has a chain of its own on the ingress of its host side, in the table `netdev cnv-bridge`. A
-//! packet meets only the chain of the port it came in by, so its cost does not grow with the number of ports, and a
-//! chain is made and removed without looking at any other. `nft list table netdev cnv-bridge` shows all of it, with
-//! counters of what was dropped. What the rules say is in [`rules`].
+//! Each guarded port has a chain of its own on the ingress of its host side, in a table of its own, both with the host
+//! side's name. A packet meets only the chain of the port it came in by, so its cost does not grow with the number of
+//! ports; and since the kernel walks a table whenever it changes, neither does that of ADD and DEL. `nft list ruleset
+//! netdev` shows all of it, with counters of what was dropped. What the rules say is in [`rules`].
 
 mod rules;
 
@@ -14,8 +14,6 @@ use net_types::{IfName, Mac};
 
 use crate::nf_tables::{Chain, Family, Hook, NfTables, NfTablesError, Rule, Table, Transaction, same};
 
-/// Where all checks are.
-pub(crate) const TABLE: Table = Table { family: Family::Netdev, name: "cnv-bridge" };
 /// Before everything else that might look at the packet (`NF_IP_PRI_RAW`, as the reference plugin has it).
 const PRIORITY: i32 = -300;
 
@@ -70,25 +68,17 @@ pub(crate) fn install(
     comment: &str,
 ) -> Result<(), NfTablesError> {
     let chain = chain(port);
-    let mut transaction = Transaction::default().add_table(TABLE).add_chain(&chain).flush_chain(&chain);
+    let mut transaction = Transaction::default().add_table(chain.table).add_chain(&chain).flush_chain(&chain);
     for expressions in rules::of(guard) {
         transaction = transaction.add_rule(&chain, &Rule { expressions, comment });
     }
     nf_tables.commit(&transaction)
 }
 
-/// Takes the check of `port` away, and with the last one the table. Absent is fine.
+/// Takes the check of `port` away. Absent is fine.
 pub(crate) fn remove(nf_tables: &NfTables, port: &IfName) -> Result<(), NfTablesError> {
-    match nf_tables.commit(&Transaction::default().delete_chain(&chain(port))) {
-        Err(error) if !error.is_not_found() => return Err(error),
-        _ => {}
-    }
-    // Asked first, because a transaction that fails waits until no packet is in the rules any more.
-    if nf_tables.holds(TABLE)? != Some(0) {
-        return Ok(());
-    }
-    match nf_tables.commit(&Transaction::default().delete_empty_table(TABLE)) {
-        Err(error) if !error.is_not_found() && !error.is_in_use() => Err(error),
+    match nf_tables.commit(&Transaction::default().delete_table(chain(port).table)) {
+        Err(error) if !error.is_not_found() => Err(error),
         _ => Ok(()),
     }
 }
@@ -129,5 +119,6 @@ pub(crate) fn state(nf_tables: &NfTables, port: &IfName) -> Result<State, NfTabl
 
 fn chain(port: &IfName) -> Chain<'_> {
     let hook = Hook::Ingress { device: port.as_str(), priority: PRIORITY };
-    Chain { table: TABLE, name: port.as_str(), hook: Some(hook) }
+    let table = Table { family: Family::Netdev, name: port.as_str() };
+    Chain { table, name: port.as_str(), hook: Some(hook) }
 }

@@ -98,7 +98,7 @@ fn a_forged_address_is_dropped_and_counted() {
     }
     assert!(!answers(&pods[0].0, "192.0.2.1", 1), "a forged address passed the check");
     assert!(answers(&pods[1].0, "192.0.2.1", 20), "without a check any address passes");
-    let rules = sh("nft list table netdev cnv-bridge");
+    let rules = sh("nft list ruleset netdev");
     let rule = rules.lines().find(|line| line.contains("ether saddr !=")).unwrap();
     assert!(!rule.contains("packets 0 "), "{rules}");
     for (pod, call) in &pods {
@@ -123,7 +123,7 @@ fn the_check_of_one_port_does_not_mind_the_others() {
     calls[1].1.call("DEL").success();
     calls[0].1.call("CHECK").success();
     calls[2].1.call("CHECK").success();
-    assert_eq!(sh("nft list table netdev cnv-bridge").matches("chain").count(), 2);
+    assert_eq!(sh("nft list ruleset netdev").matches("chain").count(), 2);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn gc_removes_only_what_nobody_claims() {
     call.clone().with("cni.dev/valid-attachments", valid).call("GC").success();
     let links = |pod: &Namespace| pod.sh("ip -brief link").lines().count();
     assert_eq!(pods.each_ref().map(links), [1, 2, 2]);
-    assert_eq!(sh("nft list table netdev cnv-bridge").matches("chain").count(), 2);
+    assert_eq!(sh("nft list ruleset netdev").matches("chain").count(), 2);
     assert_eq!(call.call("GC").error().0, 7, "a GC that names no valid attachment removes nothing");
 }
 
@@ -207,7 +207,7 @@ fn check_names_the_first_difference() {
         ),
         (format!("ip link set {host} down"), format!("ip link set {host} up"), "state of"),
         (format!("ip link set {host} master br2"), format!("ip link set {host} master br1"), "master of"),
-        ("nft flush table netdev cnv-bridge".to_owned(), String::new(), "spoof check of"),
+        (format!("nft flush table netdev {host}"), String::new(), "spoof check of"),
     ];
     for (change, restore, message) in table {
         // An alias has blanks, which the words of a line cannot.

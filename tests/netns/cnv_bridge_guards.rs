@@ -188,7 +188,7 @@ fn the_addresses_of_ipam_are_checked_and_go_with_the_port() {
     assert!(!e2e::output(pod.command("ping").args(ping)).status.success(), "192.0.2.99 passed the check");
 
     let port = result["interfaces"][1]["name"].as_str().unwrap();
-    sh(&format!("nft insert rule netdev cnv-bridge {port} accept"));
+    sh(&format!("nft insert rule netdev {port} {port} accept"));
     let (code, text) = check.call("CHECK").error();
     assert!(code == 105 && text.contains(&format!("spoof check of {port} is not ours")), "{text}");
     // A MAC address that a later plugin gives keeps the check of IP addresses.

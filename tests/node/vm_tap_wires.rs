@@ -83,7 +83,7 @@ fn a_guest_s_frames_reach_the_bridge_and_forged_ones_do_not() {
     }
     let heard = listener.first_source();
     assert_eq!(heard, mac, "the first frame that came through must be the honest one");
-    let rules = sh("nft list table netdev cnv-bridge");
+    let rules = sh("nft list ruleset netdev");
     assert!(rules.contains("counter packets 1 "), "{rules}");
 }
 

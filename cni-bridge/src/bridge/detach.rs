@@ -10,7 +10,7 @@ use super::error::BridgeError;
 use super::masquerade;
 use super::port::{self, Port};
 use super::uplink;
-use crate::nf_tables::NfTables;
+use crate::nf_tables::{Family, NfTables};
 use crate::spoof;
 
 /// Removes the port, releases its addresses, lets the uplink leave its VLANs and removes the bridge if the port was the last on one of ours. Every
@@ -108,9 +108,9 @@ pub(super) fn gc(
         failures.extend(removed.err());
     }
     // Without a DEL, rules stay when the pod's namespace goes and takes the link with it.
-    let tables = [(config.has_spoof_check(), spoof::TABLE), (config.masquerade, masquerade::TABLE)];
-    for (_, table) in tables.into_iter().filter(|(in_use, _)| *in_use) {
-        let chains = NfTables::open()?.owned_chains(table)?;
+    let families = [(config.has_spoof_check(), Family::Netdev), (config.masquerade, Family::Inet)];
+    for (_, family) in families.into_iter().filter(|(in_use, _)| *in_use) {
+        let chains = NfTables::open()?.owned_chains(family)?;
         for (host_name, _) in chains.into_iter().filter(|(_, owner)| is_stale(owner)) {
             failures.extend(remove_rules_of(config, &host_name).err());
         }

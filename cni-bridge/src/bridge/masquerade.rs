@@ -21,8 +21,7 @@ use crate::nf_tables::{
     Transaction, VerdictMap, compared, same,
 };
 
-/// Where all of it is.
-pub(super) const TABLE: Table = Table { family: Family::Inet, name: "cnv-bridge" };
+const TABLE: Table<'_> = Table { family: Family::Inet, name: "cnv-bridge" };
 const POSTROUTING: Chain<'_> = Chain { table: TABLE, name: "postrouting", hook: Some(Hook::SourceNat) };
 
 /// What the table holds besides the ports' chains: that chain and two maps.

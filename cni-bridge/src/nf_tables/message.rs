@@ -85,6 +85,7 @@ pub(super) const BATCH: u32 = 0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     NewTable,
+    DeleteTable,
     DeleteEmptyTable,
     NewChain,
     DeleteChain,
@@ -100,9 +101,11 @@ impl Kind {
     fn verb(self) -> &'static str {
         match self {
             Self::NewTable | Self::NewChain | Self::NewRule | Self::NewMap | Self::NewElement => "add",
-            Self::DeleteEmptyTable | Self::DeleteChain | Self::DeleteEmptyMap | Self::DeleteElement => {
-                "delete"
-            }
+            Self::DeleteTable
+            | Self::DeleteEmptyTable
+            | Self::DeleteChain
+            | Self::DeleteEmptyMap
+            | Self::DeleteElement => "delete",
             Self::Flush => "flush",
         }
     }
@@ -110,6 +113,7 @@ impl Kind {
     fn type_and_flags(self) -> (u16, u16) {
         match self {
             Self::NewTable => (NFT_MSG_NEWTABLE, NLM_F_CREATE),
+            Self::DeleteTable => (NFT_MSG_DELTABLE, 0),
             Self::DeleteEmptyTable => (NFT_MSG_DELTABLE, NLM_F_NONREC),
             Self::NewChain => (NFT_MSG_NEWCHAIN, NLM_F_CREATE),
             Self::DeleteChain => (NFT_MSG_DELCHAIN, 0),
@@ -133,7 +137,7 @@ pub(super) struct Message {
 }
 
 impl Message {
-    pub(super) fn table(kind: Kind, table: Table) -> Self {
+    pub(super) fn table(kind: Kind, table: Table<'_>) -> Self {
         let attributes = Writer::default().text(NFTA_TABLE_NAME, table.name).finish();
         Self { kind, family: table.family, object: format!("table {table}"), attributes }
     }
@@ -257,9 +261,9 @@ pub(super) fn dump_chain(chain: &Chain<'_>) -> Vec<u8> {
     dump(chain.table.family, &chain_of_rule(chain).finish())
 }
 
-/// Asks for all rules of `table`.
-pub(super) fn dump_table(table: Table) -> Vec<u8> {
-    dump(table.family, &Writer::default().text(NFTA_RULE_TABLE, table.name).finish())
+/// Asks for all rules of all tables of a family.
+pub(super) fn dump_family(family: Family) -> Vec<u8> {
+    dump(family, &[])
 }
 
 fn dump(family: Family, attributes: &[u8]) -> Vec<u8> {
@@ -272,7 +276,7 @@ pub(super) fn get_element(map: &VerdictMap, key: &[u8]) -> Vec<u8> {
 }
 
 /// Asks for `table` itself.
-pub(super) fn get_table(table: Table) -> Vec<u8> {
+pub(super) fn get_table(table: Table<'_>) -> Vec<u8> {
     get(NFT_MSG_GETTABLE, table.family, &Writer::default().text(NFTA_TABLE_NAME, table.name).finish())
 }
 

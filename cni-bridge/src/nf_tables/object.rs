@@ -24,12 +24,12 @@ impl Family {
 
 /// A table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Table {
+pub(crate) struct Table<'a> {
     pub(crate) family: Family,
-    pub(crate) name: &'static str,
+    pub(crate) name: &'a str,
 }
 
-impl fmt::Display for Table {
+impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let family = match self.family {
             Family::Inet => "inet",
@@ -43,7 +43,7 @@ impl fmt::Display for Table {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chain<'a> {
     /// The table it is in.
-    pub(crate) table: Table,
+    pub(crate) table: Table<'a>,
     /// Its name.
     pub(crate) name: &'a str,
     /// Where packets enter it by themselves; none if only others jump to it.
@@ -69,7 +69,7 @@ pub(crate) enum Hook<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct VerdictMap {
     /// The table it is in.
-    pub(crate) table: Table,
+    pub(crate) table: Table<'static>,
     /// Its name.
     pub(crate) name: &'static str,
     /// The keys.

@@ -16,12 +16,17 @@ impl Transaction {
     }
 
     /// Makes a table; one that is there is fine.
-    pub(crate) fn add_table(self, table: Table) -> Self {
+    pub(crate) fn add_table(self, table: Table<'_>) -> Self {
         self.push(Message::table(Kind::NewTable, table))
     }
 
+    /// Removes a table with all that is in it.
+    pub(crate) fn delete_table(self, table: Table<'_>) -> Self {
+        self.push(Message::table(Kind::DeleteTable, table))
+    }
+
     /// Removes a table; one that still holds something is refused.
-    pub(crate) fn delete_empty_table(self, table: Table) -> Self {
+    pub(crate) fn delete_empty_table(self, table: Table<'_>) -> Self {
         self.push(Message::table(Kind::DeleteEmptyTable, table))
     }
 
