@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use e2e::{ApiServer, Daemon, binary, eventually, output};
+use e2e::{ApiServer, Daemon, Sandbox, binary, eventually, output};
 use serde_json::{Value, json};
 
 mod admits;
@@ -32,7 +32,7 @@ struct Cluster {
 impl Cluster {
     /// With this range, and no replica yet.
     fn start(first: &str, last: &str) -> Self {
-        let api = ApiServer::start(&[ACCOUNT]);
+        let api = ApiServer::start(&Sandbox::enter(), &[ACCOUNT]);
         api.define("kubevirt.io", "VirtualMachine", "virtualmachines");
         api.define("kubevirt.io", "VirtualMachineInstance", "virtualmachineinstances");
         let service = Service::start();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use e2e::{ApiServer, Daemon, binary, eventually, output};
+use e2e::{ApiServer, Daemon, Sandbox, binary, eventually, output};
 use serde_json::{Value, json};
 
 const ACCOUNT: &str = "secondary-dns:secondary-dns";
@@ -186,7 +186,7 @@ fn move_to(api: &ApiServer, name: &str, address: &str) {
 
 /// An API server that knows VMIs, with our manifests applied as they are.
 fn cluster() -> ApiServer {
-    let api = ApiServer::start(&[ACCOUNT]);
+    let api = ApiServer::start(&Sandbox::enter(), &[ACCOUNT]);
     api.define("kubevirt.io", "VirtualMachineInstance", "virtualmachineinstances");
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/secondary-dns");
     for file in ["rbac.yaml", "deployment.yaml", "service.yaml", "networkpolicy.yaml"] {

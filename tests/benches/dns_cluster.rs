@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use e2e::{ApiServer, Daemon, binary};
+use e2e::{ApiServer, Daemon, Sandbox, binary};
 use serde_json::{Value, json};
 
 const VMIS: u32 = 5_000;
@@ -19,7 +19,7 @@ const CHANGES: u32 = 300;
 const COLLECTION: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances";
 
 fn main() {
-    let api = ApiServer::start(&[]);
+    let api = ApiServer::start(&Sandbox::enter(), &[]);
     api.define("kubevirt.io", "VirtualMachineInstance", "virtualmachineinstances");
     api.create_many(COLLECTION, (0..VMIS).map(vmi));
     let list = median((0..5).map(|_| time_list(&api)));

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use e2e::{ApiServer, Daemon, binary, run};
+use e2e::{ApiServer, Daemon, Sandbox, binary, run};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, IpAddr, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -297,7 +297,7 @@ fn is_ready(metrics: SocketAddr) -> bool {
 
 /// An API server with macpool's custom resource, and VMs that have addresses.
 fn cluster(vms: u32) -> ApiServer {
-    let api = ApiServer::start(&[]);
+    let api = ApiServer::start(&Sandbox::enter(), &[]);
     api.define("kubevirt.io", "VirtualMachine", "virtualmachines");
     api.define("kubevirt.io", "VirtualMachineInstance", "virtualmachineinstances");
     let crd = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/macpool/crd.yaml");

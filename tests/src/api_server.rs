@@ -1,10 +1,9 @@
-//! A real etcd and kube-apiserver on loopback ports, in a folder of their own; no mock, no container engine.
+//! A real etcd and kube-apiserver on a sandbox's loopback, in a folder of their own; no mock, no container engine.
 //!
 //! Both are built or unpacked by `tests/api/kube-apiserver` into the cache. The server checks RBAC: [`ApiServer::admin`]
 //! is cluster-admin, [`ApiServer::service_account`] may do what was granted to it.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -13,34 +12,37 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::{Daemon, eventually, output, run};
+use crate::{Daemon, Sandbox, eventually, output, run};
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 const VERSION: &str = "1.20.2";
+/// Where they listen. Outside of the range that the kernel gives to clients: one that knocks before its server is there
+/// could be given the server's own port.
+const PORT: u16 = 16443;
+const ETCD_PORT: u16 = 2379;
+const ETCD_PEER_PORT: u16 = 2380;
 
 /// A running API server. Dropping it ends both processes and removes their data.
 pub struct ApiServer {
     folder: tempfile::TempDir,
     binaries: PathBuf,
-    port: u16,
-    etcd_port: u16,
     accounts: Vec<String>,
     _etcd: Daemon,
     server: Option<Daemon>,
 }
 
 impl ApiServer {
-    /// Starts a server that knows these service accounts (`namespace:name`), and waits until it is ready.
+    /// Starts a server that knows these service accounts (`namespace:name`), and waits until it is ready. Only one fits
+    /// into a sandbox.
     #[track_caller]
-    pub fn start(accounts: &[&str]) -> Self {
+    pub fn start(_inside: &Sandbox, accounts: &[&str]) -> Self {
         let cache = std::env::var_os("GUESTWIRE_CACHE").map(PathBuf::from);
         let cache =
             cache.unwrap_or_else(|| Path::new(&std::env::var("HOME").unwrap()).join(".cache/guestwire"));
         let binaries = cache.join(format!("kube-apiserver-{VERSION}"));
         assert!(binaries.is_dir(), "{} is missing: run tests/api/kube-apiserver", binaries.display());
         let folder = tempfile::tempdir().unwrap();
-        let (port, etcd_port, peer_port) = (free_port(), free_port(), free_port());
         let mut tokens = "admin-token,admin,admin,system:masters\n".to_owned();
         for account in accounts {
             tokens += &format!("token-{account},system:serviceaccount:{account},{account}\n");
@@ -50,13 +52,13 @@ impl ApiServer {
             quiet(Command::new(binaries.join("etcd")), folder.path(), "etcd")
                 .arg("--data-dir")
                 .arg(folder.path().join("etcd"))
-                .arg(format!("--listen-client-urls=http://127.0.0.1:{etcd_port}"))
-                .arg(format!("--advertise-client-urls=http://127.0.0.1:{etcd_port}"))
-                .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer_port}"))
+                .arg(format!("--listen-client-urls=http://127.0.0.1:{ETCD_PORT}"))
+                .arg(format!("--advertise-client-urls=http://127.0.0.1:{ETCD_PORT}"))
+                .arg(format!("--listen-peer-urls=http://127.0.0.1:{ETCD_PEER_PORT}"))
                 .arg("--unsafe-no-fsync"),
         );
         let accounts = accounts.iter().map(|&account| account.to_owned()).collect();
-        let mut server = Self { folder, binaries, port, etcd_port, accounts, _etcd: etcd, server: None };
+        let mut server = Self { folder, binaries, accounts, _etcd: etcd, server: None };
         server.resume();
         server
     }
@@ -77,9 +79,9 @@ impl ApiServer {
         }
         self.server = Some(Daemon::start(
             quiet(Command::new(self.binaries.join("kube-apiserver")), folder, "kube-apiserver")
-                .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port))
+                .arg(format!("--etcd-servers=http://127.0.0.1:{ETCD_PORT}"))
                 .arg(format!("--cert-dir={}", folder.join("certificates").display()))
-                .arg(format!("--secure-port={}", self.port))
+                .arg(format!("--secure-port={PORT}"))
                 .args([
                     "--bind-address=127.0.0.1",
                     "--advertise-address=127.0.0.1",
@@ -125,7 +127,7 @@ impl ApiServer {
 
     /// Where it listens.
     pub fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.port)
+        format!("https://127.0.0.1:{PORT}")
     }
 
     /// A request with every right: status code (0: no answer) and body.
@@ -211,7 +213,7 @@ impl ApiServer {
             if puts.len() == 128 || objects.peek().is_none() {
                 let file = self.folder.path().join("transaction");
                 fs::write(&file, json!({"success": std::mem::take(&mut puts)}).to_string()).unwrap();
-                let url = format!("http://127.0.0.1:{}/v3/kv/txn", self.etcd_port);
+                let url = format!("http://127.0.0.1:{ETCD_PORT}/v3/kv/txn");
                 let answer =
                     run(Command::new("curl").args(["-s", "-d"]).arg(format!("@{}", file.display())).arg(url));
                 assert!(answer.contains("\"succeeded\":true"), "{answer}");
@@ -254,8 +256,4 @@ fn quiet(mut command: Command, folder: &Path, name: &str) -> Command {
     let log = fs::File::create(folder.join(format!("{name}.log"))).unwrap();
     command.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log));
     command
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
