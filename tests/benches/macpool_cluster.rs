@@ -54,8 +54,8 @@ fn main() {
     println!("{} addresses in use or given, all different", given.len());
 }
 
-/// 500 reviews a second, as a busy cluster sends them. What else the machine does only adds to latencies: the best turn
-/// counts, and all are shown.
+/// 500 reviews a second, as a busy cluster sends them. The turn in the middle counts, and all are shown: what else the
+/// machine does adds to latencies.
 fn paced(replicas: &[Replica], tls: &Arc<ClientConfig>, given: &mut HashSet<String>) {
     let mut turns: Vec<[Duration; 3]> = Vec::new();
     let before = cpu(replicas);
@@ -69,7 +69,7 @@ fn paced(replicas: &[Replica], tls: &Arc<ClientConfig>, given: &mut HashSet<Stri
         done.assert_different(given);
     }
     turns.sort_unstable();
-    let [p99, p50, worst] = turns[0];
+    let [p99, p50, worst] = turns[turns.len() / 2];
     let all: Vec<Duration> = turns.iter().map(|[p99, ..]| *p99).collect();
     let cpu = (cpu(replicas) - before) / reviews as f64;
     println!(
