@@ -65,13 +65,7 @@ pub fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut causes = String::new();
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                causes.push_str(&format!(": {error}"));
-                cause = error.source();
-            }
-            eprintln!("cnv-bridge: {error}{causes}");
+            eprintln!("cnv-bridge: {}", telemetry::chain(&*error));
             ExitCode::FAILURE
         }
     }

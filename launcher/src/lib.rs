@@ -20,10 +20,10 @@ mod vm;
 mod vmm;
 
 use std::error::Error;
-use std::fmt;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use telemetry::chain;
 
 /// Runs virtual machines and wires them into networks.
 #[derive(Debug, Parser)]
@@ -80,24 +80,5 @@ fn ended<E: Error + 'static>(result: Result<(), E>) -> ExitCode {
             eprintln!("vm-launcher: {}", chain(&error));
             ExitCode::FAILURE
         }
-    }
-}
-
-/// An error and its causes, on one line.
-fn chain<'a>(error: &'a (dyn Error + 'static)) -> Chain<'a> {
-    Chain(error)
-}
-
-struct Chain<'a>(&'a (dyn Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }

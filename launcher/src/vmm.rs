@@ -85,7 +85,7 @@ pub(crate) fn main() -> ExitCode {
     {
         Ok(channel) => channel,
         Err(error) => {
-            tracing::error!("{}", with_causes(&error));
+            tracing::error!("{}", crate::chain(&error));
             return ExitCode::from(exit_code::FAILED);
         }
     };
@@ -115,24 +115,13 @@ fn conclude(channel: &Channel, outcome: &Outcome) -> u8 {
         Outcome::Stopped => (Event::Stopped, exit_code::CLEAN),
         Outcome::Reset => (Event::Reset, exit_code::RESET),
         Outcome::Failed(error) => {
-            let message = with_causes(error);
+            let message = crate::chain(error).to_string();
             tracing::error!("{message}");
             (Event::Error { message }, exit_code::FAILED)
         }
     };
     if let Err(error) = channel.send_event(&event) {
-        tracing::warn!("{}", with_causes(&error));
+        tracing::warn!("{}", crate::chain(&error));
     }
     code
-}
-
-/// An error and everything that caused it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

@@ -93,13 +93,7 @@ pub(crate) fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut causes = String::new();
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                causes.push_str(&format!(": {error}"));
-                cause = error.source();
-            }
-            eprintln!("sriov: {error}{causes}");
+            eprintln!("sriov: {}", telemetry::chain(&*error));
             ExitCode::FAILURE
         }
     }

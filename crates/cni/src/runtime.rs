@@ -101,7 +101,7 @@ impl Runtime {
             }
             Err(error) => {
                 if let Err(undo) = self.del(network.name(), attachment) {
-                    tracing::warn!("after a failed ADD: {:#}", Chain(&undo));
+                    tracing::warn!("after a failed ADD: {}", telemetry::chain(&undo));
                 }
                 Err(error)
             }
@@ -154,7 +154,7 @@ impl Runtime {
             let called =
                 self.call(Command::Del, &cached.network, plugin, &cached.invocation, cached.result.as_ref());
             if let Err(error) = called {
-                tracing::warn!("{:#}", Chain(&error));
+                tracing::warn!("{}", telemetry::chain(&error));
                 first.get_or_insert(error);
             }
         }
@@ -206,7 +206,7 @@ impl Runtime {
         let mut first = None;
         for plugin in network.plugins() {
             if let Err(error) = self.call_whole(Command::Gc, network, plugin, Some(&valid)) {
-                tracing::warn!("{:#}", Chain(&error));
+                tracing::warn!("{}", telemetry::chain(&error));
                 first.get_or_insert(error);
             }
         }
@@ -294,19 +294,4 @@ fn exec_error(
     source: ExecError,
 ) -> RuntimeError {
     RuntimeError::Exec { network: network.name().to_owned(), plugin: plugin.kind().to_owned(), source }
-}
-
-/// An error and its causes on one line.
-struct Chain<'a>(&'a (dyn std::error::Error + 'static));
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }

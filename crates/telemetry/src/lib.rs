@@ -1,7 +1,9 @@
-//! What every guestwire binary says about itself: its version and its log.
+//! What every guestwire binary says about itself: its version, its log, and what went wrong.
 //!
 //! Logs go to stderr, never to stdout, which belongs to each binary's protocol. [`init`] is called once, first
 //! thing in `main`; libraries only use the `tracing` macros.
+
+mod chain;
 
 use std::io;
 
@@ -52,4 +54,5 @@ pub fn init(format: LogFormat, default_level: LevelFilter) -> Result<(), InitErr
     Ok(())
 }
 
+pub use chain::{Chain, chain};
 pub use tracing_subscriber::filter::LevelFilter as Level;

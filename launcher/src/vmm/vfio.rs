@@ -93,7 +93,7 @@ impl HostFunctions {
     pub(super) fn reset(&self) {
         for device in &self.devices {
             if let Err(error) = device.reset() {
-                tracing::error!("{}", super::with_causes(&error));
+                tracing::error!("{}", crate::chain(&error));
             }
         }
     }
@@ -218,7 +218,7 @@ impl Function for Assigned {
         if command != self.command {
             self.command = command;
             if let Err(error) = self.device.write_config(COMMAND as u64, &command.to_le_bytes()) {
-                tracing::debug!("{}", super::with_causes(&error));
+                tracing::debug!("{}", crate::chain(&error));
             }
         }
         for (index, bar) in self.bars.iter_mut().enumerate() {

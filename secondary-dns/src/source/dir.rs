@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use vm_api::status_dir::read_file;
 
-use super::{State, error_chain};
+use super::State;
 use crate::name::Name;
 use crate::zone::{Policy, VmRecords, ZoneWriter, serial, vm_name};
 
@@ -178,7 +178,7 @@ impl Follower {
                 return;
             }
             if let Err(error) = self.follow() {
-                self.state.broken(&error_chain(&error));
+                self.state.broken(&telemetry::chain(&error).to_string());
                 return;
             }
         }
@@ -293,7 +293,7 @@ impl Follower {
                 None
             }),
             Err(error) => {
-                tracing::warn!(path = %path.display(), error = %error_chain(&error), "kept as it was");
+                tracing::warn!(path = %path.display(), error = %telemetry::chain(&error), "kept as it was");
                 return Some(name);
             }
         };

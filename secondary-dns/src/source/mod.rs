@@ -34,9 +34,3 @@ impl FromStr for Source {
         }
     }
 }
-
-/// An error with all its causes, in one line.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}

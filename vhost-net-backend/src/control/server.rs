@@ -202,7 +202,9 @@ fn connection(shared: &Shared, stream: &UnixStream) -> io::Result<()> {
     BufReader::new(stream.take(MAX_REQUEST)).read_until(b'\n', &mut line)?;
     let (outcome, frames) = match shared.carry_out(&line) {
         Ok((done, frames)) => (Outcome::Done(done), frames),
-        Err(error) => (Outcome::Error { code: error.code(), message: with_causes(&error) }, None),
+        Err(error) => {
+            (Outcome::Error { code: error.code(), message: telemetry::chain(&error).to_string() }, None)
+        }
     };
     let mut to = BufWriter::new(stream);
     serde_json::to_writer(&mut to, &Answer { version: VERSION, outcome })?;
@@ -248,16 +250,6 @@ fn hung_up(stream: &UnixStream) -> io::Result<bool> {
     let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     Ok(poll(&mut fds, Some(&now))? > 0)
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn info(report: &LinkReport) -> LinkInfo {

@@ -53,7 +53,7 @@ impl Interrupts {
             match changed {
                 Ok(()) => self.armed = wanted,
                 // The guest's NIC stays silent, and its driver says so.
-                Err(error) => tracing::error!("{}", crate::vmm::with_causes(&error)),
+                Err(error) => tracing::error!("{}", crate::chain(&error)),
             }
         }
         (0..self.vectors.len()).for_each(|vector| self.follow(vector));
@@ -103,7 +103,7 @@ impl Interrupts {
             let number = u32::try_from(index).unwrap_or(u32::MAX);
             match self.device.signal(number, [target]) {
                 Ok(()) => vector.direct = open,
-                Err(error) => tracing::debug!("{}", crate::vmm::with_causes(&error)),
+                Err(error) => tracing::debug!("{}", crate::chain(&error)),
             }
         }
         let was_held = open && (vector.held.read().is_ok() | self.table.take_pending(index));

@@ -68,7 +68,7 @@ impl KubeSource {
                         pause = MIN_PAUSE;
                     }
                     self.state.disconnected();
-                    tracing::warn!(error = %super::error_chain(&error), retry_in = ?pause, "API server");
+                    tracing::warn!(error = %telemetry::chain(&error), retry_in = ?pause, "API server");
                     sleep(pause).await;
                     pause = (pause * 2).min(MAX_PAUSE);
                 }
