@@ -6,6 +6,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::objects_only::ObjectsOnly;
+
 /// A review's most bytes. The API server takes objects up to 3 MiB, and an update carries two.
 pub const MAX_REVIEW: usize = 8 << 20;
 
@@ -119,7 +121,7 @@ pub enum ReviewError {
 impl<'a, T: Deserialize<'a> + fmt::Debug> Request<'a, T> {
     /// Reads a review about `resource` (as `virtualmachines.kubevirt.io`, or `pods` of the core group).
     pub fn parse(body: &'a [u8], resource: &'static str) -> Result<Self, ReviewError> {
-        let review: Review<'a, T> = match serde_json::from_slice(body) {
+        let review: Review<'a, T> = match read(body) {
             Ok(review) => review,
             Err(error) => return Err(about_object(body, error)),
         };
@@ -137,10 +139,17 @@ impl<'a, T: Deserialize<'a> + fmt::Debug> Request<'a, T> {
     }
 }
 
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, serde_json::Error> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = T::deserialize(ObjectsOnly(&mut json))?;
+    json.end()?;
+    Ok(value)
+}
+
 /// Tells a malformed object in a good review, which deserves a proper answer, from a malformed review.
 fn about_object(body: &[u8], error: serde_json::Error) -> ReviewError {
-    let envelope: Result<Review<'_, IgnoredAny>, _> = serde_json::from_slice(body);
-    let bare: Result<Bare<'_>, _> = serde_json::from_slice(body);
+    let envelope: Result<Review<'_, IgnoredAny>, _> = read(body);
+    let bare: Result<Bare<'_>, _> = read(body);
     match (envelope, bare) {
         (Ok(_), Ok(Bare { request: BareRequest { uid } })) => {
             ReviewError::Object { uid: uid.into_owned(), message: error.to_string() }

@@ -233,6 +233,33 @@ fn bodies_that_are_no_review_of_ours_are_told_so() {
     assert!(matches!(parse(&json!([])), ReviewError::Json(_)));
 }
 
+#[test]
+fn a_list_is_not_taken_for_an_object() {
+    let parse = |object: Value| {
+        let body = review("CREATE", &object, &Value::Null).to_string();
+        Request::<'_, vm::Vm<'_>>::parse(body.as_bytes(), VMS).map(|_| ()).unwrap_err()
+    };
+    let good = machine(&[nic("red", None)]);
+    for (place, list) in [
+        ("", json!([{"name": "vm"}, good["spec"]])),
+        ("/metadata", json!([null, "ns", "vm"])),
+        ("/spec", json!(["Always", good["spec"]["template"]])),
+        ("/spec/template", json!([good["spec"]["template"]["spec"]])),
+        ("/spec/template/spec/domain", json!([{"interfaces": []}])),
+        ("/spec/template/spec/domain/devices/interfaces/0", json!(["red", "02:00:00:00:00:01", null])),
+        ("/spec/template/spec/networks/0/multus", json!(["br1"])),
+    ] {
+        let mut object = good.clone();
+        *object.pointer_mut(place).unwrap() = list;
+        match parse(object) {
+            ReviewError::Object { message, .. } => {
+                assert!(message.contains("sequence"), "{place}: {message}")
+            }
+            other => panic!("{place}: {other}"),
+        }
+    }
+}
+
 proptest! {
     /// Damaged reviews are errors, not panics, and do not take for ever.
     #[test]
