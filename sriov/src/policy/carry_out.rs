@@ -18,6 +18,8 @@ use crate::sysfs::{self, Mode, Sysfs, SysfsError, VirtualFunction};
 
 /// How long drivers may take: loading a module and probing some hundred VFs takes seconds.
 const DRIVERS: Duration = Duration::from_secs(60);
+/// How long a driver may take to give a VF an interface. Its VFs were waited for when they were made; this is for the rest.
+const INTERFACE: Duration = Duration::from_secs(5);
 const VFIO: &str = "vfio-pci";
 
 /// What is worked with.
@@ -202,7 +204,9 @@ impl Work<'_> {
     }
 
     fn to_vfio(&self, found: Option<&str>) -> Result<(), PolicyError> {
-        self.assign_address()?;
+        if found.is_some() && self.hands.sysfs.mode(self.vf.address)? == Mode::Netdevice {
+            self.assign_address()?;
+        }
         if !self.hands.sysfs.driver_folder(VFIO).exists() {
             // What it says if it fails is of no use: whether the driver is there is seen below.
             let _ = Command::new("modprobe").arg(VFIO).status();
@@ -220,12 +224,20 @@ impl Work<'_> {
 
     /// A guest's driver asks the PF for its address, so the VF is assigned the one its network driver has. Even if that is
     /// reported already: some drivers report what the VF chose, and forget it when the VF resets.
+    ///
+    /// Its interface is found by the device behind it: the name may change between two looks, as udev renames new ones.
     fn assign_address(&self) -> Result<(), PolicyError> {
-        let Some(name) = self.hands.sysfs.link(self.vf.address)? else { return Ok(()) };
-        let own = self.host.link_by_name(name.as_str())?.and_then(|link| link.mac);
-        match own.filter(|mac| mac.is_unicast()) {
+        let device = self.vf.address.to_string();
+        let own = self.events.until(INTERFACE, || {
+            let link = self.host.links()?.into_iter().find(|link| link.parent == device);
+            Ok::<_, PolicyError>(link.and_then(|link| link.mac).filter(|mac| mac.is_unicast()))
+        })?;
+        match own {
             Some(mac) => Ok(self.host.set_vf_mac(self.pf.index, self.vf.index, mac)?),
-            None => Ok(()),
+            None => {
+                tracing::warn!("VF {device} has no interface whose address a guest could be given");
+                Ok(())
+            }
         }
     }
 
