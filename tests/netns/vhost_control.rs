@@ -98,6 +98,7 @@ fn a_daemon_from_a_file_is_watched_and_changed_while_it_runs() {
     assert_eq!(node.page("secrets").unwrap().0, 404);
     // By SIGKILL: what was added comes back.
     node.daemon.child().kill().unwrap();
+    node.daemon.child().wait().unwrap();
     node.daemon = start(&node.path("vhost.yaml"));
     let names = eventually("the daemon is back", LIMIT, || {
         let answer = output(&mut node.ctl_command(&["list"]));

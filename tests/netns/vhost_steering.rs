@@ -12,8 +12,9 @@ use std::time::Duration;
 use e2e::{Daemon, Sandbox, binary, eventually, output, sh};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::xdp::{SocketAddrXdp, SocketAddrXdpFlags, XdpUmemReg, XdpUmemRegFlags};
-use rustix::net::{self, AddressFamily, SocketType, sockopt};
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use tap::Queue;
+use tempfile::NamedTempFile;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const GUEST: [u8; 6] = [2, 0, 0, 0, 0, 7];
@@ -128,12 +129,21 @@ impl Bench {
 
 /// Starts the backend with one link and waits until it says that it runs; returns what it logged till then.
 fn start(nic: &str) -> (Daemon, String) {
-    let log = tempfile::NamedTempFile::new().unwrap();
+    await_link(spawn(nic))
+}
+
+fn spawn(nic: &str) -> (Daemon, NamedTempFile) {
+    let log = NamedTempFile::new().unwrap();
     let mut command = Command::new(binary("vhost-net-backend"));
     command.args(["--link", &format!("{nic},tap:tap0")]).stderr(Stdio::from(log.reopen().unwrap()));
-    let daemon = Daemon::start(&mut command);
+    (Daemon::start(&mut command), log)
+}
+
+fn await_link((mut daemon, log): (Daemon, NamedTempFile)) -> (Daemon, String) {
     let text = eventually("the link was added", LIMIT, || {
+        let ended = daemon.child().try_wait().unwrap();
         let text = std::fs::read_to_string(log.path()).unwrap();
+        assert!(ended.is_none(), "{text}");
         text.contains("added").then_some(text)
     });
     (daemon, text)
@@ -197,7 +207,8 @@ struct Page([u8; 4096]);
 
 /// An AF_XDP socket on queue 0 of `nic`, without a program: what another process might hold.
 fn hold_queue(memory: &'static mut Page) -> OwnedFd {
-    let socket = net::socket(AddressFamily::XDP, SocketType::RAW, None).unwrap();
+    // Not for children: the queue is held as long as any process has the socket.
+    let socket = net::socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None).unwrap();
     let region = XdpUmemReg {
         addr: memory.0.as_mut_ptr().expose_provenance() as u64,
         len: 4096,
@@ -231,6 +242,19 @@ fn a_queue_that_another_process_holds_is_named_and_left_alone() {
     let (_backend, _) = start("af_xdp:nic:0-1");
     let frames = [(0, frame(1, GUEST, None)), (1, frame(2, GUEST, None))];
     assert_eq!(bench.sort(&frames), (labels([1, 2]), labels([])));
+}
+
+/// As after a kill: the kernel gives a dead process's queue back in its own time.
+#[test]
+fn a_queue_that_is_about_to_be_given_back_is_waited_for() {
+    let _bench = Bench::new(1);
+    let held = hold_queue(Box::leak(Box::new(Page([0; 4096]))));
+    let backend = spawn("af_xdp:nic");
+    eventually("the backend is about to bind", LIMIT, || {
+        sh("ip link show nic").contains("xdp").then_some(())
+    });
+    drop(held);
+    await_link(backend);
 }
 
 #[test]

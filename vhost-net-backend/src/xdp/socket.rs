@@ -5,6 +5,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
@@ -30,6 +32,10 @@ const FILL_PAGE: u64 = 0x1_0000_0000;
 const COMPLETION_PAGE: u64 = 0x1_8000_0000;
 /// Calls to the kernel for one batch: in copy mode each sends 32 frames, and none while the queue is busy.
 const KICKS: u32 = 16;
+/// How long a queue may stay taken after its last user has ended. The kernel gives it back in a worker of its own
+/// (`xp_release_deferred` in `net/xdp/xsk_buff_pool.c`), later than it reports the process's end, and nothing says when.
+const GIVEN_BACK: Duration = Duration::from_secs(2);
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What became of a frame to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,15 +73,11 @@ impl Socket {
             move |source: io::Error| XdpError::Io { operation, interface: interface.clone(), source }
         };
         let mut socket = Self::open().map_err(failed("set up AF_XDP"))?;
-        let mut bound = Err(Errno::INVAL);
-        for flag in [SocketAddrXdpFlags::XDP_ZEROCOPY, SocketAddrXdpFlags::XDP_COPY] {
-            let flags = flag | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
-            bound =
-                rustix::net::bind(&socket.socket, &SocketAddrXdp::new(flags, attachment.index.get(), queue));
-            socket.zero_copy = flag == SocketAddrXdpFlags::XDP_ZEROCOPY;
-            if bound != Err(Errno::OPNOTSUPP) && bound != Err(Errno::INVAL) {
-                break;
-            }
+        let deadline = Instant::now() + GIVEN_BACK;
+        let mut bound = socket.bind_to(attachment, queue);
+        while bound == Err(Errno::BUSY) && Instant::now() < deadline {
+            thread::sleep(ASK_AGAIN);
+            bound = socket.bind_to(attachment, queue);
         }
         let interface = interface.clone();
         match bound {
@@ -86,6 +88,20 @@ impl Socket {
         }
         attachment.deliver(settings, queue, &socket)?;
         Ok(socket)
+    }
+
+    fn bind_to(&mut self, attachment: &Attachment, queue: u32) -> Result<(), Errno> {
+        let mut bound = Err(Errno::INVAL);
+        for flag in [SocketAddrXdpFlags::XDP_ZEROCOPY, SocketAddrXdpFlags::XDP_COPY] {
+            let flags = flag | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
+            bound =
+                rustix::net::bind(&self.socket, &SocketAddrXdp::new(flags, attachment.index.get(), queue));
+            self.zero_copy = flag == SocketAddrXdpFlags::XDP_ZEROCOPY;
+            if bound != Err(Errno::OPNOTSUPP) && bound != Err(Errno::INVAL) {
+                break;
+            }
+        }
+        bound
     }
 
     fn open() -> io::Result<Self> {
