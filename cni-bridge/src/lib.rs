@@ -12,7 +12,6 @@
 pub mod bridge;
 pub mod cli;
 mod compare;
-mod nf_tables;
 mod policy;
 pub mod readers;
 mod spoof;

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use net_types::{IfName, Mac};
 
-use crate::nf_tables::{Chain, Family, Hook, NfTables, NfTablesError, Rule, Table, Transaction, same};
+use nf_tables::{Chain, Family, Hook, NfTables, NfTablesError, Rule, Table, Transaction, same};
 
 /// Before everything else that might look at the packet (`NF_IP_PRI_RAW`, as the reference plugin has it).
 const PRIORITY: i32 = -300;

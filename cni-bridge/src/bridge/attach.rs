@@ -19,8 +19,8 @@ use super::masquerade;
 use super::port::Port;
 use super::uplink;
 use super::vlans::Vlans;
-use crate::nf_tables::NfTables;
 use crate::spoof;
+use nf_tables::NfTables;
 
 /// What is there before a port is made.
 struct Ground {

@@ -14,8 +14,8 @@ use super::port::Port;
 use super::uplink;
 use super::vlans::Vlans;
 use crate::compare::{difference, expect, index, state};
-use crate::nf_tables::NfTables;
 use crate::spoof::{self, State};
+use nf_tables::NfTables;
 
 /// Compares the port with what ADD made of it; fails with the first difference.
 pub(super) fn check(config: &Config, port: &Port, previous: Option<&Success>) -> Result<(), BridgeError> {

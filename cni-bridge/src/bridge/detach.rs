@@ -10,8 +10,8 @@ use super::error::BridgeError;
 use super::masquerade;
 use super::port::{self, Port};
 use super::uplink;
-use crate::nf_tables::{Family, NfTables};
 use crate::spoof;
+use nf_tables::{Family, NfTables};
 
 /// Removes the port, releases its addresses, lets the uplink leave its VLANs and removes the bridge if the port was the last on one of ours. Every
 /// part is tried even if one fails; the first failure is returned. Works without the namespace, and again.

@@ -10,7 +10,7 @@ use net_types::IfName;
 use netns::NetNsError;
 
 use crate::compare::Difference;
-use crate::nf_tables::NfTablesError;
+use nf_tables::NfTablesError;
 
 /// Why a port could not be made, checked or removed.
 #[derive(Debug, thiserror::Error)]

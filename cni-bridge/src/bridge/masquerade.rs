@@ -16,7 +16,7 @@ use net_types::IfName;
 use super::error::BridgeError;
 use super::port::Port;
 use crate::compare::{Difference, difference};
-use crate::nf_tables::{
+use nf_tables::{
     Base, Chain, Compare, Expression, Family, Field, Hook, Key, Meta, NfTables, NfTablesError, Rule, Table,
     Transaction, VerdictMap, compared, same,
 };

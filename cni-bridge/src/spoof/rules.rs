@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use net_types::Mac;
 
 use super::Guard;
-use crate::nf_tables::{Base, Compare, Expression, Field, FoundRule, Meta, compared};
+use nf_tables::{Base, Compare, Expression, Field, FoundRule, Meta, compared};
 
 /// `ARPHRD_ETHER`: with it in front, nft(8) shows what follows in words.
 const ETHER: u16 = 1;

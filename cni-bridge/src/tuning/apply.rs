@@ -12,8 +12,8 @@ use super::error::TuningError;
 use super::saved::{self, Saved};
 use super::sysctl;
 use crate::compare::expect;
-use crate::nf_tables::NfTables;
 use crate::spoof::{self, State};
+use nf_tables::NfTables;
 
 struct Pod {
     namespace: NetNs,

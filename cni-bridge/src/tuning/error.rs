@@ -8,7 +8,7 @@ use net_types::IfName;
 use netns::NetNsError;
 
 use crate::compare::Difference;
-use crate::nf_tables::NfTablesError;
+use nf_tables::NfTablesError;
 
 /// Why an interface could not be tuned, checked or restored.
 #[derive(Debug, thiserror::Error)]

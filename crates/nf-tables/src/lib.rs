@@ -4,7 +4,7 @@
 //! so one attachment would cost 2 ms on an empty node and 0.3 s and more next to a thousand tables of others
 //! (`docs/decisions.md` has the measurement). Attaching must not depend on how busy the node is.
 //!
-//! Only what the spoof check and masquerading need is here. Layouts are those of `linux/netfilter/nf_tables.h`; attributes are in
+//! Only what the plugins need is here. Layouts are those of `linux/netfilter/nf_tables.h`; attributes are in
 //! network byte order, headers in the machine's.
 
 mod attribute;
@@ -23,11 +23,11 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-pub(crate) use attribute::{Attributes, Writer};
-pub(crate) use expression::{Base, Compare, Expression, Field, Meta, compared, same};
-pub(crate) use object::{Chain, Family, Hook, Key, Rule, Table, VerdictMap};
-pub(crate) use reply::FoundRule;
-pub(crate) use transaction::Transaction;
+use attribute::{Attributes, Writer};
+pub use expression::{Base, Compare, Expression, Field, Meta, compared, same};
+pub use object::{Chain, Family, Hook, Key, Rule, Table, VerdictMap};
+pub use reply::FoundRule;
+pub use transaction::Transaction;
 
 use message::Message;
 use reply::Reply;
@@ -38,7 +38,7 @@ const ANSWER_WITHIN_SECONDS: i64 = 10;
 
 /// Why a transaction or a look-up failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NfTablesError {
+pub enum NfTablesError {
     /// No socket, or it broke.
     #[error("cannot talk to nf_tables")]
     Socket(#[source] io::Error),
@@ -63,30 +63,30 @@ impl NfTablesError {
     }
 
     /// True if the object is not there.
-    pub(crate) fn is_not_found(&self) -> bool {
+    pub fn is_not_found(&self) -> bool {
         self.is(nix::Error::ENOENT)
     }
 
     /// True if the object is there already, and not as wanted.
-    pub(crate) fn already_exists(&self) -> bool {
+    pub fn already_exists(&self) -> bool {
         self.is(nix::Error::EEXIST) || self.is(nix::Error::EBUSY)
     }
 
     /// True if others still use the object.
-    pub(crate) fn is_in_use(&self) -> bool {
+    pub fn is_in_use(&self) -> bool {
         self.is(nix::Error::EBUSY)
     }
 }
 
 /// A socket to nf_tables of the namespace it was opened in.
 #[derive(Debug)]
-pub(crate) struct NfTables {
+pub struct NfTables {
     socket: OwnedFd,
 }
 
 impl NfTables {
     /// A socket in the calling thread's network namespace.
-    pub(crate) fn open() -> Result<Self, NfTablesError> {
+    pub fn open() -> Result<Self, NfTablesError> {
         let open = || {
             let flags = SockFlag::SOCK_CLOEXEC;
             let socket =
@@ -98,7 +98,7 @@ impl NfTables {
     }
 
     /// Carries out `transaction`.
-    pub(crate) fn commit(&self, transaction: &Transaction) -> Result<(), NfTablesError> {
+    pub fn commit(&self, transaction: &Transaction) -> Result<(), NfTablesError> {
         let messages = &transaction.messages;
         self.send(&message::batch(messages))?;
         // One answer for each message; one for the batch (sequence number 0) only if committing fails.
@@ -118,13 +118,13 @@ impl NfTables {
     }
 
     /// The rules of `chain`; none if there is no such chain.
-    pub(crate) fn rules(&self, chain: &Chain<'_>) -> Result<Vec<FoundRule>, NfTablesError> {
+    pub fn rules(&self, chain: &Chain<'_>) -> Result<Vec<FoundRule>, NfTablesError> {
         self.list_rules(&message::dump_chain(chain), chain)
     }
 
     /// The chains of all tables of a family whose rules have a comment, with that comment. Its cost grows with all the
     /// rules of the node: not for ADD or DEL.
-    pub(crate) fn owned_chains(&self, family: Family) -> Result<Vec<(String, String)>, NfTablesError> {
+    pub fn owned_chains(&self, family: Family) -> Result<Vec<(String, String)>, NfTablesError> {
         let rules = self.list_rules(&message::dump_family(family), &"all rules")?;
         let commented = rules.into_iter().filter(|rule| !rule.comment.is_empty());
         let mut chains: Vec<_> = commented.map(|rule| (rule.chain, rule.comment)).collect();
@@ -138,7 +138,7 @@ impl NfTables {
     }
 
     /// The chain to which `map` sends `key`.
-    pub(crate) fn target(&self, map: &VerdictMap, key: &[u8]) -> Result<Option<String>, NfTablesError> {
+    pub fn target(&self, map: &VerdictMap, key: &[u8]) -> Result<Option<String>, NfTablesError> {
         let found = self.list(&message::get_element(map, key), map)?;
         Ok(found
             .into_iter()
@@ -146,7 +146,7 @@ impl NfTables {
     }
 
     /// How many chains and maps `table` holds; none if there is no such table.
-    pub(crate) fn holds(&self, table: Table<'_>) -> Result<Option<u32>, NfTablesError> {
+    pub fn holds(&self, table: Table<'_>) -> Result<Option<u32>, NfTablesError> {
         let found = self.list(&message::get_table(table), &table)?;
         Ok(found
             .into_iter()

@@ -6,7 +6,7 @@ use super::Expression;
 
 /// Whose packets a table sees (`NFPROTO_*` of `linux/netfilter.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
+pub enum Family {
     /// IPv4 and IPv6 that the node routes.
     Inet,
     /// Frames of one device, before everything else.
@@ -24,9 +24,11 @@ impl Family {
 
 /// A table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Table<'a> {
-    pub(crate) family: Family,
-    pub(crate) name: &'a str,
+pub struct Table<'a> {
+    /// Whose packets it sees.
+    pub family: Family,
+    /// Its name.
+    pub name: &'a str,
 }
 
 impl fmt::Display for Table<'_> {
@@ -41,13 +43,13 @@ impl fmt::Display for Table<'_> {
 
 /// A chain.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Chain<'a> {
+pub struct Chain<'a> {
     /// The table it is in.
-    pub(crate) table: Table<'a>,
+    pub table: Table<'a>,
     /// Its name.
-    pub(crate) name: &'a str,
+    pub name: &'a str,
     /// Where packets enter it by themselves; none if only others jump to it.
-    pub(crate) hook: Option<Hook<'a>>,
+    pub hook: Option<Hook<'a>>,
 }
 
 impl fmt::Display for Chain<'_> {
@@ -58,22 +60,27 @@ impl fmt::Display for Chain<'_> {
 
 /// Where packets enter a base chain.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Hook<'a> {
+pub enum Hook<'a> {
     /// As they come in by a device; the lower the priority, the earlier.
-    Ingress { device: &'a str, priority: i32 },
+    Ingress {
+        /// Its name.
+        device: &'a str,
+        /// Among the chains there.
+        priority: i32,
+    },
     /// The first of each connection, as it leaves the node: where source addresses are translated.
     SourceNat,
 }
 
 /// A map from an address to the chain that decides.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct VerdictMap {
+pub struct VerdictMap {
     /// The table it is in.
-    pub(crate) table: Table<'static>,
+    pub table: Table<'static>,
     /// Its name.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// The keys.
-    pub(crate) key: Key,
+    pub key: Key,
 }
 
 impl fmt::Display for VerdictMap {
@@ -84,7 +91,7 @@ impl fmt::Display for VerdictMap {
 
 /// What a map is keyed by; numbers are those nft(8) gives its types (`enum datatypes`), which it needs to show them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Key {
+pub enum Key {
     /// `ipv4_addr`
     V4,
     /// `ipv6_addr`
@@ -109,9 +116,9 @@ impl Key {
 
 /// A rule to be made.
 #[derive(Debug)]
-pub(crate) struct Rule<'a> {
+pub struct Rule<'a> {
     /// What it does, in order.
-    pub(crate) expressions: Vec<Expression>,
+    pub expressions: Vec<Expression>,
     /// What nft(8) shows as its comment; at most 253 bytes are kept.
-    pub(crate) comment: &'a str,
+    pub comment: &'a str,
 }

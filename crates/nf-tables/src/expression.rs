@@ -38,22 +38,25 @@ const NF_ACCEPT: u32 = 1;
 
 /// One expression of a rule: the kernel's name for it and its attributes. All use one register.
 #[derive(Debug, Clone)]
-pub(crate) struct Expression {
+pub struct Expression {
     pub(super) name: &'static str,
     pub(super) data: Writer,
 }
 
 /// A field of a packet: which header, offset and length in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Field {
-    pub(crate) base: Base,
-    pub(crate) offset: u32,
-    pub(crate) length: u32,
+pub struct Field {
+    /// Which header.
+    pub base: Base,
+    /// Where in it, in bytes.
+    pub offset: u32,
+    /// How long it is, in bytes.
+    pub length: u32,
 }
 
 /// Where offsets are counted from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Base {
+pub enum Base {
     /// The Ethernet header.
     Link = 0,
     /// The header behind it: ARP, IPv4, IPv6.
@@ -64,7 +67,7 @@ pub(crate) enum Base {
 
 /// Something known of a packet besides its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Meta {
+pub enum Meta {
     /// The EtherType behind the outermost VLAN tag.
     EtherType = 1,
     /// `ARPHRD_*` of the device it came in by, in the machine's byte order.
@@ -77,15 +80,18 @@ pub(crate) enum Meta {
 
 /// How a loaded value is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Compare {
+pub enum Compare {
+    /// The same.
     Equal = 0,
+    /// Not the same.
     Differs = 1,
+    /// Greater.
     Above = 4,
 }
 
 impl Expression {
     /// Loads a field; a packet without it leaves the rule.
-    pub(crate) fn load(field: Field) -> Self {
+    pub fn load(field: Field) -> Self {
         let data = Writer::default()
             .number(NFTA_PAYLOAD_DREG, NFT_REG_1)
             .number(NFTA_PAYLOAD_BASE, field.base as u32)
@@ -95,13 +101,13 @@ impl Expression {
     }
 
     /// Loads something known of the packet.
-    pub(crate) fn meta(key: Meta) -> Self {
+    pub fn meta(key: Meta) -> Self {
         let data = Writer::default().number(NFTA_META_DREG, NFT_REG_1).number(NFTA_META_KEY, key as u32);
         Self { name: "meta", data }
     }
 
     /// Goes on only if what is loaded compares so.
-    pub(crate) fn compare(operator: Compare, value: &[u8]) -> Self {
+    pub fn compare(operator: Compare, value: &[u8]) -> Self {
         let data = Writer::default()
             .number(NFTA_CMP_SREG, NFT_REG_1)
             .number(NFTA_CMP_OP, operator as u32)
@@ -110,7 +116,7 @@ impl Expression {
     }
 
     /// Goes on only if the byte that is loaded is one of `first` to `last`.
-    pub(crate) fn within(first: u8, last: u8) -> Self {
+    pub fn within(first: u8, last: u8) -> Self {
         let data = Writer::default()
             .number(NFTA_RANGE_SREG, NFT_REG_1)
             .number(NFTA_RANGE_OP, NFT_RANGE_EQ)
@@ -120,7 +126,7 @@ impl Expression {
     }
 
     /// Keeps of what is loaded only the bits of `mask`.
-    pub(crate) fn mask(mask: &[u8]) -> Self {
+    pub fn mask(mask: &[u8]) -> Self {
         let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
         let data = Writer::default()
             .number(NFTA_BITWISE_SREG, NFT_REG_1)
@@ -132,7 +138,7 @@ impl Expression {
     }
 
     /// Jumps where `map` says for what is loaded; goes on if it says nothing.
-    pub(crate) fn jump_by(map: &VerdictMap) -> Self {
+    pub fn jump_by(map: &VerdictMap) -> Self {
         let data = Writer::default()
             .text(NFTA_LOOKUP_SET, map.name)
             .number(NFTA_LOOKUP_SREG, NFT_REG_1)
@@ -141,17 +147,17 @@ impl Expression {
     }
 
     /// Counts what comes so far.
-    pub(crate) fn counter() -> Self {
+    pub fn counter() -> Self {
         Self { name: "counter", data: Writer::default() }
     }
 
     /// Drops the packet.
-    pub(crate) fn drop() -> Self {
+    pub fn drop() -> Self {
         Self::verdict(NF_DROP)
     }
 
     /// Lets the packet pass without a look at the rules behind.
-    pub(crate) fn accept() -> Self {
+    pub fn accept() -> Self {
         Self::verdict(NF_ACCEPT)
     }
 
@@ -164,7 +170,7 @@ impl Expression {
     }
 
     /// Gives the connection the address of the interface it leaves by as its source.
-    pub(crate) fn masquerade() -> Self {
+    pub fn masquerade() -> Self {
         Self { name: "masq", data: Writer::default() }
     }
 }
@@ -175,7 +181,7 @@ fn value_of(bytes: &[u8]) -> Writer {
 
 /// True if the rule `found` has exactly these expressions. The kernel adds attributes of its own, counts for instance;
 /// those written must all be there unchanged.
-pub(crate) fn same(found: &[u8], written: &[Expression]) -> bool {
+pub fn same(found: &[u8], written: &[Expression]) -> bool {
     let mut list = expressions(found);
     written.iter().all(|Expression { name, data }| {
         list.next().is_some_and(|(found, attributes)| found == *name && attributes.contain(data))
@@ -183,7 +189,7 @@ pub(crate) fn same(found: &[u8], written: &[Expression]) -> bool {
 }
 
 /// What a rule compares a field with so: each value of each comparison that follows the load of it.
-pub(crate) fn compared(found: &[u8], field: Field, operator: Compare) -> Vec<Vec<u8>> {
+pub fn compared(found: &[u8], field: Field, operator: Compare) -> Vec<Vec<u8>> {
     let mut values = Vec::new();
     let mut loaded = false;
     for (name, attributes) in expressions(found) {

@@ -28,13 +28,13 @@ pub(super) enum Reply {
 
 /// A rule that is there.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct FoundRule {
+pub struct FoundRule {
     /// The chain it is in.
-    pub(crate) chain: String,
+    pub chain: String,
     /// Its comment; empty if it has none.
-    pub(crate) comment: String,
+    pub comment: String,
     /// Its expressions, for [`super::expression`].
-    pub(crate) expressions: Vec<u8>,
+    pub expressions: Vec<u8>,
 }
 
 /// The replies in one datagram.
