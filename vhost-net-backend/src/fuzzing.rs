@@ -173,7 +173,7 @@ pub fn messages(data: &[u8]) {
 }
 
 /// Requests with payloads that are nearly right get further than bytes alone would.
-fn send(stream: &UnixStream, data: &[u8]) {
+pub(crate) fn send(stream: &UnixStream, data: &[u8]) {
     use rustix::event::{EventfdFlags, eventfd};
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -195,6 +195,8 @@ fn send(stream: &UnixStream, data: &[u8]) {
             _ => {
                 let file = memfd_create("fuzz", MemfdFlags::CLOEXEC).unwrap();
                 ftruncate(&file, 1 << 16).unwrap();
+                // Rings in it hold more than zeros.
+                rustix::io::pwrite(&file, data, 0).unwrap();
                 file
             }
         };

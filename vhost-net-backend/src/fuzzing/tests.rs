@@ -58,3 +58,9 @@ fn no_ring_that_fuzzing_found_does_harm() {
     sigbus::install().unwrap();
     with_variants(include_str!("../../fuzz/corpus/rings.hex")).for_each(|input| rings(&input));
 }
+
+#[test]
+fn no_message_that_fuzzing_found_does_harm() {
+    sigbus::install().unwrap();
+    with_variants(include_str!("../../fuzz/corpus/messages.hex")).for_each(|input| messages(&input));
+}
