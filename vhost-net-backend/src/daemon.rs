@@ -182,6 +182,11 @@ impl Daemon {
         self.workers.iter().all(|(worker, _)| worker.handle().answers_within(ALIVE))
     }
 
+    /// Each worker's CPU, if it has one of its own, and how long it has been at work.
+    pub fn load(&self) -> Vec<(Option<usize>, Duration)> {
+        self.workers.iter().map(|(worker, core)| (*core, worker.handle().busy())).collect()
+    }
+
     /// What each link counted, in the order they were added.
     pub fn counters(&self) -> Vec<Arc<LinkCounters>> {
         self.links.iter().map(|link| Arc::clone(&link.counters)).collect()

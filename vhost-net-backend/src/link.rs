@@ -26,6 +26,24 @@ use delivery::{Delivery, Full};
 /// Empty polls before a lane sleeps: some 20 µs, more than a guest's own polling loop takes to come back.
 const IDLE_POLLS: u32 = 1000;
 
+/// What one round of a link's lanes came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Turn {
+    /// Some lane is to be polled again.
+    pub awake: bool,
+    /// Some lane had frames.
+    pub moved: bool,
+}
+
+/// What one poll of a lane came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turned {
+    Moved,
+    Empty,
+    /// Empty, as so often that the lane may sleep.
+    Quiet,
+}
+
 /// A source queue of one end, and how it is doing.
 #[derive(Debug, Default)]
 struct Lane {
@@ -92,33 +110,31 @@ impl Link {
     }
 
     /// Polls every lane that is awake once. `me` is this link's place in the poller's tokens.
-    ///
-    /// # Returns
-    /// Whether any lane is still awake.
     #[inline]
-    pub fn turn(&mut self, me: usize, poller: &Poller) -> bool {
-        let mut awake = false;
+    pub fn turn(&mut self, me: usize, poller: &Poller) -> Turn {
+        let mut turn = Turn::default();
         for side in [0, 1] {
             for queue in 0..self.lanes[side].len() {
                 if self.lanes[side][queue].asleep {
                     continue;
                 }
                 match self.turn_lane(side, queue) {
-                    Ok(true) => awake = true,
-                    Ok(false) => awake |= !self.fall_asleep(me, side, queue, poller),
+                    Ok(Turned::Moved) => turn = Turn { awake: true, moved: true },
+                    Ok(Turned::Empty) => turn.awake = true,
+                    Ok(Turned::Quiet) => turn.awake |= !self.fall_asleep(me, side, queue, poller),
                     Err((end, fault)) => {
                         self.end(end, &fault, poller);
-                        awake = true;
+                        turn.awake = true;
                     }
                 }
             }
         }
-        awake
+        turn
     }
 
-    /// Polls a lane once; says whether to go on polling it.
+    /// Polls a lane once.
     #[inline]
-    fn turn_lane(&mut self, side: usize, queue: usize) -> Result<bool, (usize, Fault)> {
+    fn turn_lane(&mut self, side: usize, queue: usize) -> Result<Turned, (usize, Fault)> {
         let [first, second] = &mut self.ports;
         let (source, sink) = if side == 0 { (first, second) } else { (second, first) };
         let lane = &mut self.lanes[side][queue];
@@ -155,11 +171,11 @@ impl Link {
         }
         if polled.is_idle() {
             lane.idle += 1;
-            return Ok(lane.idle < IDLE_POLLS);
+            return Ok(if lane.idle < IDLE_POLLS { Turned::Empty } else { Turned::Quiet });
         }
         lane.idle = 0;
         self.count_unfit(side, polled);
-        Ok(true)
+        Ok(Turned::Moved)
     }
 
     fn count_unfit(&self, side: usize, polled: Polled) {

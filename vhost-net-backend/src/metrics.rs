@@ -117,12 +117,17 @@ async fn serve(stream: TcpStream, pages: &Arc<Pages>) {
 }
 
 impl Pages {
+    fn metrics(&self) -> String {
+        let daemon = self.shared.daemon();
+        text::render(&daemon.report(), &daemon.load())
+    }
+
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if !matches!(*method, Method::GET | Method::HEAD) {
             return page(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
         }
         match path {
-            "/metrics" => page(StatusCode::OK, text::render(&self.shared.daemon().report())),
+            "/metrics" => page(StatusCode::OK, self.metrics()),
             "/healthz" if self.shared.daemon().is_alive() => page(StatusCode::OK, "ok\n".to_owned()),
             "/healthz" => page(StatusCode::INTERNAL_SERVER_ERROR, "a worker does not answer\n".to_owned()),
             "/readyz" if self.ready.load(Ordering::Acquire) => page(StatusCode::OK, "ok\n".to_owned()),

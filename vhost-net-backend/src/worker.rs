@@ -9,14 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::counters::Counter;
 use crate::fault::Fault;
-use crate::link::Link;
+use crate::link::{Link, Turn};
 use crate::poller::Poller;
 
 /// Rounds of polling between two looks for lanes to wake.
 const ROUNDS: u32 = 16;
+/// The one of those that is timed: none of the first, whose batches have grown while the worker looked.
+const TIMED: u32 = ROUNDS / 2;
 
 type Job = Box<dyn FnOnce(&mut Links) + Send>;
 
@@ -49,6 +52,20 @@ impl Links {
         }
     }
 
+    /// One round of all links.
+    #[inline]
+    fn turn(&mut self) -> Turn {
+        let mut all = Turn::default();
+        for (place, link) in self.links.iter_mut().enumerate() {
+            if let Some(link) = link {
+                let Turn { awake, moved } = link.turn(place, &self.poller);
+                all.awake |= awake;
+                all.moved |= moved;
+            }
+        }
+        all
+    }
+
     /// The link at a place, and the poller its queues are watched by.
     pub fn get(&mut self, place: usize) -> Option<(&mut Link, &Poller)> {
         Some((self.links.get_mut(place)?.as_mut()?, &self.poller))
@@ -61,6 +78,8 @@ pub struct WorkerHandle {
     jobs: Sender<Job>,
     waiting: Arc<AtomicBool>,
     caller: Arc<OwnedFd>,
+    /// Nanoseconds.
+    busy: Arc<Counter>,
 }
 
 /// The worker is gone.
@@ -75,6 +94,12 @@ impl WorkerHandle {
         work: impl FnOnce(&mut Links) -> T + Send + 'static,
     ) -> Result<T, Stopped> {
         self.send(work)?.recv().map_err(|_gone| Stopped)
+    }
+
+    /// How long it has been at work, of all the time it was awake: rounds that moved frames. One in [`ROUNDS`] is timed and
+    /// counts for all, so this is an estimate, good over seconds.
+    pub fn busy(&self) -> Duration {
+        Duration::from_nanos(self.busy.get())
     }
 
     /// Whether the worker comes round to us in that time.
@@ -114,13 +139,15 @@ impl Worker {
         let (poller, caller) = Poller::new()?;
         let (jobs, inbox) = channel();
         let waiting = Arc::new(AtomicBool::new(false));
-        let handle = WorkerHandle { jobs, waiting: Arc::clone(&waiting), caller: Arc::new(caller) };
+        let busy = Arc::new(Counter::default());
+        let (caller, counted) = (Arc::new(caller), Arc::clone(&busy));
+        let handle = WorkerHandle { jobs, waiting: Arc::clone(&waiting), caller, busy };
         let (pinned, result) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name(core.map_or_else(|| "worker".to_owned(), |core| format!("worker-{core}")))
             .spawn(move || {
                 if pinned.send(pin(core)).is_ok() {
-                    run(Links { links: Vec::new(), poller, stop: false }, &inbox, &waiting);
+                    run(Links { links: Vec::new(), poller, stop: false }, &inbox, &waiting, &counted);
                 }
             })
             .map_err(|source| Fault::Io { operation: "start a thread", source })?;
@@ -153,25 +180,27 @@ fn pin(core: Option<usize>) -> Result<(), Fault> {
     rustix::thread::sched_setaffinity(None, &set).map_err(Fault::io("sched_setaffinity"))
 }
 
-fn run(mut links: Links, inbox: &Receiver<Job>, waiting: &AtomicBool) {
+fn run(mut links: Links, inbox: &Receiver<Job>, waiting: &AtomicBool, busy: &Counter) {
     let mut round = 0;
     loop {
         if waiting.load(Ordering::Relaxed) && waiting.swap(false, Ordering::Acquire) {
             inbox.try_iter().for_each(|job| job(&mut links));
         }
-        let mut awake = false;
-        for (place, link) in links.links.iter_mut().enumerate() {
-            if let Some(link) = link {
-                awake |= link.turn(place, &links.poller);
-            }
+        let begin = (round == TIMED).then(Instant::now);
+        let turn = links.turn();
+        if let Some(begin) = begin
+            && turn.moved
+        {
+            let time = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            busy.add(time.saturating_mul(ROUNDS.into()));
         }
         round = (round + 1) % ROUNDS;
         if links.stop {
             break;
         }
-        if !awake || round == 0 {
+        if !turn.awake || round == 0 {
             let all = &mut links.links;
-            links.poller.wait(!awake && !waiting.load(Ordering::Acquire), |token| {
+            links.poller.wait(!turn.awake && !waiting.load(Ordering::Acquire), |token| {
                 if let Some(link) = all.get_mut(token.link).and_then(Option::as_mut) {
                     link.wake(token.side, token.queue);
                 }

@@ -1,6 +1,7 @@
 //! Counters as Prometheus reads them (text format 0.0.4).
 
 use std::fmt::{Display, Write as _};
+use std::time::Duration;
 
 use crate::counters::Direction;
 use crate::daemon::LinkReport;
@@ -15,12 +16,17 @@ const COUNTERS: [(&str, &str, OfDirection); 4] = [
 ];
 
 /// The page.
-pub(super) fn render(links: &[LinkReport]) -> String {
+pub(super) fn render(links: &[LinkReport], workers: &[(Option<usize>, Duration)]) -> String {
     let mut page = String::new();
     head(&mut page, "build_info", "gauge", "The version that runs.");
     sample(&mut page, "build_info", &[("version", &telemetry::VERSION)], 1);
     head(&mut page, "links", "gauge", "Links that there are.");
     sample(&mut page, "links", &[], links.len());
+    head(&mut page, "busy_seconds_total", "counter", "Time a worker spent moving frames, estimated.");
+    for (core, busy) in workers {
+        let core = core.map_or_else(|| "any".to_owned(), |core| core.to_string());
+        sample(&mut page, "busy_seconds_total", &[("core", &core)], busy.as_secs_f64());
+    }
     head(&mut page, "end_running", "gauge", "1 if frames can be sent to this end of a link.");
     for (link, side) in each(links) {
         let running = u8::from(link.running[side]);
@@ -92,9 +98,11 @@ mod tests {
             addresses: [Vec::new(), Vec::new()],
             counters,
         };
-        let page = render(&[report]);
+        let page = render(&[report], &[(None, Duration::from_millis(1500)), (Some(3), Duration::ZERO)]);
         for line in [
             "vhost_net_links 1",
+            "vhost_net_busy_seconds_total{core=\"any\"} 1.5",
+            "vhost_net_busy_seconds_total{core=\"3\"} 0",
             "vhost_net_packets_total{link=\"vm1\",from=\"tap:t\"} 7",
             "vhost_net_end_running{link=\"vm1\",end=\"vhost-user:/run/a \\\"b\\\"\"} 1",
             "vhost_net_end_running{link=\"vm1\",end=\"tap:t\"} 0",
