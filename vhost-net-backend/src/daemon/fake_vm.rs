@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use vhost::vhost_user::message::VhostUserHeaderFlag;
-use vhost::vhost_user::{Frontend, VhostUserFrontend as _, VhostUserProtocolFeatures as Protocol};
+use vhost::vhost_user::{Frontend, VhostUserFrontend as _};
 use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -21,7 +21,7 @@ pub(crate) const MERGEABLE: u64 = 1 << 15;
 
 const ENTRIES: u16 = 64;
 /// Where receive buffers are, 2 KiB each; sent frames are behind them.
-const BUFFERS: u64 = HIGH;
+pub(crate) const BUFFERS: u64 = HIGH;
 const FRAMES: u64 = HIGH + MIB / 2;
 
 pub(crate) struct Vm {
@@ -69,21 +69,32 @@ impl Vm {
         assert_eq!(features & !offered, 0, "offered {offered:#x}");
         self.frontend.set_owner().unwrap();
         let protocol = self.frontend.get_protocol_features().unwrap();
-        self.frontend.set_protocol_features(protocol & (Protocol::REPLY_ACK | Protocol::MQ)).unwrap();
+        self.frontend.set_protocol_features(protocol).unwrap();
         self.frontend.set_features(features).unwrap();
         // Every request is answered, so that a refusal is seen where it happens.
         self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
     }
 
     pub(crate) fn share_memory(&self) {
-        let region = |guest_phys_addr, mmap_offset| VhostUserMemoryRegionInfo {
-            guest_phys_addr,
-            memory_size: MIB,
-            userspace_addr: guest_phys_addr + USER,
-            mmap_offset,
-            mmap_handle: self.guest.file.as_raw_fd(),
-        };
-        self.frontend.set_mem_table(&[region(0, 0), region(MIB, MIB), region(HIGH, 2 * MIB)]).unwrap();
+        self.share_regions(0..).unwrap();
+    }
+
+    /// Tells the backend of some of the regions, in place of those it knows.
+    pub(crate) fn share_regions(&self, which: std::ops::RangeFrom<usize>) -> vhost::Result<()> {
+        self.frontend.set_mem_table(&self.regions()[which]).map(drop)
+    }
+
+    /// All of its memory.
+    pub(crate) fn regions(&self) -> [VhostUserMemoryRegionInfo; 3] {
+        [(0, 0), (MIB, MIB), (HIGH, 2 * MIB)].map(|(guest_phys_addr, mmap_offset)| {
+            VhostUserMemoryRegionInfo {
+                guest_phys_addr,
+                memory_size: MIB,
+                userspace_addr: guest_phys_addr + USER,
+                mmap_offset,
+                mmap_handle: self.guest.file.as_raw_fd(),
+            }
+        })
     }
 
     fn driver(&self, index: usize) -> &Driver {

@@ -1,6 +1,8 @@
 //! The daemon as VMMs meet it: over its sockets, with a frontend of the vhost crate.
 
+mod hostile;
 mod latency;
+mod offered;
 mod soak;
 
 use std::io::{Read as _, Write as _};
@@ -180,6 +182,7 @@ fn a_message_cut_short_ends_only_its_connection() {
     let (mut alice, mut bob) = joined.vms();
     alice.send(1);
     bob.expect(1);
+    assert_eq!(joined.daemon.counters()[0].faults(), [(0, "message", 3)]);
 }
 
 #[test]

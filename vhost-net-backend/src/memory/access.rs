@@ -21,6 +21,9 @@ use arrayvec::ArrayVec;
 use super::Region;
 use crate::frame::PIECES;
 
+/// The smallest page.
+const PAGE: usize = 4096;
+
 /// Bytes to copy from. They may change at any time.
 #[derive(Debug, Clone, Copy)]
 pub struct Readable<'m> {
@@ -87,6 +90,17 @@ impl<'m> Readable<'m> {
     #[inline]
     pub fn prefetch(&self) {
         prefetch(self.start);
+    }
+
+    /// Reads a byte of every page, so that one that is missing is found out.
+    fn touch(&self) {
+        let last = self.length.saturating_sub(1);
+        for at in (0..self.length).step_by(PAGE).chain((!self.is_empty()).then_some(last)) {
+            // SAFETY: at is below length.
+            let byte = unsafe { self.start.add(at as usize) };
+            // SAFETY: as above; volatile, so that the read is not left out.
+            unsafe { byte.read_volatile() };
+        }
     }
 }
 
@@ -277,7 +291,7 @@ impl RingMemory {
 /// Writes own bytes and pieces to a descriptor as one message (`writev`).
 ///
 /// # Errors
-/// The kernel's; EFAULT if a piece's memory is gone.
+/// The kernel's; EFAULT if a piece's memory is gone, which its mapping then knows too.
 pub(crate) fn write_pieces(to: BorrowedFd<'_>, first: &[u8], pieces: &[Readable<'_>]) -> io::Result<usize> {
     let part = |bytes: &Readable<'_>| libc::iovec {
         iov_base: bytes.start.as_ptr().cast(),
@@ -288,5 +302,12 @@ pub(crate) fn write_pieces(to: BorrowedFd<'_>, first: &[u8], pieces: &[Readable<
     let count = libc::c_int::try_from(parts.len()).unwrap_or(libc::c_int::MAX);
     // SAFETY: each part is readable for its length; the kernel only reads.
     let written = unsafe { libc::writev(to.as_raw_fd(), parts.as_ptr(), count) };
-    usize::try_from(written).map_err(|_negative| io::Error::last_os_error())
+    usize::try_from(written).map_err(|_negative| {
+        let error = io::Error::last_os_error();
+        // The kernel raises no SIGBUS where it reads itself.
+        if error.raw_os_error() == Some(libc::EFAULT) {
+            pieces.iter().for_each(Readable::touch);
+        }
+        error
+    })
 }

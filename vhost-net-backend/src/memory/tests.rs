@@ -1,11 +1,13 @@
 //! Tables of regions, and what may be one.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
-use super::{GuestMemory, MAX_REGIONS, MapError, NewRegion, Readable, Region, TableError, copy};
+use super::{
+    GuestMemory, MAX_REGIONS, MapError, NewRegion, Readable, Region, TableError, copy, sigbus, write_pieces,
+};
 
 fn memfd(size: u64) -> OwnedFd {
     let file = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
@@ -88,4 +90,20 @@ fn lookups_end_where_a_region_does() {
     assert!(memory.ring(0x9000, 0x1000).is_some());
     assert!(memory.ring(0x9001, 0x1000).is_none());
     assert!(memory.ring(u64::MAX, 2).is_none());
+}
+
+#[test]
+fn memory_that_the_kernel_finds_missing_is_gone() {
+    sigbus::install().unwrap();
+    let file = memfd(0x20000);
+    let copied = file.try_clone().unwrap();
+    let region = NewRegion { guest: 0, size: 0x20000, user: 0, offset: 0, file };
+    let memory = GuestMemory::new(vec![Arc::new(Region::map(region).unwrap())]).unwrap();
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let write = || write_pieces(writer.as_fd(), b"", &[memory.readable(0x7ff0, 0x20).unwrap()]);
+    assert_eq!((write().unwrap(), memory.is_gone()), (0x20, false));
+    ftruncate(&copied, 0x8000).unwrap();
+    let missing = write_pieces(writer.as_fd(), b"", &[memory.readable(0x8000, 1).unwrap()]);
+    assert_eq!(missing.unwrap_err().raw_os_error(), Some(libc::EFAULT));
+    assert!(memory.is_gone());
 }

@@ -84,6 +84,10 @@ impl RxQueue {
             pushed.taken += 1;
         }
         if pushed.taken > pushed.refused {
+            // Found out while writing; there may be no next time to look.
+            if self.ring.memory.is_gone() {
+                return Err(Fault::MemoryGone);
+            }
             self.ring.complete(&used);
             self.ring.signal()?;
         }
