@@ -45,12 +45,12 @@ fn a_killed_backend_leaves_no_program_and_starts_again_at_once() {
         let _guest = guest(directory.path(), &socket);
         peer.sh("ping -c 3 -i 0.2 -w 20 192.0.2.2");
         assert!(sh("ip link show nic").contains("xdp"));
-        // By SIGKILL.
+        // By SIGKILL; the next is started at once.
         drop(backend);
-        let clean = || (!sh("ip link show nic").contains("xdp")).then_some(());
-        eventually("the kernel has taken the program off", Duration::from_secs(5), clean);
         std::fs::remove_file(&socket).unwrap();
     }
+    let clean = || (!sh("ip link show nic").contains("xdp")).then_some(());
+    eventually("the kernel has taken the program off", Duration::from_secs(5), clean);
 }
 
 #[test]
