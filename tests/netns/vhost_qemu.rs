@@ -4,7 +4,8 @@
 //! Emulated without KVM, so that it runs on any machine.
 
 use std::fs;
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -40,6 +41,17 @@ impl Network {
     }
 }
 
+/// The quick-test guest's initramfs, with iperf3.
+fn initrd(folder: &Path, guest: &GuestImage) -> PathBuf {
+    let file = folder.join("initrd");
+    fs::copy(&guest.initrd, &file).unwrap();
+    let with = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/with");
+    let more = output(Command::new(with).arg("iperf3"));
+    assert!(more.status.success(), "{}", String::from_utf8_lossy(&more.stderr));
+    fs::File::options().append(true).open(&file).unwrap().write_all(&more.stdout).unwrap();
+    file
+}
+
 /// QEMU with the quick-test guest and a NIC at each socket.
 fn vm(folder: &Path, sockets: [&Path; 2], key: &SshKey) -> Command {
     let user = format!("#cloud-config\nhostname: vm1\nssh_authorized_keys:\n- {}\n", key.public());
@@ -54,7 +66,7 @@ fn vm(folder: &Path, sockets: [&Path; 2], key: &SshKey) -> Command {
     qemu.args(["-machine", "q35,memory-backend=mem,accel=tcg", "-cpu", "max", "-m", "256"]);
     qemu.args(["-object", "memory-backend-memfd,id=mem,size=256M,share=on"]);
     qemu.args(["-display", "none", "-no-reboot", "-append", "console=ttyS0 quiet"]);
-    qemu.arg("-kernel").arg(guest.kernel).arg("-initrd").arg(guest.initrd);
+    qemu.arg("-initrd").arg(initrd(folder, &guest)).arg("-kernel").arg(guest.kernel);
     qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw,readonly=on", seed.display()));
     qemu.arg("-serial").arg(format!("file:{}", folder.join("console").display()));
     for (socket, end) in sockets.iter().zip(["a", "b"]) {
@@ -89,6 +101,35 @@ fn exchange(key: &SshKey, from: &Namespace, guest: &str, folder: &Path) {
     assert!(back.status.success() && back.stdout == payload(), "sent by {guest}");
 }
 
+/// Runs iperf3 one way; says how much arrived: bytes by TCP, datagrams by UDP.
+fn iperf3(from: &Namespace, guest: &str, options: &str) -> u64 {
+    // Between two clients the server listens anew, and refuses whoever comes meanwhile.
+    let result = eventually("iperf3 has measured", Duration::from_secs(60), || {
+        let text = from.sh(&format!("iperf3 --json --client {guest} {options}"));
+        let result: serde_json::Value = serde_json::from_str(&text).unwrap();
+        result["error"].is_null().then_some(result)
+    });
+    let end = |sum: &str, field: &str| {
+        result["end"][sum][field].as_u64().unwrap_or_else(|| panic!("{sum}.{field} is missing: {result}"))
+    };
+    if options.contains("--udp") {
+        end("sum", "packets") - end("sum", "lost_packets")
+    } else {
+        end("sum_received", "bytes")
+    }
+}
+
+/// TCP, and UDP of tiny datagrams and of some that fill `mtu`, each both ways.
+fn load(from: &Namespace, guest: &str, mtu: u32) {
+    let full = format!("--udp --bitrate 20M --bytes 400K --length {}", mtu - 28);
+    for way in ["", " --reverse"] {
+        for options in ["--bytes 4M", "--udp --bitrate 1M --bytes 16K --length 16", &full] {
+            let arrived = iperf3(from, guest, &format!("{options}{way}"));
+            assert!(arrived > 0, "nothing arrived: {options}{way}");
+        }
+    }
+}
+
 #[test]
 fn linux_talks_through_the_backend_and_goes_on_when_that_is_killed() {
     let _sandbox = Sandbox::enter();
@@ -110,7 +151,9 @@ fn linux_talks_through_the_backend_and_goes_on_when_that_is_killed() {
         assert_eq!(qemu.child().try_wait().unwrap(), None, "QEMU ended: {}", printed());
         printed().contains("guest ready: vm1").then_some(())
     });
-    for life in 0..2 {
+    let served = output(&mut key.login(&network.tap, BY_TAP, "iperf3 --server --daemon"));
+    assert!(served.status.success(), "{}", String::from_utf8_lossy(&served.stderr));
+    for life in 0..3 {
         for (from, guest) in [(&network.tap, BY_TAP), (&network.wire, BY_AF_XDP)] {
             from.sh(&format!("ping -c 2 -i 0.2 -w 30 {guest}"));
             from.sh(&format!("ping -c 1 -w 30 -s 0 {guest}"));
@@ -120,6 +163,10 @@ fn linux_talks_through_the_backend_and_goes_on_when_that_is_killed() {
         if life == 0 {
             exchange(&key, &network.tap, BY_TAP, folder.path());
             exchange(&key, &network.wire, BY_AF_XDP, folder.path());
+            load(&network.tap, BY_TAP, 9000);
+            load(&network.wire, BY_AF_XDP, 1500);
+        }
+        if life < 2 {
             // By SIGKILL; QEMU connects again.
             drop(daemon);
             sockets.iter().for_each(|socket| fs::remove_file(socket).unwrap());
