@@ -4,13 +4,17 @@ The machine may have other work. A round counts only if both sides had their cor
 take turns, and medians are compared: the ratio counts, not the figures.
 """
 
+import collections
 import contextlib
 import os
 import pathlib
 import re
+import socket
 import statistics
 import subprocess
+import sys
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OURS = ROOT / "target/release/vhost-net-backend"
@@ -97,6 +101,23 @@ def await_sockets(server, sockets, limit=20):
         time.sleep(0.02)
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def metrics(port):
+    """What our backend counts: each metric, summed over its labels."""
+    sums = collections.Counter()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        for line in page.read().decode().splitlines():
+            if not line.startswith("#"):
+                name, value = line.split("{")[0].split(" ")[0], line.rsplit(" ", 1)[1]
+                sums[name] += float(value)
+    return sums
+
+
 def compare(label, measures, unit, options):
     """A row: DPDK and ours in turns, until each has enough rounds in which it had its cores."""
     rates = {name: [] for name in measures}
@@ -107,6 +128,7 @@ def compare(label, measures, unit, options):
             rate, share = measure()
             if share >= SHARE:
                 rates[name].append(rate)
+            print(f"  {label} {name}: {rate / 1e6:.2f} {unit}, {share:.0%} of a core", file=sys.stderr, flush=True)
     if not all(rates.values()):
         return f"| {label} | no round of {attempts} was undisturbed: the machine is busy | | | |"
     dpdk, ours = (statistics.median(rates[name]) for name in ("dpdk", "ours"))
