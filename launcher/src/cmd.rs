@@ -4,6 +4,7 @@ pub(crate) mod console;
 pub(crate) mod down;
 pub(crate) mod gc;
 pub(crate) mod list;
+pub(crate) mod plug;
 pub(crate) mod status;
 pub(crate) mod up;
 

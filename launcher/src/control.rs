@@ -57,7 +57,10 @@ pub struct VmmConfig {
     pub disks: Vec<Disk>,
     /// Network devices in the order the guest finds them.
     pub nics: Vec<Nic>,
-    /// PCI functions of the host, which come after the others.
+    /// Places for PCI functions of the host, which come after the other devices; a number in a [`HostFunction`], a
+    /// command or an event is an index into these. A place that is empty can be filled later.
+    pub places: Vec<Place>,
+    /// The functions that are there from the beginning.
     pub passthrough: Option<Passthrough>,
 }
 
@@ -85,6 +88,14 @@ pub struct Nic {
     pub slot: Option<PciSlot>,
 }
 
+/// Where the guest may find a PCI function of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// Its slot; the first free one if none.
+    pub slot: Option<PciSlot>,
+}
+
 /// PCI functions that the guest gets from the host by VFIO.
 #[derive(Debug)]
 pub struct Passthrough {
@@ -103,8 +114,8 @@ pub struct HostFunction {
     pub group: OwnedFd,
     /// Its VFIO device.
     pub device: OwnedFd,
-    /// Where the guest finds it; the first free slot if none.
-    pub slot: Option<PciSlot>,
+    /// Which of the configuration's places it is in.
+    pub place: usize,
 }
 
 /// What a VMM reports.
@@ -119,6 +130,23 @@ pub enum Event {
     Reset,
     /// The VMM ends because of [`Command::Stop`].
     Stopped,
+    /// The functions of a [`Command::Plug`] are in their places, and the guest was told.
+    Plugged {
+        /// The place of each.
+        places: Vec<usize>,
+    },
+    /// They are not, and the VMM has closed them.
+    NotPlugged {
+        /// The place of each.
+        places: Vec<usize>,
+        /// The failed operation and its causes, for people.
+        message: String,
+    },
+    /// The guest has let go of a function, and the VMM has closed it.
+    Unplugged {
+        /// Its place, which is empty.
+        place: usize,
+    },
     /// The VMM ends because something failed.
     Error {
         /// The failed operation and its causes, for people.
@@ -127,13 +155,19 @@ pub enum Event {
 }
 
 /// What a supervisor asks of a VMM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "kebab-case")]
+#[derive(Debug)]
 pub enum Command {
     /// Press the guest's ACPI power button.
     PowerButton,
     /// End at once, whatever the guest does.
     Stop,
+    /// Put functions into empty places.
+    Plug(Passthrough),
+    /// Ask the guest to let go of the function in a place.
+    Unplug {
+        /// The place.
+        place: usize,
+    },
 }
 
 /// What there was to receive.
@@ -252,15 +286,16 @@ impl Channel {
     /// # Errors
     /// The VMM said something that is no event.
     pub fn receive_event(&self) -> Result<Received<Event>, ControlError> {
-        self.receive()
+        self.receive(wire::decode)
     }
 
-    /// Asks something of the VMM.
+    /// Asks something of the VMM. Descriptors are duplicated on their way; `command` keeps its own.
     ///
     /// # Errors
-    /// [`ControlError::Send`], for one if the VMM is gone.
-    pub fn send_command(&self, command: Command) -> Result<(), ControlError> {
-        socket::send(&self.socket, &wire::encode(&command)?, &[])
+    /// [`ControlError::Send`], for one if the VMM is gone; [`ControlError::TooLarge`].
+    pub fn send_command(&self, command: &Command) -> Result<(), ControlError> {
+        let (message, descriptors) = wire::encode_command(command)?;
+        socket::send(&self.socket, &message, &descriptors)
     }
 
     /// Takes the supervisor's next command, if there is one; never waits.
@@ -268,14 +303,15 @@ impl Channel {
     /// # Errors
     /// The supervisor said something that is no command.
     pub fn receive_command(&self) -> Result<Received<Command>, ControlError> {
-        self.receive()
+        self.receive(wire::decode_command)
     }
 
-    fn receive<T: for<'de> Deserialize<'de>>(&self) -> Result<Received<T>, ControlError> {
+    fn receive<T>(
+        &self,
+        decode: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<T, ControlError>,
+    ) -> Result<Received<T>, ControlError> {
         match socket::receive(&self.socket, socket::Wait::No)? {
-            Received::Message((message, descriptors)) => {
-                wire::decode(&message, descriptors).map(Received::Message)
-            }
+            Received::Message((message, descriptors)) => decode(&message, descriptors).map(Received::Message),
             Received::Nothing => Ok(Received::Nothing),
             Received::Closed => Ok(Received::Closed),
         }

@@ -43,6 +43,8 @@ enum Command {
     List(cmd::list::List),
     Status(cmd::status::Status),
     Console(cmd::console::Console),
+    Plug(cmd::plug::Plug),
+    Unplug(cmd::plug::Unplug),
     Down(cmd::down::Down),
     Gc(cmd::gc::Gc),
     /// Keep a VM running (started by `up`).
@@ -65,6 +67,8 @@ pub fn main() -> ExitCode {
         Command::List(command) => ended(command.run()),
         Command::Status(command) => ended(command.run()),
         Command::Console(command) => ended(command.run()),
+        Command::Plug(command) => ended(command.run()),
+        Command::Unplug(command) => ended(command.run()),
         Command::Down(command) => ended(command.run()),
         Command::Gc(command) => ended(command.run()),
         Command::Supervise(command) => ended(command.run()),

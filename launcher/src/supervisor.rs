@@ -3,15 +3,17 @@
 //! It is started by `up` with the VM's lock as standard input and a pipe for its [`report`] as standard output, and
 //! finds everything else in the VM's record. It starts the VMM ([`vmm`], [`spawn`]), follows it ([`instance`]),
 //! starts it again as the run strategy says ([`restarts`]), carries its console, tells guests on the pod network who
-//! they are ([`pod_nic`]), and publishes its [`status`]. A
-//! SIGTERM ends guest, VM and supervisor in good order. It is single-threaded: the VMM dies with the thread that
+//! they are ([`pod_nic`]), plugs and unplugs PCI functions ([`hotplug`]) when asked to ([`requests`]), and publishes its
+//! [`status`]. A SIGTERM ends guest, VM and supervisor in good order. It is single-threaded: the VMM dies with the thread that
 //! started it.
 
 mod console;
+mod hotplug;
 mod instance;
 mod passthrough;
 mod pod_nic;
 pub(crate) mod report;
+pub(crate) mod requests;
 mod restarts;
 mod spawn;
 mod status;
@@ -21,6 +23,7 @@ mod vmm;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use netns::{NetNs, NetNsError};
@@ -32,6 +35,7 @@ use self::console::{Console, ConsoleError};
 use self::instance::Machine;
 use self::pod_nic::{PodNic, PodNicError};
 use self::report::Reporter;
+use self::requests::Requests;
 use self::restarts::{Ending, Next, Restarts};
 use self::status::Publisher;
 use self::stop::Stop;
@@ -60,6 +64,8 @@ pub(crate) enum SupervisorError {
     Runtime(#[source] io::Error),
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    #[error("cannot take requests on {}", path.display())]
+    Requests { path: PathBuf, source: io::Error },
     #[error(transparent)]
     PodNic(#[from] PodNicError),
     #[error(transparent)]
@@ -112,7 +118,10 @@ fn supervise(layout: &Layout, id: &VmId, reporter: &mut Reporter) -> Result<(), 
         .map_err(SupervisorError::Runtime)?;
     runtime.block_on(async {
         let mut machine = Machine {
+            layout: layout.clone(),
             console: Console::open(&directory)?,
+            requests: Requests::open(&directory)
+                .map_err(|source| SupervisorError::Requests { path: directory.requests(), source })?,
             status: Publisher::new(layout.status(), &record),
             stop: Stop::new().map_err(SupervisorError::Runtime)?,
             directory,
@@ -150,10 +159,17 @@ async fn live(machine: &mut Machine<'_>) -> Result<(), SupervisorError> {
             Ending::Failed(_) => machine.status.ended(Phase::Failed, &reason),
         }
         disks = if ending == Ending::Reset { Disks::Kept } else { Disks::Fresh };
-        let next = restarts.after(&ending, started.elapsed());
+        let next = wait(restarts.after(&ending, started.elapsed()));
+        let requests = &mut machine.requests;
+        let refusing = async {
+            loop {
+                hotplug::refuse(requests.next().await);
+            }
+        };
         tokio::select! {
             () = machine.stop.asked() => return Ok(()),
-            () = wait(next) => {}
+            () = next => {}
+            () = refusing => {}
         }
     }
 }

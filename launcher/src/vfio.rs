@@ -21,9 +21,10 @@ use vm_memory::GuestMemoryBackend as _;
 
 pub(crate) use device::{Device, Msix, Region};
 pub use memory_lock::LockedMemory;
-pub(crate) use memory_lock::allow as allow_locked_memory;
+pub(crate) use memory_lock::{allow as allow_locked_memory, allow_of as allow_locked_memory_of};
+pub(crate) use open::check_free;
 pub use open::{Opened, OpenedDevice, open};
-pub(crate) use sys::{DEVICE_RESET_REQUEST, DEVICE_SET_IRQS, Mapping};
+pub(crate) use sys::{Mapping, REQUESTS_OF_A_VMM};
 
 use crate::vmm::GuestRam;
 

@@ -17,4 +17,5 @@ pub(crate) mod record;
 mod resolver;
 pub(crate) mod setup;
 pub(crate) mod slot;
+pub(crate) mod socket;
 pub(crate) mod teardown;

@@ -6,14 +6,16 @@
 //! fresh process, so no state of the old guest survives.
 //!
 //! One thread per vCPU ([`vcpu`]) reaches devices through the [`bus`]; one thread per virtio device serves its queues
-//! ([`virtio`]); functions of the host work by themselves ([`mod@vfio`]); the main thread has the console and the control channel ([`event_loop`]). Process exit ends them all:
-//! no thread is joined, because nothing outlives the guest.
+//! ([`virtio`]); functions of the host work by themselves ([`mod@vfio`]), and come and go by [`hotplug`]; the main thread has the
+//! console and the control channel ([`event_loop`]). Process exit ends them all: no thread is joined, because nothing
+//! outlives the guest.
 
 mod acpi;
 mod boot;
 mod bus;
 mod event_loop;
 mod guest;
+mod hotplug;
 mod legacy;
 mod machine;
 mod memory;
@@ -63,6 +65,8 @@ pub(crate) enum VmmError {
     Vfio(#[source] VfioError),
     #[error("PCI device {address} cannot be handed to the guest")]
     Passthrough { address: PciAddress, source: PassthroughError },
+    #[error("the guest's machine has no place for PCI functions of the host")]
+    NoPlaces,
     #[error("a device could not be made")]
     Device(#[from] TransportError),
     #[error("the devices do not fit on the bus")]

@@ -66,7 +66,7 @@ fn a_power_off_ends_the_vmm_cleanly_and_its_last_words_are_heard() {
 #[test]
 fn stop_ends_a_guest_that_does_nothing() {
     let vmm = Vmm::run(&HALT);
-    vmm.channel.send_command(Command::Stop).unwrap();
+    vmm.channel.send_command(&Command::Stop).unwrap();
     assert_eq!(vmm.event(), Event::Stopped);
     assert_eq!(vmm.exit_code(), code(exit_code::CLEAN));
 }
@@ -75,7 +75,7 @@ fn stop_ends_a_guest_that_does_nothing() {
 fn stop_ends_a_guest_that_never_rests() {
     // jmp self
     let vmm = Vmm::run(&[0xeb, 0xfe]);
-    vmm.channel.send_command(Command::Stop).unwrap();
+    vmm.channel.send_command(&Command::Stop).unwrap();
     assert_eq!(vmm.event(), Event::Stopped);
     assert_eq!(vmm.exit_code(), code(exit_code::CLEAN));
 }
@@ -84,15 +84,15 @@ fn stop_ends_a_guest_that_never_rests() {
 fn stop_ends_a_guest_that_floods_a_console_nobody_reads() {
     // mov dx, 3f8; out dx, al; jmp back
     let vmm = Vmm::run(&[0x66, 0xba, 0xf8, 0x03, 0xee, 0xeb, 0xfd]);
-    vmm.channel.send_command(Command::Stop).unwrap();
+    vmm.channel.send_command(&Command::Stop).unwrap();
     assert_eq!(vmm.event(), Event::Stopped);
 }
 
 #[test]
 fn a_power_button_nobody_looks_at_changes_nothing() {
     let vmm = Vmm::run(&HALT);
-    vmm.channel.send_command(Command::PowerButton).unwrap();
-    vmm.channel.send_command(Command::Stop).unwrap();
+    vmm.channel.send_command(&Command::PowerButton).unwrap();
+    vmm.channel.send_command(&Command::Stop).unwrap();
     assert_eq!(vmm.event(), Event::Stopped);
 }
 

@@ -10,7 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use e2e::{GuestImage, Sandbox, binary, sh};
-use launcher::control::{self, Channel, Disk, Event, Nic, Passthrough, Received, VmmConfig, exit_code};
+use launcher::control::{
+    self, Channel, Disk, Event, Nic, Passthrough, Place, Received, VmmConfig, exit_code,
+};
+use netns::NetNs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Guests are emulated twice over here.
@@ -30,6 +33,7 @@ pub(crate) struct Wish {
     pub(crate) mebibytes: u64,
     pub(crate) disks: Vec<Disk>,
     pub(crate) nics: Vec<Nic>,
+    pub(crate) places: Vec<Place>,
     /// With these the guest is one that has drivers for them.
     pub(crate) passthrough: Option<Passthrough>,
 }
@@ -47,7 +51,7 @@ impl Guest {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .unwrap();
-        let Wish { vcpus, mebibytes, disks, nics, passthrough } = wish;
+        let Wish { vcpus, mebibytes, disks, nics, places, passthrough } = wish;
         let image = if passthrough.is_some() { GuestImage::with_nic_drivers() } else { GuestImage::get() };
         let config = VmmConfig {
             vcpus: vcpus.try_into().unwrap(),
@@ -59,6 +63,7 @@ impl Guest {
             serial: serial.into(),
             disks,
             nics,
+            places,
             passthrough,
         };
         channel.send_config(&config).unwrap();
@@ -124,7 +129,7 @@ impl Drop for Guest {
 }
 
 /// A disk with this content.
-fn disk(content: &[u8], read_only: bool, serial: &str) -> (Disk, File) {
+pub(crate) fn disk(content: &[u8], read_only: bool, serial: &str) -> (Disk, File) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(content).unwrap();
     let ours = file.try_clone().unwrap();
@@ -147,7 +152,7 @@ fn nic() -> Nic {
 }
 
 /// Bytes that do not repeat soon.
-fn noise(length: u32) -> Vec<u8> {
+pub(crate) fn noise(length: u32) -> Vec<u8> {
     (0..length).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
 }
 
@@ -182,16 +187,18 @@ fn with_disks_a_nic_and_several_cpus_and_the_power_button_powers_it_off() {
     assert!(guest.run("readlink /sys/class/net/eth0").contains("0000:00:09.0"));
     guest.run("ip address add 10.9.0.2/24 dev eth0; ip link set eth0 up");
     sh("ping -c 3 -W 10 10.9.0.2");
-    tcp_both_ways(&mut guest, &content);
+    let here = NetNs::current().unwrap();
+    tcp_both_ways(&mut guest, &content, &here, "10.9.0.1", "10.9.0.2");
 
-    guest.channel.send_command(control::Command::PowerButton).unwrap();
+    guest.channel.send_command(&control::Command::PowerButton).unwrap();
     assert_eq!(guest.end(), (Event::Shutdown, Some(exit_code::CLEAN.into())));
 }
 
-/// Moves `content` over TCP, which goes in segments of up to 64 KiB, from the guest's vda and to the guest.
-fn tcp_both_ways(guest: &mut Guest, content: &[u8]) {
-    let listener = TcpListener::bind("10.9.0.1:5000").unwrap();
-    guest.type_in("nc 10.9.0.1 5000 </dev/vda");
+/// Moves `content` over TCP, which goes in segments of up to 64 KiB, from the guest's vda to `ours` in namespace `here`,
+/// and back to the guest, which is `theirs`.
+pub(crate) fn tcp_both_ways(guest: &mut Guest, content: &[u8], here: &NetNs, ours: &str, theirs: &str) {
+    let listener = here.run(|| TcpListener::bind(format!("{ours}:5000"))).unwrap().unwrap();
+    guest.type_in(&format!("nc {ours} 5000 </dev/vda"));
     let (mut from_guest, _) = listener.accept().unwrap();
     from_guest.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut received = Vec::new();
@@ -202,7 +209,7 @@ fn tcp_both_ways(guest: &mut Guest, content: &[u8]) {
 
     // Not the console as its input: a shell stops what reads there in the background.
     guest.run("nc -l -p 5001 </dev/null >/run/received & sleep 1");
-    let mut to_guest = TcpStream::connect("10.9.0.2:5001").unwrap();
+    let mut to_guest = here.run(|| TcpStream::connect(format!("{theirs}:5001"))).unwrap().unwrap();
     to_guest.write_all(content).unwrap();
     drop(to_guest);
     assert_eq!(

@@ -19,6 +19,8 @@ mod sriov_nic;
 mod sriov_policy;
 mod sriov_refuses;
 mod sriov_restores;
+mod sriov_speed;
+mod sriov_unplug;
 mod sriov_vfio;
 mod the_node;
 mod vm_node;

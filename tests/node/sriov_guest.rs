@@ -1,25 +1,26 @@
 //! A VF in a guest: the guest's own driver runs it, with the address and in the VLAN that the node assigned.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use e2e::{GuestImage, Launcher, Namespace, SshKey, eventually, example, output};
-use launcher::control::{self, Event, HostFunction, Passthrough, exit_code};
+use launcher::control::{self, Event, HostFunction, Passthrough, Place, exit_code};
 use launcher::vfio;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::a_vmm_boots_linux::{Guest, Wish};
+use crate::a_vmm_boots_linux::{Guest, Wish, disk, noise, tcp_both_ways};
 use crate::sriov_nic::{Nic, has_carrier, pings};
 
 /// Guests are emulated twice over here.
-const BOOT: Duration = Duration::from_secs(150);
+pub(crate) const BOOT: Duration = Duration::from_secs(150);
 
 /// A pod on VF `index` in `vlan`, with this address.
-fn pod(nic: &Nic, index: usize, vlan: u16, address: &str) -> (Namespace, e2e::CniCall) {
+pub(crate) fn pod(nic: &Nic, index: usize, vlan: u16, address: &str) -> (Namespace, e2e::CniCall) {
     let pod = Namespace::new("pod");
     let call = nic.call(index, json!({"vlan": vlan})).netns(&pod).container(&format!("pod{index}"));
     call.call("ADD").success();
@@ -43,15 +44,14 @@ fn a_guest_drives_a_vf_by_itself_and_stays_in_its_vlan() {
     let vfio::Opened { container, devices } = vfio::open(&[address]).unwrap();
     let functions = devices
         .into_iter()
-        .map(|vfio::OpenedDevice { group, device }| HostFunction {
-            address,
-            group,
-            device,
-            slot: Some(10.try_into().unwrap()),
-        })
+        .map(|vfio::OpenedDevice { group, device }| HostFunction { address, group, device, place: 0 })
         .collect();
     let passthrough = Some(Passthrough { container, functions });
-    let mut guest = Guest::boot(Wish { vcpus: 1, mebibytes: 256, passthrough, ..Wish::default() });
+    let content = noise(4 << 20);
+    let disks = vec![disk(&content, true, "content").0];
+    let places = vec![Place { slot: Some(10.try_into().unwrap()) }];
+    let wish = Wish { vcpus: 1, mebibytes: 256, disks, places, passthrough, ..Wish::default() };
+    let mut guest = Guest::boot(wish);
     assert_eq!(guest.run("cat /sys/class/net/eth0/address"), "02:00:00:00:00:01\n");
     let place = guest.run("cd /sys/class/net/eth0/device; readlink -f .; readlink -f driver");
     assert!(place.contains("0000:00:0a.0") && place.contains("igbvf"), "{place}");
@@ -68,11 +68,12 @@ fn a_guest_drives_a_vf_by_itself_and_stays_in_its_vlan() {
     assert_eq!(answer, "near\nalone\n");
     let full_size = "ping -c 3 -W 5 -s 1472 192.0.2.2 >/dev/null && echo all";
     assert_eq!(guest.run(full_size), "all\n", "frames of 1514 bytes");
+    tcp_both_ways(&mut guest, &content, near.0.netns(), "192.0.2.2", "192.0.2.1");
     // Without interrupts the driver would work for a while by its watchdog alone.
     let interrupts = guest.run("grep eth0 /proc/interrupts");
     assert!(interrupts.contains("MSI-X") || interrupts.contains("MSIX"), "{interrupts}");
 
-    guest.channel.send_command(control::Command::PowerButton).unwrap();
+    guest.channel.send_command(&control::Command::PowerButton).unwrap();
     assert_eq!(guest.end(), (Event::Shutdown, Some(exit_code::CLEAN.into())));
     for call in [&call, &near.1, &far.1] {
         call.call("DEL").success();
@@ -81,11 +82,11 @@ fn a_guest_drives_a_vf_by_itself_and_stays_in_its_vlan() {
 }
 
 /// `up` of the example, with these VFs to choose from.
-fn up(launcher: &Launcher, folder: &Path, key: &SshKey, devices: &[String]) -> Output {
+pub(crate) fn up(launcher: &Launcher, folder: &Path, key: &SshKey, devices: &[String]) -> Output {
     output(&mut up_command(launcher, folder, key, devices))
 }
 
-fn up_command(launcher: &Launcher, folder: &Path, key: &SshKey, devices: &[String]) -> Command {
+pub(crate) fn up_command(launcher: &Launcher, folder: &Path, key: &SshKey, devices: &[String]) -> Command {
     let image = GuestImage::with_nic_drivers();
     let mut command = launcher.command("up", &[]);
     let manifest = example("vm-sriov.yaml", key, folder);
@@ -101,7 +102,7 @@ fn up_command(launcher: &Launcher, folder: &Path, key: &SshKey, devices: &[Strin
 }
 
 /// If the test fails, shows what its VM had to say and ends it: VFs that a guest has cannot be removed.
-struct Story<'a>(&'a Launcher);
+pub(crate) struct Story<'a>(pub(crate) &'a Launcher);
 
 impl Drop for Story<'_> {
     fn drop(&mut self) {
@@ -161,8 +162,8 @@ fn a_vm_of_a_manifest_has_a_free_vf_and_gives_it_back() {
     let vmm = launcher.vmm("vm-sriov").unwrap();
     let (capabilities, files) = rights(vmm);
     assert_eq!(capabilities, "CapPrm:\t0000000000000000 CapEff:\t0000000000000000");
-    // KVM alone still has the group; the VMM cannot open another device of it.
-    assert_eq!(files, ["/dev/vfio/vfio"]);
+    // Its group, and the container; what it may ask of them, its seccomp filter says.
+    assert_eq!(files, [nic.group_file(1).display().to_string(), "/dev/vfio/vfio".to_owned()]);
 
     // The VF is in full use when its VMM dies; the next one's guest finds it fresh.
     kill(Pid::from_raw(vmm), Signal::SIGKILL).unwrap();
@@ -176,26 +177,111 @@ fn a_vm_of_a_manifest_has_a_free_vf_and_gives_it_back() {
     assert_eq!(nic.state(), before);
 }
 
-#[test]
-fn a_limit_on_locked_memory_that_is_too_low_is_told_with_what_to_do() {
-    let nic = Nic::with_vfs(1);
-    nic.bind_vfio(0);
+/// What `up` says when the program `by` runs it with fewer rights; nothing may be left of it.
+fn refusal(nic: &Nic, by: &[&str]) -> String {
     let before = nic.state();
     let folder = tempfile::tempdir().unwrap();
     let launcher = Launcher::new(folder.path());
     let key = SshKey::generate(folder.path());
     let full = up_command(&launcher, folder.path(), &key, &[nic.vf(0)]);
-    // As in a container: no right to raise limits, and one of 4 MiB.
-    let mut command = Command::new("setpriv");
-    command.args(["--bounding-set", "-sys_resource", "sh", "-c", "ulimit -l 4096; exec \"$@\"", "sh"]);
-    command.arg(full.get_program()).args(full.get_args());
+    let mut command = Command::new(by[0]);
+    command.args(&by[1..]).arg(full.get_program()).args(full.get_args());
     let refused = output(&mut command);
-    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success());
+    assert_eq!(nic.state(), before);
+    String::from_utf8_lossy(&refused.stderr).into_owned()
+}
+
+#[test]
+fn a_limit_on_locked_memory_that_is_too_low_is_told_with_what_to_do() {
+    let nic = Nic::with_vfs(1);
+    nic.bind_vfio(0);
+    // As in a container: no right to raise limits, and one of 4 MiB.
+    let limited = ["sh", "-c", "ulimit -l 4096; exec \"$@\"", "sh"];
+    let message = refusal(&nic, &[&["setpriv", "--bounding-set", "-sys_resource"], &limited[..]].concat());
     let expected =
         "256 MiB of guest memory must be locked for its PCI devices, and this process may lock 4 MiB";
-    assert!(!refused.status.success() && message.contains(expected), "{message}");
-    assert!(message.contains("CAP_SYS_RESOURCE"), "{message}");
-    assert_eq!(nic.state(), before);
+    assert!(message.contains(expected) && message.contains("CAP_SYS_RESOURCE"), "{message}");
+}
+
+#[test]
+fn a_group_that_may_not_be_opened_is_told_with_what_to_do() {
+    let nic = Nic::with_vfs(1);
+    nic.bind_vfio(0);
+    let file = nic.group_file(0);
+    // As udev leaves it to a group of users, and the launcher in a container without the right to override that.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o060)).unwrap();
+    let message = refusal(&nic, &["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]);
+    let expected = format!("cannot open {}; vm-launcher must run as root, or own the file", file.display());
+    assert!(message.contains(&expected), "{message}");
+}
+
+#[test]
+fn a_group_with_a_device_of_the_nodes_is_refused_until_one_guest_has_them_all() {
+    let [first, second] = sharing();
+    let pci = Path::new("/sys/bus/pci");
+    let _first = Bound::to_vfio(pci, &first);
+    let addresses = [&first, &second].map(|address| address.parse().unwrap());
+    let message = vfio::open(&addresses[..1]).unwrap_err().to_string();
+    let expected =
+        format!("with {second} (driven by virtio-pci); only whole groups can be handed to a guest");
+    assert!(message.contains(&expected), "{message}");
+    let message = vfio::open(&addresses).unwrap_err().to_string();
+    assert!(message.contains(&format!("{second} is driven by virtio-pci")), "{message}");
+
+    let _second = Bound::to_vfio(pci, &second);
+    let message = vfio::open(&addresses[..1]).unwrap_err().to_string();
+    assert!(message.contains(&format!("with {second} (driven by vfio-pci)")), "{message}");
+    assert_eq!(vfio::open(&addresses).unwrap().devices.len(), 2);
+}
+
+/// Two devices of the node that the IOMMU cannot keep apart: they are behind one conventional PCI bridge.
+fn sharing() -> [String; 2] {
+    let names = |folder: &Path| -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap().flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    };
+    let groups = Path::new("/sys/kernel/iommu_groups");
+    let is_bridge = |device: &String| {
+        fs::read_to_string(format!("/sys/bus/pci/devices/{device}/class")).unwrap().starts_with("0x06")
+    };
+    let of_group = |group: String| -> Vec<String> {
+        let devices = names(&groups.join(group).join("devices"));
+        let behind_bridge = devices.iter().any(is_bridge);
+        devices.into_iter().filter(|device| behind_bridge && !is_bridge(device)).collect()
+    };
+    let found = names(groups).into_iter().find_map(|group| of_group(group).try_into().ok());
+    found.expect("the node has two devices behind a conventional bridge")
+}
+
+/// A device that vfio-pci has until this is dropped; then its own driver has it again.
+struct Bound<'a> {
+    pci: &'a Path,
+    address: &'a str,
+}
+
+impl<'a> Bound<'a> {
+    fn to_vfio(pci: &'a Path, address: &'a str) -> Self {
+        rebind(pci, address, "vfio-pci");
+        Self { pci, address }
+    }
+}
+
+impl Drop for Bound<'_> {
+    fn drop(&mut self) {
+        rebind(self.pci, self.address, "virtio-pci");
+    }
+}
+
+fn rebind(pci: &Path, address: &str, driver: &str) {
+    let device = pci.join("devices").join(address);
+    fs::write(device.join("driver/unbind"), address).unwrap();
+    fs::write(device.join("driver_override"), driver).unwrap();
+    fs::write(pci.join("drivers_probe"), address).unwrap();
+    fs::write(device.join("driver_override"), "\n").unwrap();
 }
 
 #[test]

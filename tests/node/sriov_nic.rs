@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use e2e::{CniCall, eventually, output, run, sh};
 use serde_json::{Value, json};
@@ -43,13 +45,33 @@ impl Nic {
             eventually("the VF has an interface", LIMIT, || nic.vf_link(index));
         }
         // udev renames interfaces that are new; a test that begins before sees two names.
-        run(std::process::Command::new("udevadm").args(["settle", "--timeout=60"]));
+        run(Command::new("udevadm").args(["settle", "--timeout=60"]));
         nic
     }
 
     fn clear(&self) {
-        fs::write(self.device.join("sriov_numvfs"), "0").unwrap();
+        if let Err(reason) = self.remove_vfs() {
+            panic!("{reason}");
+        }
         let _absent = fs::remove_dir_all(JOURNAL);
+    }
+
+    /// Removes the VFs, by a process of its own: the kernel lets nobody go who removes a VF that a guest has, until the
+    /// guest's VMM has ended.
+    fn remove_vfs(&self) -> Result<(), String> {
+        let file = self.device.join("sriov_numvfs");
+        let mut writer = Command::new("sh")
+            .args(["-c", "echo 0 > \"$0\""])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        match ended(&mut writer) {
+            true => Ok(()),
+            false => Err(format!("the VFs are not removed after {LIMIT:?}; in use by: {:?}", vfio_users())),
+        }
     }
 
     /// The PF's PCI address.
@@ -66,6 +88,12 @@ impl Nic {
     /// The name of a VF's interface, while that is on the host.
     pub(crate) fn vf_link(&self, index: usize) -> Option<String> {
         name_in(&self.device.join(format!("virtfn{index}/net")))
+    }
+
+    /// The file of a VF's IOMMU group.
+    pub(crate) fn group_file(&self, index: usize) -> PathBuf {
+        let group = fs::read_link(format!("/sys/bus/pci/devices/{}/iommu_group", self.vf(index))).unwrap();
+        Path::new("/dev/vfio").join(group.file_name().unwrap())
     }
 
     /// Gives a VF to vfio-pci.
@@ -125,9 +153,38 @@ impl Nic {
 impl Drop for Nic {
     fn drop(&mut self) {
         // A test that panics must not panic again here; the next one starts by clearing too.
-        let _gone = fs::write(self.device.join("sriov_numvfs"), "0");
+        if let Err(reason) = self.remove_vfs() {
+            eprintln!("{reason}");
+        }
         let _absent = fs::remove_dir_all(JOURNAL);
     }
+}
+
+/// Whether a process ends within the limit, with success.
+fn ended(process: &mut Child) -> bool {
+    let deadline = Instant::now() + LIMIT;
+    while Instant::now() < deadline {
+        if let Some(status) = process.try_wait().unwrap() {
+            return status.success();
+        }
+        sleep(Duration::from_millis(20));
+    }
+    false
+}
+
+/// The processes that have a VFIO device: process ids and names.
+fn vfio_users() -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let has_one = |process: &PathBuf| {
+        let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        let mut targets = files.filter_map(|file| fs::read_link(file.path()).ok());
+        targets.any(|target| target.to_string_lossy().contains("vfio-device"))
+    };
+    let name = |process: PathBuf| {
+        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+        format!("{} {}", process.file_name().unwrap().to_string_lossy(), name.trim())
+    };
+    processes.filter(has_one).map(name).collect()
 }
 
 /// True if `to` answers.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use e2e::Namespace;
+use e2e::{CniCall, Namespace, sh};
 use serde_json::{Value, json};
 
 use crate::sriov_nic::Nic;
@@ -59,4 +59,32 @@ fn the_device_info_file_is_written_once_and_goes_with_del() {
     let (code, message) = call.call("ADD").error();
     assert!(code == 126 && message.contains("is about 0000:00:00.0"), "{code} {message}");
     fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn check_and_gc_see_a_vfio_vf_as_any_other() {
+    let nic = Nic::with_vfs(2);
+    nic.bind_vfio(0);
+    nic.bind_vfio(1);
+    let before = nic.state();
+    let pods = [Namespace::new("pod"), Namespace::new("pod")];
+    let calls: Vec<_> = (0..2)
+        .map(|index| {
+            nic.call(index, json!({"vlan": 100})).netns(&pods[index]).container(&format!("c{index}"))
+        })
+        .collect();
+    let results: Vec<_> = calls.iter().map(|call| call.call("ADD").success()).collect();
+    sh(&format!("ip link set {} vf 0 vlan 101", nic.link));
+    let (code, message) = calls[0].clone().with("prevResult", results[0].clone()).call("CHECK").error();
+    assert!(code == 105 && message.contains("vlan 101 qos 0, expected vlan 100 qos 0"), "{code} {message}");
+
+    let valid = json!([{"containerID": "c1", "ifname": "net1"}]);
+    let config = json!({
+        "cniVersion": "1.1.0", "name": "blue", "type": "sriov", "cni.dev/valid-attachments": valid,
+    });
+    CniCall::new("sriov", config).call("GC").success();
+    assert_eq!(nic.state()[0], before[0], "c0 is in no valid list");
+    calls[1].clone().with("prevResult", results[1].clone()).call("CHECK").success();
+    calls[1].call("DEL").success();
+    assert_eq!(nic.state(), before);
 }

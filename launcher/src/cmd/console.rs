@@ -1,8 +1,6 @@
 //! `console`: the guest's serial console on this terminal.
 
-use std::fs::File;
 use std::io::{self, IsTerminal as _};
-use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -12,7 +10,8 @@ use tokio::net::UnixStream;
 use vm_api::names::NameError;
 
 use super::{Directories, Target};
-use crate::vm::layout::{CONSOLE_SOCKET, VmDir, VmId};
+use crate::vm::layout::{CONSOLE_SOCKET, VmId};
+use crate::vm::socket;
 
 /// Ctrl-].
 const ESCAPE: u8 = 0x1d;
@@ -53,7 +52,11 @@ impl Console {
             .build()
             .map_err(ConsoleError::Terminal)?;
         let relayed = runtime.block_on(async {
-            let connection = connect(&layout.vm_dir(&id), &id).await?;
+            let directory = layout.vm_dir(&id);
+            let connection = socket::connect(directory.path(), CONSOLE_SOCKET)
+                .await
+                .map_err(|source| ConsoleError::Connect { path: directory.console(), source })?
+                .ok_or_else(|| ConsoleError::NotRunning(id.clone()))?;
             let raw = RawTerminal::new().map_err(ConsoleError::Terminal)?;
             if raw.is_some() {
                 eprint!("Connected to {id}. Leave with Ctrl-].\r\n");
@@ -64,18 +67,6 @@ impl Console {
         runtime.shutdown_background();
         relayed
     }
-}
-
-/// Connects through the directory's descriptor: the whole path may be longer than a socket address can be.
-async fn connect(directory: &VmDir, id: &VmId) -> Result<UnixStream, ConsoleError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ConsoleError::NotRunning(id.clone()),
-        _ => ConsoleError::Connect { path: directory.console(), source },
-    };
-    let handle = File::open(directory.path()).map_err(failed)?;
-    UnixStream::connect(format!("/proc/self/fd/{}/{CONSOLE_SOCKET}", handle.as_raw_fd()))
-        .await
-        .map_err(failed)
 }
 
 /// Carries bytes both ways until the VM goes or the user leaves. When there is no more input, output goes on.

@@ -145,5 +145,11 @@ fn for_people(vmi: &Vmi) -> String {
         lines.push(format!("  addresses:  {addresses}"));
         lines.push(format!("  in the pod: {pod_interface_name}"));
     }
+    let is_there = |network: &&Network| status.interfaces.iter().any(|known| known.name == network.name);
+    for network in spec.networks.iter().filter(|network| !is_there(network)) {
+        lines.push(format!("Interface {}:", network.name));
+        lines.push(format!("  network:    {}", network_name(network)));
+        lines.push("  unplugged".to_owned());
+    }
     lines.join("\n") + "\n"
 }

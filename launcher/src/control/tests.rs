@@ -38,16 +38,30 @@ fn config() -> VmmConfig {
             mtu: 1500.try_into().unwrap(),
             slot: None,
         }],
-        passthrough: Some(Passthrough {
-            container: file("container"),
-            functions: vec![HostFunction {
-                address: "0000:01:10.0".parse().unwrap(),
-                group: file("group"),
-                device: file("device"),
-                slot: Some(5.try_into().unwrap()),
-            }],
-        }),
+        places: vec![Place { slot: None }, Place { slot: Some(5.try_into().unwrap()) }],
+        passthrough: Some(passthrough()),
     }
+}
+
+fn passthrough() -> Passthrough {
+    Passthrough {
+        container: file("container"),
+        functions: vec![HostFunction {
+            address: "0000:01:10.0".parse().unwrap(),
+            group: file("group"),
+            device: file("device"),
+            place: 1,
+        }],
+    }
+}
+
+/// Where the one function is, and what its descriptors are.
+fn shape(passthrough: &Passthrough) -> (String, usize, [String; 3]) {
+    let Passthrough { container, functions } = passthrough;
+    let [HostFunction { address, group, device, place }] = functions.as_slice() else {
+        panic!("one function")
+    };
+    (address.to_string(), *place, [container, group, device].map(text_of))
 }
 
 /// A supervisor's end that says what it likes, and what the VMM's end makes of it.
@@ -60,7 +74,7 @@ fn config_from_liar(message: &str, descriptors: &[BorrowedFd<'_>]) -> Result<Vmm
 fn json(initrd: &str, disks: &str) -> String {
     format!(
         r#"{{"version":1,"vcpus":1,"memoryBytes":67108864,"commandLine":"","kvm":0,"kernel":1,
-            "initrd":{initrd},"serial":2,"disks":{disks},"nics":[],"passthrough":null}}"#
+            "initrd":{initrd},"serial":2,"disks":{disks},"nics":[],"places":[],"passthrough":null}}"#
     )
 }
 
@@ -79,11 +93,9 @@ fn a_configuration_arrives_with_every_descriptor_in_its_place() {
     assert_eq!((got.disks[0].read_only, got.disks[0].serial.as_str()), (true, "cidata"));
     assert_eq!(got.nics[0].queues.iter().map(text_of).collect::<Vec<_>>(), ["queue 0", "queue 1"]);
     assert_eq!((got.nics[0].mac, got.nics[0].mtu), (sent.nics[0].mac, sent.nics[0].mtu));
-    let (got, sent) = (got.passthrough.unwrap(), sent.passthrough.unwrap());
-    let (function, sent) = (&got.functions[0], &sent.functions[0]);
-    assert_eq!((function.address, function.slot), (sent.address, sent.slot));
-    let names = [&got.container, &function.group, &function.device].map(text_of);
-    assert_eq!(names, ["container", "group", "device"]);
+    assert_eq!(got.places, sent.places);
+    let names = ["container", "group", "device"].map(str::to_owned);
+    assert_eq!(shape(&got.passthrough.unwrap()), ("0000:01:10.0".to_owned(), 1, names));
 }
 
 #[test]
@@ -91,19 +103,24 @@ fn events_and_commands_arrive_and_a_closed_peer_is_seen() {
     let (supervisor, vmm) = Channel::pair().unwrap();
     assert_eq!(supervisor.receive_event().unwrap(), Received::Nothing);
     let failed = Event::Error { message: "KVM_RUN failed".into() };
-    for event in [Event::Running, Event::Shutdown, Event::Reset, Event::Stopped, failed] {
+    let (plugged, unplugged) = (Event::Plugged { places: vec![1] }, Event::Unplugged { place: 1 });
+    for event in [Event::Running, plugged, unplugged, Event::Shutdown, Event::Reset, Event::Stopped, failed] {
         vmm.send_event(&event).unwrap();
         assert_eq!(supervisor.receive_event().unwrap(), Received::Message(event));
     }
-    for command in [Command::PowerButton, Command::Stop] {
-        supervisor.send_command(command).unwrap();
-        assert_eq!(vmm.receive_command().unwrap(), Received::Message(command));
+    for command in [Command::PowerButton, Command::Stop, Command::Unplug { place: 3 }] {
+        supervisor.send_command(&command).unwrap();
+        let Received::Message(received) = vmm.receive_command().unwrap() else { panic!("no command") };
+        assert_eq!(format!("{received:?}"), format!("{command:?}"));
     }
+    supervisor.send_command(&Command::Plug(passthrough())).unwrap();
+    let Received::Message(Command::Plug(plugged)) = vmm.receive_command().unwrap() else { panic!("no plug") };
+    assert_eq!(shape(&plugged), shape(&passthrough()));
     vmm.send_event(&Event::Reset).unwrap();
     drop(vmm);
     assert_eq!(supervisor.receive_event().unwrap(), Received::Message(Event::Reset));
     assert_eq!(supervisor.receive_event().unwrap(), Received::Closed);
-    assert!(matches!(supervisor.send_command(Command::Stop), Err(ControlError::Send(_))));
+    assert!(matches!(supervisor.send_command(&Command::Stop), Err(ControlError::Send(_))));
 }
 
 #[test]
@@ -111,8 +128,9 @@ fn the_wire_form_is_the_one_written_down() {
     let as_text = |event: &Event| String::from_utf8(wire::encode(event).unwrap()).unwrap();
     assert_eq!(as_text(&Event::Running), r#"{"event":"running"}"#);
     assert_eq!(as_text(&Event::Error { message: "x".into() }), r#"{"event":"error","message":"x"}"#);
-    let command = wire::encode(&Command::PowerButton).unwrap();
-    assert_eq!(String::from_utf8(command).unwrap(), r#"{"command":"power-button"}"#);
+    let as_text = |command: &Command| String::from_utf8(wire::encode_command(command).unwrap().0).unwrap();
+    assert_eq!(as_text(&Command::PowerButton), r#"{"command":"power-button"}"#);
+    assert_eq!(as_text(&Command::Unplug { place: 1 }), r#"{"command":"unplug","place":1}"#);
 }
 
 #[test]

@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ControlError, Disk, DiskSerial, HostFunction, MemorySize, Mtu, Nic, Passthrough, PciSlot, VERSION,
-    VcpuCount, VmmConfig,
+    Command, ControlError, Disk, DiskSerial, HostFunction, MemorySize, Mtu, Nic, Passthrough, PciSlot, Place,
+    VERSION, VcpuCount, VmmConfig,
 };
 
 /// What is read first, to tell a message of another release from a malformed one.
@@ -30,7 +30,17 @@ struct ConfigMessage {
     serial: usize,
     disks: Vec<DiskMessage>,
     nics: Vec<NicMessage>,
+    places: Vec<Place>,
     passthrough: Option<PassthroughMessage>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+enum CommandMessage {
+    PowerButton,
+    Stop,
+    Plug { passthrough: PassthroughMessage },
+    Unplug { place: usize },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -63,7 +73,7 @@ struct HostFunctionMessage {
     address: PciAddress,
     group: usize,
     device: usize,
-    slot: Option<PciSlot>,
+    place: usize,
 }
 
 pub(super) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, ControlError> {
@@ -82,8 +92,19 @@ pub(super) fn decode<T: DeserializeOwned>(
 }
 
 pub(super) fn encode_config(config: &VmmConfig) -> Result<(Vec<u8>, Vec<BorrowedFd<'_>>), ControlError> {
-    let VmmConfig { vcpus, memory, command_line, kvm, kernel, initrd, serial, disks, nics, passthrough } =
-        config;
+    let VmmConfig {
+        vcpus,
+        memory,
+        command_line,
+        kvm,
+        kernel,
+        initrd,
+        serial,
+        disks,
+        nics,
+        places,
+        passthrough,
+    } = config;
     let mut descriptors = Vec::new();
     let mut attach = |descriptor| {
         descriptors.push(AsFd::as_fd(descriptor));
@@ -115,20 +136,58 @@ pub(super) fn encode_config(config: &VmmConfig) -> Result<(Vec<u8>, Vec<Borrowed
                 slot: *slot,
             })
             .collect(),
-        passthrough: passthrough.as_ref().map(|Passthrough { container, functions }| PassthroughMessage {
-            container: attach(container),
-            functions: functions
-                .iter()
-                .map(|HostFunction { address, group, device, slot }| HostFunctionMessage {
-                    address: *address,
-                    group: attach(group),
-                    device: attach(device),
-                    slot: *slot,
-                })
-                .collect(),
-        }),
+        places: places.clone(),
+        passthrough: passthrough.as_ref().map(|passthrough| passthrough_message(passthrough, &mut attach)),
     };
     Ok((encode(&message)?, descriptors))
+}
+
+fn passthrough_message<'a>(
+    passthrough: &'a Passthrough,
+    mut attach: impl FnMut(&'a OwnedFd) -> usize,
+) -> PassthroughMessage {
+    let Passthrough { container, functions } = passthrough;
+    PassthroughMessage {
+        container: attach(container),
+        functions: functions
+            .iter()
+            .map(|HostFunction { address, group, device, place }| HostFunctionMessage {
+                address: *address,
+                group: attach(group),
+                device: attach(device),
+                place: *place,
+            })
+            .collect(),
+    }
+}
+
+pub(super) fn encode_command(command: &Command) -> Result<(Vec<u8>, Vec<BorrowedFd<'_>>), ControlError> {
+    let mut descriptors = Vec::new();
+    let attach = |descriptor| {
+        descriptors.push(AsFd::as_fd(descriptor));
+        descriptors.len() - 1
+    };
+    let message = match command {
+        Command::PowerButton => CommandMessage::PowerButton,
+        Command::Stop => CommandMessage::Stop,
+        Command::Plug(passthrough) => {
+            CommandMessage::Plug { passthrough: passthrough_message(passthrough, attach) }
+        }
+        Command::Unplug { place } => CommandMessage::Unplug { place: *place },
+    };
+    Ok((encode(&message)?, descriptors))
+}
+
+pub(super) fn decode_command(message: &[u8], descriptors: Vec<OwnedFd>) -> Result<Command, ControlError> {
+    let message: CommandMessage = serde_json::from_slice(message).map_err(ControlError::Malformed)?;
+    let mut sent = Descriptors(descriptors.into_iter().map(Some).collect());
+    let command = match message {
+        CommandMessage::PowerButton => Command::PowerButton,
+        CommandMessage::Stop => Command::Stop,
+        CommandMessage::Plug { passthrough } => Command::Plug(sent.passthrough(passthrough)?),
+        CommandMessage::Unplug { place } => Command::Unplug { place },
+    };
+    sent.all_taken(command)
 }
 
 pub(super) fn decode_config(message: &[u8], descriptors: Vec<OwnedFd>) -> Result<VmmConfig, ControlError> {
@@ -148,6 +207,7 @@ pub(super) fn decode_config(message: &[u8], descriptors: Vec<OwnedFd>) -> Result
         serial,
         disks,
         nics,
+        places,
         passthrough,
     } = message;
     let mut sent = Descriptors(descriptors.into_iter().map(Some).collect());
@@ -165,12 +225,10 @@ pub(super) fn decode_config(message: &[u8], descriptors: Vec<OwnedFd>) -> Result
             .map(|(at, disk)| sent.disk(at, disk))
             .collect::<Result<_, _>>()?,
         nics: nics.into_iter().enumerate().map(|(at, nic)| sent.nic(at, nic)).collect::<Result<_, _>>()?,
+        places,
         passthrough: passthrough.map(|message| sent.passthrough(message)).transpose()?,
     };
-    match sent.left() {
-        0 => Ok(config),
-        left => Err(ControlError::ExtraDescriptors(left)),
-    }
+    sent.all_taken(config)
 }
 
 /// The descriptors of a message; each can be taken once.
@@ -203,16 +261,20 @@ impl Descriptors {
         let PassthroughMessage { container, functions } = message;
         let container = self.take(container, || "passthrough.container".into())?;
         let functions = functions.into_iter().enumerate().map(|(at, function)| {
-            let HostFunctionMessage { address, group, device, slot } = function;
+            let HostFunctionMessage { address, group, device, place } = function;
             let field = |name| format!("passthrough.functions[{at}].{name}");
             let group = self.take(group, || field("group"))?;
             let device = self.take(device, || field("device"))?;
-            Ok(HostFunction { address, group, device, slot })
+            Ok(HostFunction { address, group, device, place })
         });
         Ok(Passthrough { container, functions: functions.collect::<Result<_, _>>()? })
     }
 
-    fn left(&self) -> usize {
-        self.0.iter().flatten().count()
+    /// `message`, if it refers to all of them.
+    fn all_taken<T>(self, message: T) -> Result<T, ControlError> {
+        match self.0.iter().flatten().count() {
+            0 => Ok(message),
+            left => Err(ControlError::ExtraDescriptors(left)),
+        }
     }
 }

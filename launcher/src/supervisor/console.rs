@@ -6,8 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::fd::AsRawFd as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,6 +15,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::vm::layout::{CONSOLE_SOCKET, VmDir};
+use crate::vm::socket;
 
 /// Clients at a time.
 const MAX_CLIENTS: usize = 8;
@@ -48,7 +48,7 @@ impl Console {
     /// Opens socket and log in the VM's directory. To be called inside a Tokio runtime.
     pub(super) fn open(directory: &VmDir) -> Result<Self, ConsoleError> {
         let failed = |source| ConsoleError { operation: "listen on", path: directory.console(), source };
-        let listener = listen(directory.path()).map_err(failed)?;
+        let listener = socket::listen(directory.path(), CONSOLE_SOCKET).map_err(failed)?;
         let (to_guest, input) = mpsc::channel(16);
         let (output, _) = broadcast::channel(BACKLOG);
         let accepting = tokio::spawn(accept(listener, to_guest, output.clone()));
@@ -88,17 +88,6 @@ impl Drop for Console {
     fn drop(&mut self) {
         self.accepting.abort();
     }
-}
-
-/// Binds through the directory's descriptor: the whole path may be longer than a socket address can be.
-fn listen(directory: &Path) -> io::Result<UnixListener> {
-    let directory = File::open(directory)?;
-    let path = format!("/proc/self/fd/{}/{CONSOLE_SOCKET}", directory.as_raw_fd());
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    UnixListener::bind(path)
 }
 
 async fn accept(
@@ -201,8 +190,7 @@ mod tests {
     }
 
     async fn connect(directory: &VmDir) -> UnixStream {
-        let handle = File::open(directory.path()).unwrap();
-        UnixStream::connect(format!("/proc/self/fd/{}/{CONSOLE_SOCKET}", handle.as_raw_fd())).await.unwrap()
+        socket::connect(directory.path(), CONSOLE_SOCKET).await.unwrap().unwrap()
     }
 
     #[test]

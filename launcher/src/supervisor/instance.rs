@@ -12,15 +12,17 @@ use tokio::time::{Instant, sleep, sleep_until};
 use vm_api::manifest::Binding;
 
 use super::console::Console;
+use super::hotplug::{Hotplug, Scene};
 use super::pod_nic::{PodNic, PodNicError};
 use super::report::Reporter;
+use super::requests::Requests;
 use super::restarts::Ending;
 use super::status::Publisher;
 use super::stop::Stop;
 use super::vmm::{Disks, StartError, Vmm};
 use crate::control::{Command, Event};
 use crate::observer::Observer;
-use crate::vm::layout::VmDir;
+use crate::vm::layout::{Layout, VmDir};
 use crate::vm::record::{Record, ToGuest};
 
 /// How long a VMM may take to stop when it is told to.
@@ -31,11 +33,13 @@ const ADDRESS_PACE: Duration = Duration::from_millis(200);
 /// What all runs of a VM's guest have in common.
 #[derive(Debug)]
 pub(super) struct Machine<'a> {
+    pub(super) layout: Layout,
     pub(super) directory: VmDir,
     pub(super) record: Record,
     pub(super) netns: NetNs,
     pub(super) pod_nics: Vec<PodNic>,
     pub(super) console: Console,
+    pub(super) requests: Requests,
     pub(super) status: Publisher,
     pub(super) stop: Stop,
     pub(super) reporter: &'a mut Reporter,
@@ -62,7 +66,10 @@ impl Machine<'_> {
         let (vmm, serial) = Vmm::start(&self.directory, &self.record, &self.netns, disks)?;
         let (addresses, mut changes) = mpsc::channel(16);
         let _observers = self.observe(addresses);
-        let Self { record, console, status, stop, reporter, .. } = self;
+        let Self { layout, directory, record, console, requests, status, stop, reporter, .. } = self;
+        let grace = Duration::from_secs(record.plan.grace_seconds);
+        let mut scene = Scene { layout, directory, record, status };
+        let mut hotplug = Hotplug::default();
         let mut relay = Box::pin(async {
             console.relay(serial).await;
             pending::<()>().await;
@@ -72,15 +79,22 @@ impl Machine<'_> {
             tokio::select! {
                 event = vmm.event() => match event {
                     Some(Event::Running) => {
-                        status.running();
+                        scene.status.running();
                         reporter.running();
+                    }
+                    Some(news @ (Event::Plugged { .. } | Event::NotPlugged { .. } | Event::Unplugged { .. })) => {
+                        if let Err(error) = hotplug.heard(news, &mut scene).await {
+                            break Some(Event::Error { message: crate::chain(&error).to_string() });
+                        }
                     }
                     last => break last,
                 },
-                Some((nic, addresses)) = changes.recv() => status.addresses(nic, &addresses),
+                asked = requests.next() => hotplug.asked(asked, &vmm, &mut scene).await,
+                () = hotplug.expired() => hotplug.expire(scene.record),
+                Some((nic, addresses)) = changes.recv() => scene.status.addresses(nic, &addresses),
                 () = stop.asked() => {
-                    status.stopping();
-                    course = course.next(&vmm, Duration::from_secs(record.plan.grace_seconds));
+                    scene.status.stopping();
+                    course = course.next(&vmm, grace);
                 }
                 () = course.expired() => {
                     if let Course::Stopping(_) = course {
@@ -93,6 +107,7 @@ impl Machine<'_> {
         };
         drop(relay);
         let status = vmm.end().await;
+        hotplug.ended(&mut scene).await;
         Ok(ending(said, status.ok()))
     }
 
@@ -157,11 +172,11 @@ impl Course {
     fn next(self, vmm: &Vmm, grace: Duration) -> Self {
         match self {
             Self::Running if !grace.is_zero() => {
-                vmm.command(Command::PowerButton);
+                vmm.command(&Command::PowerButton);
                 Self::PoweringDown(Instant::now() + grace)
             }
             Self::Running | Self::PoweringDown(_) => {
-                vmm.command(Command::Stop);
+                vmm.command(&Command::Stop);
                 Self::Stopping(Instant::now() + STOP_WAIT)
             }
             Self::Stopping(until) => Self::Stopping(until),
@@ -182,7 +197,8 @@ fn ending(said: Option<Event>, status: Option<ExitStatus>) -> Ending {
         Some(Event::Shutdown | Event::Stopped) => Ending::Shutdown,
         Some(Event::Reset) => Ending::Reset,
         Some(Event::Error { message }) => Ending::Failed(message),
-        Some(Event::Running) | None => Ending::Failed(match status {
+        Some(Event::Running | Event::Plugged { .. } | Event::NotPlugged { .. } | Event::Unplugged { .. })
+        | None => Ending::Failed(match status {
             Some(status) => format!("the VMM ended without a word: {status}"),
             None => "the VMM ended without a word".to_owned(),
         }),

@@ -45,6 +45,19 @@ impl Publisher {
         Self { directory, vmi, written: None }
     }
 
+    /// A NIC was plugged or unplugged: the others keep what is known of them.
+    pub(super) fn interfaces(&mut self, record: &Record) {
+        let mut now = interfaces(record);
+        for interface in &mut now {
+            let mut before = self.vmi.status.interfaces.iter();
+            if let Some(known) = before.find(|known| known.name == interface.name) {
+                interface.clone_from(known);
+            }
+        }
+        self.vmi.status.interfaces = now;
+        self.publish();
+    }
+
     /// A new instance of the VM is about to be started.
     pub(super) fn new_instance(&mut self) {
         self.vmi.metadata.uid = uuid::Uuid::new_v4().to_string();
@@ -79,8 +92,11 @@ impl Publisher {
     /// NIC `index` has these addresses: a masqueraded one its pod's, any other those its guest uses.
     pub(super) fn addresses(&mut self, index: usize, addresses: &[IpAddr]) {
         let network = self.vmi.spec.networks.get(index);
-        let is_pod = network.is_some_and(|network| network.source.pod.is_some());
-        if let Some(interface) = self.vmi.status.interfaces.get_mut(index) {
+        let Some(network) = network else { return };
+        let is_pod = network.source.pod.is_some();
+        let mut interfaces = self.vmi.status.interfaces.iter_mut();
+        // One network each, of the same name.
+        if let Some(interface) = interfaces.find(|interface| interface.name == network.name) {
             show_addresses(interface, addresses, if is_pod { "pod" } else { "wire" });
         }
         self.publish();
@@ -118,6 +134,8 @@ impl Publisher {
 
 fn interfaces(record: &Record) -> Vec<Interface> {
     let nics = record.plan.nics.iter().zip(&record.nics);
+    // As KubeVirt does, what is unplugged is left out.
+    let nics = nics.filter(|(_, wired)| wired.to_guest != ToGuest::Unplugged);
     nics.map(|(planned, wired)| {
         let mut interface = Interface {
             name: planned.name.clone(),

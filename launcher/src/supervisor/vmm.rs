@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use netns::{NetNs, NetNsError};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::Pid;
 use tap::{Queue, TapError};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::UnixStream;
@@ -20,7 +21,7 @@ use super::spawn::{self, Confinement};
 use crate::control::{self, Channel, Command, ControlError, Event, Received, VmmConfig};
 use crate::kvm::{self, KvmError};
 use crate::ready::Ready;
-use crate::vfio::VfioError;
+use crate::vfio::{self, LockedMemory, VfioError};
 use crate::vm::images::{ImageError, Located};
 use crate::vm::layout::VmDir;
 use crate::vm::plan::{Backing, PlannedDisk, PlannedNic};
@@ -105,6 +106,7 @@ impl Vmm {
             nics: nics
                 .filter_map(|(nic, wired)| open_nic(netns, nic, wired).transpose())
                 .collect::<Result<_, _>>()?,
+            places: passthrough::places(record),
             passthrough: passthrough::open(record)?,
         };
         let (channel, vmm_channel) = Channel::pair()?;
@@ -140,10 +142,17 @@ impl Vmm {
     }
 
     /// Asks something of the VMM; one that is gone is noticed elsewhere.
-    pub(super) fn command(&self, command: Command) {
+    pub(super) fn command(&self, command: &Command) {
         if let Err(error) = self.channel.get().send_command(command) {
             tracing::debug!("{command:?}: {}", crate::chain(&error));
         }
+    }
+
+    /// Lets it lock this many bytes of memory.
+    pub(super) fn allow_locked_memory(&self, bytes: u64) -> Result<(), LockedMemory> {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        // One that has ended locks nothing.
+        pid.map_or(Ok(()), |pid| vfio::allow_locked_memory_of(pid, bytes))
     }
 
     /// Waits for the end of a VMM that is about to end, and sees to it that it does.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion};
 
 use crate::vmm::GuestRam;
@@ -37,17 +37,30 @@ fn mebibytes(limit: Option<u64>) -> String {
 
 /// Raises the limit of this process, and of those it starts from now on, to at least `needed` bytes.
 pub(crate) fn allow(needed: u64) -> Result<(), LockedMemory> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Memlock);
+    let limit = getrlimit(Resource::Memlock);
+    raise(limit, needed, |wanted| setrlimit(Resource::Memlock, wanted))
+}
+
+/// The same for a process that runs.
+pub(crate) fn allow_of(process: Pid, needed: u64) -> Result<(), LockedMemory> {
+    // prlimit sets and tells in one call; the limit that it is told to keep is looked up first, as a process of this
+    // user's own has it: inherited from here.
+    let limit = getrlimit(Resource::Memlock);
+    raise(limit, needed, |wanted| prlimit(Some(process), Resource::Memlock, wanted).map(drop))
+}
+
+fn raise(
+    limit: Rlimit,
+    needed: u64,
+    set: impl FnOnce(Rlimit) -> rustix::io::Result<()>,
+) -> Result<(), LockedMemory> {
+    let Rlimit { current, maximum } = limit;
     let at_least = |limit: Option<u64>| limit.map(|bytes| bytes.max(needed));
     let wanted = Rlimit { current: at_least(current), maximum: at_least(maximum) };
     if wanted.current == current {
         return Ok(());
     }
-    setrlimit(Resource::Memlock, wanted).map_err(|errno| LockedMemory {
-        needed,
-        limit: current,
-        source: errno.into(),
-    })
+    set(wanted).map_err(|errno| LockedMemory { needed, limit: current, source: errno.into() })
 }
 
 #[cfg(test)]

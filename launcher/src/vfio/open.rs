@@ -76,6 +76,12 @@ pub fn open(addresses: &[PciAddress]) -> Result<Opened, VfioError> {
     Ok(Opened { container, devices })
 }
 
+/// Fails if a process has the group of `address` open: the kernel lets one in at a time.
+pub(crate) fn check_free(address: PciAddress) -> Result<(), VfioError> {
+    let number = own_group(Path::new("/sys"), address, &[address])?;
+    open_file(PathBuf::from(format!("/dev/vfio/{number}"))).map(drop)
+}
+
 /// Opens group `number` and puts it into `container`.
 fn join(number: u32, container: &OwnedFd) -> Result<OwnedFd, VfioError> {
     let group = open_file(PathBuf::from(format!("/dev/vfio/{number}")))?;

@@ -40,11 +40,12 @@ const GROUP_SET_CONTAINER: libc::Ioctl = request(4);
 const GROUP_GET_DEVICE_FD: libc::Ioctl = request(6);
 const DEVICE_GET_INFO: libc::Ioctl = request(7);
 const DEVICE_GET_REGION_INFO: libc::Ioctl = request(8);
-/// Also made while a guest runs.
-pub(crate) const DEVICE_SET_IRQS: libc::Ioctl = request(10);
-/// Also made while a guest runs.
-pub(crate) const DEVICE_RESET_REQUEST: libc::Ioctl = request(11);
+const DEVICE_SET_IRQS: libc::Ioctl = request(10);
+const DEVICE_RESET_REQUEST: libc::Ioctl = request(11);
 const IOMMU_MAP_DMA: libc::Ioctl = request(13);
+/// What a VMM needs while its guest runs, and a function comes, works and goes.
+pub(crate) const REQUESTS_OF_A_VMM: [libc::Ioctl; 5] =
+    [DEVICE_GET_INFO, DEVICE_GET_REGION_INFO, DEVICE_SET_IRQS, DEVICE_RESET_REQUEST, IOMMU_MAP_DMA];
 
 #[repr(C)]
 struct GroupStatus {

@@ -112,6 +112,10 @@ impl VmDir {
         self.0.join(CONSOLE_SOCKET)
     }
 
+    pub(crate) fn requests(&self) -> PathBuf {
+        self.0.join(REQUEST_SOCKET)
+    }
+
     pub(crate) fn console_log(&self) -> PathBuf {
         self.0.join("console.log")
     }
@@ -123,6 +127,8 @@ impl VmDir {
 
 /// Name of the console's socket in the VM's directory.
 pub(crate) const CONSOLE_SOCKET: &str = "console.sock";
+/// Name of the socket there on which a supervisor takes requests.
+pub(crate) const REQUEST_SOCKET: &str = "requests.sock";
 
 #[cfg(test)]
 mod tests {

@@ -67,6 +67,8 @@ pub(crate) enum ToGuest {
     },
     /// As a PCI function of the node.
     Function(PciAddress),
+    /// Not now: its PCI function was unplugged, and given back.
+    Unplugged,
 }
 
 /// Why a record cannot be kept or read.

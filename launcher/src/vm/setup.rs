@@ -97,16 +97,12 @@ pub(crate) fn set_up(
 }
 
 /// The runtime that attaches a VM's NICs and takes them off again.
-pub(crate) fn runtime(layout: &Layout, plugin_path: &[PathBuf]) -> Runtime {
+fn runtime(layout: &Layout, plugin_path: &[PathBuf]) -> Runtime {
     Runtime { plugin_path: plugin_path.to_vec(), cache: layout.cni_cache(), timeout: PLUGIN_TIMEOUT }
 }
 
 /// How the plugins are told which NIC is meant.
-pub(crate) fn attachment(
-    layout: &Layout,
-    record: &Record,
-    nic: &PlannedNic,
-) -> Result<Attachment, IfNameError> {
+fn attachment(layout: &Layout, record: &Record, nic: &PlannedNic) -> Result<Attachment, IfNameError> {
     Ok(Attachment {
         container: record.container.clone(),
         if_name: nic.names()?.pod,
@@ -121,29 +117,14 @@ fn attach(
     nic: &PlannedNic,
     mac: Mac,
 ) -> Result<Wired, SetupError> {
+    if matches!(nic.binding, Binding::Sriov(_)) {
+        return attach_function(layout, record, nic, mac);
+    }
     let interface = || nic.name.clone();
     let named = |source| SetupError::Name { interface: interface(), source };
-    let chain =
-        nic.chain(record.owner).map_err(|source| SetupError::Chain { interface: interface(), source })?;
-    let attachment = attachment(layout, record, nic).map_err(named)?;
-    let pod_interface = attachment.if_name.clone();
-    let invocation = Invocation {
-        attachment,
-        args: arguments(record, mac),
-        capabilities: json!({"mac": mac}).as_object().cloned().unwrap_or_default(),
-    };
+    let (chain, invocation) = invocation(layout, record, nic, mac)?;
+    let pod_interface = invocation.attachment.if_name.clone();
     let runtime = runtime(layout, &record.plugin_path);
-    if matches!(nic.binding, Binding::Sriov(_)) {
-        let (address, success) = attach_device(&runtime, nic, &chain, &invocation)?;
-        let assigned = success.interfaces.first().and_then(|interface| interface.mac.parse().ok());
-        let to_guest = ToGuest::Function(address);
-        return Ok(Wired {
-            pod_interface,
-            mac: assigned.unwrap_or(mac),
-            to_guest,
-            resolv_conf: String::new(),
-        });
-    }
     let success = runtime
         .add(&chain, &invocation)
         .map_err(|source| SetupError::Attach { interface: interface(), source })?;
@@ -165,7 +146,55 @@ fn attach(
     Ok(Wired { pod_interface, mac, to_guest: ToGuest::Tap { tap, mtu }, resolv_conf })
 }
 
-/// Attaches the first device of `nic` that is free.
+/// What the plugins of `nic` are called with.
+fn invocation(
+    layout: &Layout,
+    record: &Record,
+    nic: &PlannedNic,
+    mac: Mac,
+) -> Result<(NetworkConfigList, Invocation), SetupError> {
+    let interface = || nic.name.clone();
+    let chain =
+        nic.chain(record.owner).map_err(|source| SetupError::Chain { interface: interface(), source })?;
+    let attachment = attachment(layout, record, nic)
+        .map_err(|source| SetupError::Name { interface: interface(), source })?;
+    let invocation = Invocation {
+        attachment,
+        args: arguments(record, mac),
+        capabilities: json!({"mac": mac}).as_object().cloned().unwrap_or_default(),
+    };
+    Ok((chain, invocation))
+}
+
+/// Attaches a PCI function to a NIC that is to have one: the first of its devices that is free.
+pub(crate) fn attach_function(
+    layout: &Layout,
+    record: &Record,
+    nic: &PlannedNic,
+    mac: Mac,
+) -> Result<Wired, SetupError> {
+    let (chain, invocation) = invocation(layout, record, nic, mac)?;
+    let runtime = runtime(layout, &record.plugin_path);
+    let (address, success) = attach_device(&runtime, nic, &chain, &invocation)?;
+    let assigned = success.interfaces.first().and_then(|interface| interface.mac.parse().ok());
+    Ok(Wired {
+        pod_interface: invocation.attachment.if_name,
+        mac: assigned.unwrap_or(mac),
+        to_guest: ToGuest::Function(address),
+        resolv_conf: String::new(),
+    })
+}
+
+/// Takes a NIC off. One that is not attached is fine.
+pub(crate) fn detach(layout: &Layout, record: &Record, nic: &PlannedNic) -> Result<(), SetupError> {
+    let interface = || nic.name.clone();
+    let attachment = attachment(layout, record, nic)
+        .map_err(|source| SetupError::Name { interface: interface(), source })?;
+    runtime(layout, &record.plugin_path)
+        .del(nic.network.name(), &attachment)
+        .map_err(|source| SetupError::Attach { interface: interface(), source })
+}
+
 fn attach_device(
     runtime: &Runtime,
     nic: &PlannedNic,

@@ -75,12 +75,8 @@ pub(crate) fn tear_down(layout: &Layout, id: &VmId) -> Result<(), TeardownError>
 
 /// Takes the NICs off, the last first.
 fn detach(layout: &Layout, record: &Record, failures: &mut Failures) {
-    let runtime = setup::runtime(layout, &record.plugin_path);
     for nic in record.plan.nics.iter().rev() {
-        match setup::attachment(layout, record, nic) {
-            Ok(attachment) => failures.check(runtime.del(nic.network.name(), &attachment)),
-            Err(error) => failures.note(&error),
-        }
+        failures.check(setup::detach(layout, record, nic));
     }
 }
 

@@ -4,6 +4,7 @@
 //! the registers the tables name are in [`legacy`](super::legacy).
 
 mod dsdt;
+mod hotplug;
 
 use acpi_tables::Aml;
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
@@ -16,7 +17,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 
 use super::legacy::ports;
 use super::memory::{GuestRam, layout};
-use crate::control::VcpuCount;
+use crate::control::{PciSlot, VcpuCount};
 
 const OEM: [u8; 6] = *b"GWIRE ";
 const OEM_TABLE: [u8; 8] = *b"GWLAUNCH";
@@ -28,10 +29,15 @@ const NO_VGA: u16 = 1 << 2;
 const NO_ASPM: u16 = 1 << 4;
 const NO_CMOS_RTC: u16 = 1 << 5;
 
-/// Writes all tables at [`layout::ACPI`], RSDP first. Fails only if guest memory ends below it.
-pub(crate) fn write(ram: &GuestRam, vcpus: VcpuCount) -> Result<(), vm_memory::GuestMemoryError> {
+/// Writes all tables at [`layout::ACPI`], RSDP first. PCI functions may come to and leave `slots`. Fails only if guest
+/// memory ends below it.
+pub(crate) fn write(
+    ram: &GuestRam,
+    vcpus: VcpuCount,
+    slots: &[PciSlot],
+) -> Result<(), vm_memory::GuestMemoryError> {
     let mut tables = Placer { ram, next: layout::ACPI + align(Rsdp::len()) };
-    let dsdt = tables.place(&dsdt::build())?;
+    let dsdt = tables.place(&dsdt::build(slots))?;
     let fadt = tables.place(&fadt(dsdt))?;
     let madt = tables.place(&madt(vcpus))?;
     let mcfg = tables.place(&mcfg())?;
@@ -121,7 +127,8 @@ mod tests {
     #[test]
     fn a_guest_finds_every_table_from_the_rsdp_on() {
         let ram = memory::map((32 << 20).try_into().unwrap()).unwrap();
-        write(&ram, 254.try_into().unwrap()).unwrap();
+        let slots: Vec<_> = (1..=PciSlot::MAX).map(|slot| slot.try_into().unwrap()).collect();
+        write(&ram, 254.try_into().unwrap(), &slots).unwrap();
         let xsdt_at: u64 = ram.read_obj(GuestAddress(layout::ACPI + 24)).unwrap();
         let xsdt = table(&ram, xsdt_at);
         let mut signatures = Vec::new();

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::hotplug::Hotplug;
 use super::legacy::{PowerPorts, SerialPort, ports};
 use super::memory::layout;
 use super::pci::PciRoot;
@@ -12,6 +13,7 @@ pub(crate) struct Bus {
     pub(crate) serial: Arc<SerialPort>,
     pub(crate) power: PowerPorts,
     pub(crate) pci: Mutex<PciRoot>,
+    pub(crate) hotplug: Hotplug,
 }
 
 impl Bus {
@@ -24,6 +26,7 @@ impl Bus {
             ports::PCI_CONFIG..=ports::PCI_CONFIG_LAST => {
                 self.pci().port_read(offset(port, ports::PCI_CONFIG), data);
             }
+            ports::APPEARED..=ports::HOTPLUG_LAST => self.hotplug.read(port, data),
             ports::KEYBOARD_COMMAND | ports::SLEEP_CONTROL | ports::SLEEP_STATUS => data.fill(0),
             _ => data.fill(0xff),
         }
@@ -36,6 +39,14 @@ impl Bus {
             }
             ports::PCI_CONFIG..=ports::PCI_CONFIG_LAST => {
                 self.pci().port_write(offset(port, ports::PCI_CONFIG), data);
+            }
+            ports::APPEARED..=ports::HOTPLUG_LAST => {
+                for slot in self.hotplug.write(port, data) {
+                    let function = self.pci().remove(slot);
+                    // Without the bus's lock: other devices go on.
+                    drop(function);
+                    self.hotplug.gone(slot);
+                }
             }
             ports::KEYBOARD_COMMAND | ports::SLEEP_CONTROL | ports::SLEEP_STATUS => {
                 data.iter().for_each(|byte| self.power.write(port, *byte));
@@ -58,7 +69,8 @@ impl Bus {
         }
     }
 
-    fn pci(&self) -> MutexGuard<'_, PciRoot> {
+    /// The PCI bus, held.
+    pub(crate) fn pci(&self) -> MutexGuard<'_, PciRoot> {
         // A panic in a device ends the process in a release build; in tests the next access may still look.
         self.pci.lock().unwrap_or_else(PoisonError::into_inner)
     }

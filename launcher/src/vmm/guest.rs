@@ -9,21 +9,22 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::boot::{self, Sources, cpuid, registers};
 use super::bus::Bus;
 use super::event_loop::EventLoop;
+use super::hotplug::Hotplug;
 use super::legacy::{PowerPorts, SerialPort, gsi};
 use super::machine::{Machine, failed};
 use super::outcome::End;
 use super::pci::{PciRoot, Wiring};
-use super::vfio::HostFunctions;
+use super::vfio::Places;
 use super::virtio::{Block, Device, Net, Rng, Transport};
 use super::{VmmError, acpi, memory, seccomp, vcpu};
-use crate::control::{Channel, Disk, Event, Nic, Passthrough, PciSlot, VcpuCount, VmmConfig};
+use crate::control::{Channel, Disk, Event, Nic, Passthrough, PciSlot, Place, VcpuCount, VmmConfig};
 
 /// A guest that is ready to run.
 pub(super) struct Guest {
-    machine: Machine,
+    machine: Arc<Machine>,
     vcpus: Vec<VcpuFd>,
     bus: Arc<Bus>,
-    host_functions: Option<HostFunctions>,
+    places: Option<Places>,
     power_button: EventFd,
     /// Says how it ended, once it has.
     pub(super) end: End,
@@ -32,30 +33,46 @@ pub(super) struct Guest {
 impl Guest {
     /// Builds the machine the configuration describes, up to the guest's first instruction.
     pub(super) fn prepare(config: VmmConfig) -> Result<Self, VmmError> {
-        let VmmConfig { vcpus, memory, command_line, kvm, kernel, initrd, serial, disks, nics, passthrough } =
-            config;
-        let machine = Machine::new(kvm, memory::map(memory)?)?;
+        let VmmConfig {
+            vcpus,
+            memory,
+            command_line,
+            kvm,
+            kernel,
+            initrd,
+            serial,
+            disks,
+            nics,
+            places,
+            passthrough,
+        } = config;
+        let machine = Arc::new(Machine::new(kvm, memory::map(memory)?)?);
         let end = End::new().map_err(|source| VmmError::Resource { what: "an eventfd", source })?;
         let serial = SerialPort::new(serial, interrupt_line(&machine, gsi::SERIAL)?)
             .map_err(|source| VmmError::Resource { what: "the serial port", source })?;
-        let (pci, host_functions) = devices(&machine, &end, disks, nics, passthrough)?;
+        let (pci, places) = devices(&machine, &end, disks, nics, &places, passthrough)?;
+        let hotplug = Hotplug::new(interrupt_line(&machine, gsi::HOTPLUG)?)
+            .map_err(|source| VmmError::Resource { what: "an eventfd", source })?;
         let bus = Arc::new(Bus {
             serial: Arc::new(serial),
             power: PowerPorts::new(end.clone()),
             pci: Mutex::new(pci),
+            hotplug,
         });
         let sources = Sources { kernel: File::from(kernel), initrd: initrd.map(File::from), command_line };
         let entry = boot::load(&machine.ram, sources)?;
-        acpi::write(&machine.ram, vcpus).map_err(VmmError::Acpi)?;
+        let slots = places.as_ref().map(Places::slots).unwrap_or_default();
+        acpi::write(&machine.ram, vcpus, &slots).map_err(VmmError::Acpi)?;
         let power_button = interrupt_line(&machine, gsi::POWER_BUTTON)?;
         let vcpus = set_up_vcpus(&machine, vcpus, entry)?;
-        Ok(Self { machine, vcpus, bus, host_functions, power_button, end })
+        Ok(Self { machine, vcpus, bus, places, power_button, end })
     }
 
     /// Runs until the end; its reason is in `self.end`.
     pub(super) fn run(self, channel: &Channel) -> Result<(), VmmError> {
-        let Self { machine: _machine, vcpus, bus, host_functions, power_button, end } = self;
-        let event_loop = EventLoop::new(channel, Arc::clone(&bus.serial), power_button, end.clone())
+        let Self { machine: _machine, vcpus, bus, places, power_button, end } = self;
+        let has_places = places.is_some();
+        let event_loop = EventLoop::new(channel, Arc::clone(&bus), power_button, places, end.clone())
             .map_err(|source| VmmError::Resource { what: "the event loop", source })?;
         let start = Arc::new(Barrier::new(vcpus.len() + 1));
         for (index, vcpu) in vcpus.into_iter().enumerate() {
@@ -64,14 +81,13 @@ impl Guest {
         }
         // Every thread is through its beginnings; none has run the guest.
         start.wait();
-        seccomp::confine(host_functions.is_some())?;
+        seccomp::confine(has_places)?;
         channel.send_event(&Event::Running)?;
         start.wait();
-        event_loop.run();
-        if let Some(functions) = host_functions {
+        if let Some(places) = event_loop.run() {
             // With the bus held, no vCPU that still runs switches a function on again.
-            let _bus = bus.pci.lock();
-            functions.reset();
+            let _bus = bus.pci();
+            places.reset();
         }
         Ok(())
     }
@@ -79,14 +95,15 @@ impl Guest {
 
 /// The PCI bus with all devices: disks, NICs, randomness, the host's functions, each in the order of the configuration.
 fn devices(
-    machine: &Machine,
+    machine: &Arc<Machine>,
     end: &End,
     disks: Vec<Disk>,
     nics: Vec<Nic>,
+    places: &[Place],
     passthrough: Option<Passthrough>,
-) -> Result<(PciRoot, Option<HostFunctions>), VmmError> {
-    let functions = passthrough.iter().flat_map(|passthrough| &passthrough.functions);
-    let wanted = nics.iter().filter_map(|nic| nic.slot).chain(functions.filter_map(|function| function.slot));
+) -> Result<(PciRoot, Option<Places>), VmmError> {
+    let places_slots = places.iter().filter_map(|place| place.slot);
+    let wanted = nics.iter().filter_map(|nic| nic.slot).chain(places_slots);
     let mut root = PciRoot::new(wanted)?;
     let mut devices: Vec<(Box<dyn Device>, Option<PciSlot>)> = Vec::new();
     for (index, disk) in disks.into_iter().enumerate() {
@@ -105,10 +122,14 @@ fn devices(
         let transport = Transport::new(device, &mut root, ram, wiring, end.clone())?;
         root.add(Box::new(transport), slot)?;
     }
-    let host_functions = passthrough
-        .map(|passthrough| HostFunctions::attach(passthrough, machine, &mut root, &wiring))
-        .transpose()?;
-    Ok((root, host_functions))
+    if places.is_empty() {
+        return passthrough.map_or(Ok((root, None)), |_nowhere| Err(VmmError::NoPlaces));
+    }
+    let mut places = Places::new(places, machine, &wiring, &mut root)?;
+    if let Some(passthrough) = passthrough {
+        places.fill(passthrough, &mut root)?;
+    }
+    Ok((root, Some(places)))
 }
 
 /// An event that raises an IOAPIC pin.

@@ -27,6 +27,13 @@ pub(crate) mod ports {
     pub(crate) const SLEEP_CONTROL: u16 = 0x600;
     /// ACPI's sleep status register.
     pub(crate) const SLEEP_STATUS: u16 = 0x601;
+    /// Hot-plug of PCI devices, four bytes each: which slots have a new device; which are to let go of theirs; a write
+    /// says which did.
+    pub(crate) const APPEARED: u16 = 0x610;
+    pub(crate) const LEAVING: u16 = APPEARED + 4;
+    pub(crate) const EJECT: u16 = APPEARED + 8;
+    /// The last byte of these.
+    pub(crate) const HOTPLUG_LAST: u16 = EJECT + 3;
     /// The sleep type of `_S5_`.
     pub(crate) const SLEEP_TYPE_SOFT_OFF: u8 = 5;
     /// Sleep control: go to sleep now.
@@ -37,8 +44,10 @@ pub(crate) mod ports {
 pub(crate) mod gsi {
     /// COM1's, as on every PC.
     pub(crate) const SERIAL: u32 = 4;
-    /// The generic event device's.
+    /// The generic event device's: the power button was pressed.
     pub(crate) const POWER_BUTTON: u32 = 9;
+    /// The same device's: PCI devices came, or are to go.
+    pub(crate) const HOTPLUG: u32 = 10;
 }
 
 /// The ports by which a guest ends itself.

@@ -7,8 +7,7 @@
 )]
 
 use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{KVM_API_VERSION, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
@@ -72,8 +71,32 @@ pub(crate) struct Machine {
     pub(crate) vm: Arc<VmFd>,
     /// Kept here so that the mappings outlive the memory slots.
     pub(crate) ram: Arc<GuestRam>,
-    /// The first memory slot that nothing uses.
-    next_slot: AtomicU32,
+    slots: Arc<MemorySlots>,
+}
+
+/// The numbers of KVM's memory slots.
+#[derive(Default)]
+struct MemorySlots(Mutex<Numbers>);
+
+#[derive(Default)]
+struct Numbers {
+    next: u32,
+    free: Vec<u32>,
+}
+
+impl MemorySlots {
+    /// One that nothing uses.
+    fn take(&self) -> u32 {
+        let mut numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        numbers.free.pop().unwrap_or_else(|| {
+            numbers.next += 1;
+            numbers.next - 1
+        })
+    }
+
+    fn give_back(&self, slot: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).free.push(slot);
+    }
 }
 
 impl Machine {
@@ -90,7 +113,7 @@ impl Machine {
         vm.create_irq_chip().map_err(failed("KVM_CREATE_IRQCHIP"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         vm.create_pit2(pit).map_err(failed("KVM_CREATE_PIT2"))?;
-        let machine = Self { kvm, vm: Arc::new(vm), ram: Arc::new(ram), next_slot: AtomicU32::new(0) };
+        let machine = Self { kvm, vm: Arc::new(vm), ram: Arc::new(ram), slots: Arc::default() };
         machine.add_memory_slots()?;
         Ok(machine)
     }
@@ -98,7 +121,7 @@ impl Machine {
     fn add_memory_slots(&self) -> Result<(), MachineError> {
         for region in self.ram.iter() {
             let region = kvm_userspace_memory_region {
-                slot: self.next_slot.fetch_add(1, Ordering::Relaxed),
+                slot: self.slots.take(),
                 flags: 0,
                 guest_phys_addr: region.start_addr().raw_value(),
                 memory_size: region.len(),
@@ -114,8 +137,9 @@ impl Machine {
 
     /// Makes a device's memory ready to be placed in the guest's.
     pub(crate) fn device_memory(&self, mapping: Mapping) -> DeviceMemory {
-        let slot = self.next_slot.fetch_add(1, Ordering::Relaxed);
-        DeviceMemory { vm: Arc::clone(&self.vm), slot, mapping, address: None }
+        let slots = Arc::clone(&self.slots);
+        let slot = slots.take();
+        DeviceMemory { vm: Arc::clone(&self.vm), slots, slot, mapping, address: None }
     }
 
     /// Creates the vCPUs; their index is their APIC identifier.
@@ -132,6 +156,7 @@ impl Machine {
 /// A device's memory that a guest reaches directly, without this process.
 pub(crate) struct DeviceMemory {
     vm: Arc<VmFd>,
+    slots: Arc<MemorySlots>,
     slot: u32,
     mapping: Mapping,
     /// Where it is in the guest, if anywhere.
@@ -171,8 +196,9 @@ impl DeviceMemory {
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
-        if let Err(error) = self.place(None) {
-            tracing::error!("a device's memory stays in the guest: {error}");
+        match self.place(None) {
+            Ok(()) => self.slots.give_back(self.slot),
+            Err(error) => tracing::error!("a device's memory stays in the guest: {error}"),
         }
     }
 }

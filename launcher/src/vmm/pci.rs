@@ -121,6 +121,26 @@ impl PciRoot {
         Ok(())
     }
 
+    /// Keeps a place for a device that comes later: the slot that was reserved for it, or the first free one.
+    pub(crate) fn keep(&mut self, at: Option<PciSlot>) -> Result<PciSlot, BusFull> {
+        if let Some(slot) = at {
+            return Ok(slot);
+        }
+        let free = (1..=PciSlot::MAX).filter_map(|slot| PciSlot::try_from(slot).ok());
+        let mut free = free.filter(|slot| matches!(self.slots[slot.index()], Slot::Free));
+        let slot = free.next().ok_or(BusFull::Slots)?;
+        self.slots[slot.index()] = Slot::Reserved;
+        Ok(slot)
+    }
+
+    /// Takes the device out of a slot, which stays reserved.
+    pub(crate) fn remove(&mut self, slot: PciSlot) -> Option<Box<dyn Function>> {
+        match std::mem::replace(&mut self.slots[slot.index()], Slot::Reserved) {
+            Slot::Taken(function) => Some(function),
+            Slot::Free | Slot::Reserved => None,
+        }
+    }
+
     /// A read of `data.len()` bytes at 0xCF8 + `offset`.
     pub(crate) fn port_read(&mut self, offset: u8, data: &mut [u8]) {
         data.fill(0xff);
@@ -310,8 +330,13 @@ mod tests {
         assert_eq!(occupied, [0, 2, 31], "slot 1 is kept");
         assert!(matches!(root.add(function(), Some(slot(31))), Err(BusFull::Taken(_))));
         assert!(matches!(PciRoot::new([slot(5), slot(5)]), Err(BusFull::Taken(_))));
+        assert_eq!(root.keep(None).unwrap(), slot(3));
         while root.add(function(), None).is_ok() {}
         root.add(function(), Some(slot(1))).unwrap();
+        assert!(root.remove(slot(1)).is_some() && root.remove(slot(1)).is_none());
+        assert!(root.add(function(), None).is_err(), "what was removed leaves its place");
+        root.add(function(), Some(slot(1))).unwrap();
+        root.add(function(), Some(slot(3))).unwrap();
     }
 
     #[test]

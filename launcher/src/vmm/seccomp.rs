@@ -62,8 +62,11 @@ mod ioctls {
     pub(super) const KVM_SET_GSI_ROUTING: u64 = 0x4008_ae6a;
     pub(super) const KVM_IOEVENTFD: u64 = 0x4040_ae79;
     pub(super) const TUNSETOFFLOAD: u64 = 0x4004_54d0;
-    /// Moves device memory about in the guest; only for guests that have any.
+    /// Moves device memory about in the guest, wires a device's interrupts, tells KVM of its group; only for guests
+    /// that may have functions of the host.
     pub(super) const KVM_SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
+    pub(super) const KVM_IRQFD: u64 = 0x4020_ae76;
+    pub(super) const KVM_SET_DEVICE_ATTR: u64 = 0x4018_aee1;
 }
 
 /// Why the process could not be confined.
@@ -78,7 +81,7 @@ pub(crate) enum ConfineError {
 }
 
 /// Confines all threads of the process, for good. No thread may be starting at that moment. `host_functions`: whether
-/// the guest has PCI functions of the host.
+/// the guest has places for PCI functions of the host.
 pub(crate) fn confine(host_functions: bool) -> Result<(), ConfineError> {
     rustix::thread::set_no_new_privs(true).map_err(|error| ConfineError::NoNewPrivileges(error.into()))?;
     seccompiler::apply_filter_all_threads(&filter(host_functions)?)?;
@@ -91,8 +94,11 @@ fn filter(host_functions: bool) -> Result<BpfProgram, seccompiler::Error> {
     let mut requests =
         vec![ioctls::KVM_RUN, ioctls::KVM_SET_GSI_ROUTING, ioctls::KVM_IOEVENTFD, ioctls::TUNSETOFFLOAD];
     if host_functions {
-        let more = [vfio::DEVICE_SET_IRQS, vfio::DEVICE_RESET_REQUEST, ioctls::KVM_SET_USER_MEMORY_REGION];
-        requests.extend(more);
+        // Not among them: opening another device of a group.
+        requests.extend(vfio::REQUESTS_OF_A_VMM);
+        requests.extend([ioctls::KVM_SET_USER_MEMORY_REGION, ioctls::KVM_IRQFD, ioctls::KVM_SET_DEVICE_ATTR]);
+        rules.insert(libc::SYS_eventfd2, Vec::new());
+        rules.insert(libc::SYS_prlimit64, vec![asking_limits()?]);
     }
     rules.insert(libc::SYS_ioctl, requests.into_iter().map(request).collect::<Result<_, _>>()?);
     rules.insert(libc::SYS_mmap, vec![without_execution()?]);
@@ -105,6 +111,12 @@ fn filter(host_functions: bool) -> Result<BpfProgram, seccompiler::Error> {
 /// An ioctl of this number.
 fn request(number: u64) -> Result<SeccompRule, seccompiler::BackendError> {
     let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, number)?;
+    SeccompRule::new(vec![condition])
+}
+
+/// A prlimit that sets nothing.
+fn asking_limits() -> Result<SeccompRule, seccompiler::BackendError> {
+    let condition = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
     SeccompRule::new(vec![condition])
 }
 

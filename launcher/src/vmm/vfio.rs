@@ -1,33 +1,27 @@
-//! PCI functions of the host in the guest, by VFIO: made at start, called by vCPU threads under the bus's lock.
+//! PCI functions of the host in the guest, by VFIO: called by vCPU threads under the bus's lock. [`places`] puts them on
+//! the bus, at start or later, and takes them back.
 //!
 //! The guest sees the function's identity, its memory windows and its MSI-X, as one more [`Function`] on the bus.
 //! Everything else of its configuration space is deliberately absent: expansion ROM, INTx and MSI, power management and
 //! the extended capabilities. Windows are presented as 32-bit ones, whatever the hardware has, so that they lie with
-//! those of all other devices. DMA is the IOMMU's business: all guest memory is mapped once, for all functions.
+//! those of all other devices. DMA is the IOMMU's business: all guest memory is mapped once for functions that came together.
 
 mod bar;
 mod interrupts;
+mod places;
 
 use std::ops::Range;
-use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
-
-use kvm_bindings::{
-    KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, kvm_create_device, kvm_device_attr,
-    kvm_device_type_KVM_DEV_TYPE_VFIO,
-};
-use kvm_ioctls::DeviceFd;
 
 use self::bar::Bar;
 use self::interrupts::Interrupts;
-use super::VmmError;
-use super::machine::{Machine, MachineError, failed};
+pub(super) use self::places::Places;
+use super::machine::{Machine, MachineError};
 use super::pci::{
     BarOffset, BusFull, COMMAND, ConfigSpace, Function, Identity, MSIX_CONTROL_WRITABLE, MSIX_ENTRY_SIZE,
-    PciRoot, Wiring, WiringError,
+    Wiring, WiringError,
 };
-use crate::control::{HostFunction, Passthrough};
-use crate::vfio::{Container, Device, Msix, VfioError};
+use crate::vfio::{Device, Msix, VfioError};
 
 /// Memory windows in a header.
 const BARS: u32 = 6;
@@ -55,71 +49,8 @@ pub(crate) enum PassthroughError {
     Kvm(#[from] MachineError),
     #[error("the device has a memory window of {0} bytes; at most 256 MiB are supported")]
     Window(u64),
-}
-
-/// What must live as long as the guest, and be done when it ends.
-pub(super) struct HostFunctions {
-    devices: Vec<Arc<Device>>,
-    /// Tells KVM that there is DMA by devices.
-    _kvm: DeviceFd,
-    _container: Container,
-}
-
-impl HostFunctions {
-    /// Lets the functions reach the guest's memory, and puts them on the bus.
-    pub(super) fn attach(
-        passthrough: Passthrough,
-        machine: &Machine,
-        root: &mut PciRoot,
-        wiring: &Arc<Wiring>,
-    ) -> Result<Self, VmmError> {
-        let Passthrough { container, functions } = passthrough;
-        let container = Container::from(container);
-        container.map(&machine.ram).map_err(VmmError::Vfio)?;
-        let mut kvm = kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_VFIO, ..Default::default() };
-        let kvm = machine.vm.create_device(&mut kvm).map_err(failed("KVM_CREATE_DEVICE"))?;
-        let mut devices = Vec::new();
-        for function in functions {
-            let address = function.address;
-            let device = attach(function, machine, root, wiring, &kvm)
-                .map_err(|source| VmmError::Passthrough { address, source })?;
-            devices.push(device);
-        }
-        Ok(Self { devices, _kvm: kvm, _container: container })
-    }
-
-    /// Stops whatever the functions are at. The kernel does so too when the descriptors are closed, as they are if this
-    /// process is killed.
-    pub(super) fn reset(&self) {
-        for device in &self.devices {
-            if let Err(error) = device.reset() {
-                tracing::error!("{}", crate::chain(&error));
-            }
-        }
-    }
-}
-
-fn attach(
-    function: HostFunction,
-    machine: &Machine,
-    root: &mut PciRoot,
-    wiring: &Arc<Wiring>,
-    kvm: &DeviceFd,
-) -> Result<Arc<Device>, PassthroughError> {
-    let HostFunction { address: _, group, device, slot } = function;
-    let fd = group.as_raw_fd();
-    let attribute = kvm_device_attr {
-        group: KVM_DEV_VFIO_FILE,
-        attr: KVM_DEV_VFIO_FILE_ADD.into(),
-        addr: &raw const fd as u64,
-        flags: 0,
-    };
-    kvm.set_device_attr(&attribute).map_err(failed("KVM_DEV_VFIO_FILE_ADD"))?;
-    let device = Arc::new(Device::new(device)?);
-    device.reset()?;
-    let assigned = Assigned::new(Arc::clone(&device), machine, root, wiring)?;
-    root.add(Box::new(assigned), slot)?;
-    Ok(device)
+    #[error("there is no place {0} for it")]
+    NoPlace(usize),
 }
 
 /// One function, as the guest sees it.
@@ -155,11 +86,12 @@ impl Place {
 }
 
 impl Assigned {
+    /// `assign` chooses the address of a window of this size; 0 leaves that to the guest.
     fn new(
         device: Arc<Device>,
         machine: &Machine,
-        root: &mut PciRoot,
         wiring: &Arc<Wiring>,
+        mut assign: impl FnMut(u32) -> Result<u32, BusFull>,
     ) -> Result<Self, PassthroughError> {
         let Msix { count, table, pending } = device.msix()?;
         let mut config = ConfigSpace::new(&identity(&device)?);
@@ -177,7 +109,7 @@ impl Assigned {
             let Some(region) = memory(&device, index)? else { continue };
             let size = u32::try_from(region.size).map_err(|_wide| PassthroughError::Window(region.size))?;
             let place = index as usize;
-            config.add_bar(place, size, root.assign_bar(size)?);
+            config.add_bar(place, size, assign(size)?);
             let trapped = [&table, &pending].into_iter().filter(|trap| trap.bar == place);
             let trapped: Vec<_> = trapped.map(|trap| trap.range.clone()).collect();
             *bar = Some(Bar::new(Arc::clone(&device), region, &trapped, machine)?);

@@ -44,6 +44,7 @@ pub(crate) fn config(kernel: OwnedFd) -> (VmmConfig, UnixStream) {
         serial: serial.into(),
         disks: Vec::new(),
         nics: Vec::new(),
+        places: Vec::new(),
         passthrough: None,
     };
     (config, console)

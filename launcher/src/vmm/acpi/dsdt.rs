@@ -2,21 +2,25 @@
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name,
-    Notify, ONE, Package, Path, ResourceTemplate, Scope, ZERO,
+    AddressSpace, AddressSpaceCacheable, Arg, Device, EISAName, Equal, IO, If, Interrupt, Memory32Fixed,
+    Method, Name, Notify, ONE, Package, Path, ResourceTemplate, Scope, ZERO,
 };
 use acpi_tables::sdt::Sdt;
 
+use super::hotplug::{OnInterrupt, Slots};
 use super::{OEM, OEM_REVISION, OEM_TABLE};
+use crate::control::PciSlot;
 use crate::vmm::legacy::{gsi, ports};
 use crate::vmm::memory::layout;
 
 /// Notification that a button was pressed (ACPI 6.5, table 5.168).
 const BUTTON_PRESSED: u8 = 0x80;
 
-pub(super) fn build() -> impl Aml {
+/// PCI functions may come to and leave `slots`.
+pub(super) fn build(slots: &[PciSlot]) -> impl Aml {
     let mut body = Vec::new();
-    let scope: [&dyn Aml; 5] = [&PciRoot, &Motherboard, &SerialPort, &PowerButton, &EventDevice];
+    let (root, events) = (PciRoot { slots }, EventDevice { hotplug: !slots.is_empty() });
+    let scope: [&dyn Aml; 5] = [&root, &Motherboard, &SerialPort, &PowerButton, &events];
     Scope::new("_SB_".into(), scope.to_vec()).to_aml_bytes(&mut body);
     soft_off().to_aml_bytes(&mut body);
     let mut dsdt = Sdt::new(*b"DSDT", 36, 6, OEM, OEM_TABLE, OEM_REVISION);
@@ -48,9 +52,11 @@ fn resources(list: Vec<&dyn Aml>) -> Name {
 }
 
 /// The PCI host bridge: bus 0 of segment 0, and the windows that BARs lie in.
-struct PciRoot;
+struct PciRoot<'a> {
+    slots: &'a [PciSlot],
+}
 
-impl Aml for PciRoot {
+impl Aml for PciRoot<'_> {
     fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
         let (first, last) = (window(layout::HOLE), window(layout::PCI_WINDOW_END - 1));
         let memory = AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, first, last, None);
@@ -64,7 +70,7 @@ impl Aml for PciRoot {
         let bus = Name::new("_BBN".into(), &ZERO);
         let uid = Name::new("_UID".into(), &ZERO);
         let hid = EISAName::new("PNP0A08");
-        device(sink, "PCI0", &hid, &[&compatible, &segment, &bus, &uid, &crs]);
+        device(sink, "PCI0", &hid, &[&compatible, &segment, &bus, &uid, &crs, &Slots(self.slots)]);
     }
 }
 
@@ -99,15 +105,29 @@ impl Aml for PowerButton {
     }
 }
 
-/// The generic event device (ACPI 6.5, 5.6.9): its one interrupt means that the power button was pressed.
-struct EventDevice;
+/// The generic event device (ACPI 6.5, 5.6.9): an interrupt means that the power button was pressed, another that PCI
+/// devices came or are to go.
+struct EventDevice {
+    hotplug: bool,
+}
 
 impl Aml for EventDevice {
     fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
-        let crs = resources(vec![&Interrupt::new(true, true, false, false, gsi::POWER_BUTTON)]);
+        let interrupt = |gsi| Interrupt::new(true, true, false, false, gsi);
+        let (pressed, changed) = (interrupt(gsi::POWER_BUTTON), interrupt(gsi::HOTPLUG));
         let button = Path::new("\\_SB_.PWRB");
         let notify = Notify::new(&button, &BUTTON_PRESSED);
-        let event = Method::new("_EVT".into(), 1, true, vec![&notify]);
+        let when_pressed = Equal::new(&Arg(0), &gsi::POWER_BUTTON);
+        let when_pressed = If::new(&when_pressed, vec![&notify]);
+        let when_changed = OnInterrupt(gsi::HOTPLUG);
+        let (mut interrupts, mut handlers): (Vec<&dyn Aml>, Vec<&dyn Aml>) =
+            (vec![&pressed], vec![&when_pressed]);
+        if self.hotplug {
+            interrupts.push(&changed);
+            handlers.push(&when_changed);
+        }
+        let crs = resources(interrupts);
+        let event = Method::new("_EVT".into(), 1, true, handlers);
         let uid = Name::new("_UID".into(), &ONE);
         device(sink, "GED_", &"ACPI0013", &[&uid, &crs, &event]);
     }

@@ -54,6 +54,8 @@ pub(crate) struct Wiring {
 struct Routes {
     messages: BTreeMap<u32, (u64, u32)>,
     allocated: u32,
+    /// Given back, to be given out again.
+    free: Vec<u32>,
 }
 
 impl Wiring {
@@ -64,14 +66,31 @@ impl Wiring {
     /// An event that interrupts the guest as [`Wiring::route`] says, and its number.
     pub(crate) fn interrupt(&self) -> Result<(EventFd, u32), WiringError> {
         let mut routes = self.routes();
-        let gsi = IOAPIC_PINS + routes.allocated;
+        let next = IOAPIC_PINS + routes.allocated;
+        let gsi = routes.free.last().copied().unwrap_or(next);
         if gsi >= MAX_GSI {
             return Err(WiringError::NoInterruptLeft);
         }
         let event = event()?;
         self.vm.register_irqfd(&event, gsi).map_err(failed("KVM_IRQFD"))?;
-        routes.allocated += 1;
+        match routes.free.pop() {
+            Some(_) => {}
+            None => routes.allocated += 1,
+        }
         Ok((event, gsi))
+    }
+
+    /// Takes back what [`Wiring::interrupt`] gave.
+    pub(crate) fn give_back(&self, event: &EventFd, gsi: u32) {
+        match self.vm.unregister_irqfd(event, gsi) {
+            Ok(()) => {
+                let mut routes = self.routes();
+                routes.messages.remove(&gsi);
+                routes.free.push(gsi);
+            }
+            // A number is lost, of some thousands.
+            Err(error) => tracing::error!("KVM_IRQFD failed: {error}"),
+        }
     }
 
     /// Sends interrupt `gsi` to where the guest wants it. Any address and data are allowed: KVM drops what makes no

@@ -35,13 +35,15 @@ struct Vector {
 impl Interrupts {
     /// `count` vectors, all masked.
     pub(super) fn new(device: Arc<Device>, wiring: Arc<Wiring>, count: u16) -> Result<Self, WiringError> {
-        let vectors = (0..count)
-            .map(|_| {
-                let (event_to_guest, gsi) = wiring.interrupt()?;
-                Ok(Vector { event: event_to_guest, gsi, held: event()?, direct: false })
-            })
-            .collect::<Result<_, WiringError>>()?;
-        Ok(Self { device, wiring, table: MsixTable::new(count), vectors, armed: false })
+        // Whole from the beginning: what it has is given back if the next vector fails.
+        let table = MsixTable::new(count);
+        let mut interrupts = Self { device, wiring, table, vectors: Vec::new(), armed: false };
+        for _ in 0..count {
+            let held = event()?;
+            let (event, gsi) = interrupts.wiring.interrupt()?;
+            interrupts.vectors.push(Vector { event, gsi, held, direct: false });
+        }
+        Ok(interrupts)
     }
 
     /// The guest has written message control.
@@ -110,6 +112,19 @@ impl Interrupts {
         if was_held {
             // A full counter means that the interrupt is on its way already.
             let _ = vector.event.write(1);
+        }
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        if self.armed
+            && let Err(error) = self.device.silence()
+        {
+            tracing::error!("{}", crate::chain(&error));
+        }
+        for Vector { event, gsi, held: _, direct: _ } in &self.vectors {
+            self.wiring.give_back(event, *gsi);
         }
     }
 }
