@@ -30,6 +30,7 @@ bench: setup
 	cargo build --release --workspace --bins
 	$(MAKE) plugins
 	cargo bench --package e2e --package macpool --package secondary-dns --benches
+	tests/node/run --bench
 	secondary-dns/benches/peers
 	vhost-net-backend/benches/run
 
