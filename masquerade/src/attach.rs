@@ -15,8 +15,8 @@ use tap::NewTap;
 use crate::config::Config;
 use crate::error::MasqueradeError;
 use crate::pod::{Ownership, Pod, Target};
+use crate::ruleset::{self, Ruleset};
 use crate::settings::{self, Changed, Setting};
-use crate::{nft, ruleset};
 
 /// The bridge's address, the same for all guests, as KubeVirt has it: to a guest that moves, its gateway stays the same.
 pub(crate) const BRIDGE_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0]);
@@ -179,8 +179,7 @@ fn address(pod: &Pod, target: &Target, bridge: &Link) -> Result<(), MasqueradeEr
 
 fn rules(config: &Config, pod: &Pod, target: &Target, steps: &mut Vec<Step>) -> Result<(), MasqueradeError> {
     let name = &target.names.pod;
-    let transaction = ruleset::replacement(name, ruleset::objects(&target.plan(config)));
-    pod.namespace.run(|| nft::apply(&transaction)).map_err(MasqueradeError::Netns)??;
+    Ruleset::new(&target.plan(config)).install(&pod.nf_tables()?)?;
     steps.push(Step::Table(name.clone()));
     cni::mutated("rules");
     Ok(())
@@ -235,7 +234,7 @@ fn remove_link(pod: &Pod, name: &IfName) -> Result<(), MasqueradeError> {
 
 /// Removes the rules of a pod interface; absent is fine.
 pub(crate) fn remove_table(pod: &Pod, name: &IfName) -> Result<(), MasqueradeError> {
-    Ok(pod.namespace.run(|| nft::apply(&ruleset::removal(name))).map_err(MasqueradeError::Netns)??)
+    Ok(ruleset::remove(&pod.nf_tables()?, name)?)
 }
 
 fn restore(pod: &Pod, changed: &Changed) -> Result<(), MasqueradeError> {

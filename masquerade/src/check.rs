@@ -5,25 +5,21 @@ use std::fs::OpenOptions;
 use std::net::Ipv6Addr;
 
 use net_types::Mac;
-use nftables::schema::NfListObject;
-use nftables::stmt::{AnonymousCounter, Counter, Statement};
+use nf_tables::{FoundRule, NfTables, same};
 
 use crate::attach::BRIDGE_MAC;
 use crate::config::{Config, Subnet};
 use crate::error::MasqueradeError;
 use crate::pod::{Pod, Target};
-use crate::ruleset::{self, Plan};
-use crate::{nft, settings};
+use crate::ruleset::{Plan, Rule, Ruleset};
+use crate::settings;
 
 /// Compares links, settings and rules with what ADD makes; fails with the first difference.
 pub(crate) fn check(config: &Config, pod: &Pod) -> Result<(), MasqueradeError> {
     let target = pod.target(config)?;
     check_links(pod, &target)?;
     check_settings(pod, &target)?;
-    let table = ruleset::table(&target.names.pod);
-    let found = pod.namespace.run(|| nft::list(&table)).map_err(MasqueradeError::Netns)?;
-    let found = found?.ok_or_else(|| differs(&table.name, "absent", "present"))?;
-    check_rules(found, &ruleset::objects(&target.plan(config)))
+    check_rules(&pod.nf_tables()?, &Ruleset::new(&target.plan(config)))
 }
 
 fn check_links(pod: &Pod, target: &Target) -> Result<(), MasqueradeError> {
@@ -71,67 +67,49 @@ fn check_settings(pod: &Pod, target: &Target) -> Result<(), MasqueradeError> {
         .map_err(MasqueradeError::Netns)?
 }
 
-/// Both lists are in nft's order: table, chains, rules by chain.
-fn check_rules(
-    found: Vec<NfListObject<'static>>,
-    expected: &[NfListObject<'static>],
-) -> Result<(), MasqueradeError> {
-    let found: Vec<_> = found.into_iter().map(stateless).collect();
-    for object in expected {
-        if !found.contains(object) {
-            return Err(differs(&named(object), "absent or changed", "as ADD made it"));
+fn check_rules(nf_tables: &NfTables, ruleset: &Ruleset) -> Result<(), MasqueradeError> {
+    let table = ruleset.table();
+    let Some(holds) = nf_tables.holds(table)? else {
+        return Err(differs(&format_args!("table {}", table.name), "absent", "present"));
+    };
+    let found = nf_tables.chains(table)?;
+    let named = |name: &str| format!("chain {name} of {}", table.name);
+    for chain in ruleset.chains() {
+        if !found.iter().any(|found| found.name == chain.name && found.is(&chain)) {
+            return Err(differs(&named(chain.name), "absent or changed", "as ADD made it"));
         }
     }
-    for object in &found {
-        if !expected.contains(object) {
-            return Err(differs(&named(object), "present", "absent"));
-        }
+    if let Some(more) = found.iter().find(|found| ruleset.chains().all(|chain| chain.name != found.name)) {
+        return Err(differs(&named(&more.name), "present", "absent"));
     }
-    if found == expected {
-        Ok(())
-    } else {
-        Err(differs(&"the order of the rules", "changed", "as ADD made it"))
+    if usize::try_from(holds) != Ok(found.len()) {
+        return Err(differs(&format_args!("more than chains in {}", table.name), "present", "absent"));
     }
+    ruleset.chains().try_for_each(|chain| {
+        let expected: Vec<_> = ruleset.rules.iter().filter(|rule| rule.chain == chain.name).collect();
+        check_chain(&nf_tables.rules(&chain)?, &expected, &named(chain.name))
+    })
 }
 
-/// Without what the kernel fills in: handles, and what counters have counted.
-fn stateless(object: NfListObject<'static>) -> NfListObject<'static> {
-    match object {
-        NfListObject::Table(mut table) => {
-            table.handle = None;
-            NfListObject::Table(table)
-        }
-        NfListObject::Chain(mut chain) => {
-            chain.handle = None;
-            NfListObject::Chain(chain)
-        }
-        NfListObject::Rule(mut rule) => {
-            rule.handle = None;
-            for statement in rule.expr.to_mut() {
-                if let Statement::Counter(Counter::Anonymous(counted)) = statement {
-                    *counted = Some(AnonymousCounter { packets: Some(0), bytes: Some(0) });
-                }
-            }
-            NfListObject::Rule(rule)
-        }
-        other => other,
+fn check_chain(found: &[FoundRule], expected: &[&Rule], chain: &str) -> Result<(), MasqueradeError> {
+    let is = |found: &FoundRule, rule: &Rule| {
+        found.comment == rule.comment && same(&found.expressions, &rule.to_kernel().expressions)
+    };
+    if found.len() == expected.len() && found.iter().zip(expected).all(|(found, rule)| is(found, rule)) {
+        return Ok(());
     }
+    if let Some(lost) = expected.iter().find(|rule| !found.iter().any(|found| is(found, rule))) {
+        let what = format!("rule {:?} in {chain}", lost.comment);
+        return Err(differs(&what, "absent or changed", "as ADD made it"));
+    }
+    if let Some(more) = found.iter().find(|found| !expected.iter().any(|rule| is(found, rule))) {
+        let comment = if more.comment.is_empty() { "without a comment" } else { &more.comment };
+        return Err(differs(&format_args!("rule {comment:?} in {chain}"), "present", "absent"));
+    }
+    Err(differs(&format_args!("order or number of the rules in {chain}"), "changed", "as ADD made it"))
 }
 
-/// What to call an object of a table.
-fn named(object: &NfListObject<'static>) -> String {
-    match object {
-        NfListObject::Table(table) => format!("table {}", table.name),
-        NfListObject::Chain(chain) => format!("chain {} of {}", chain.name, chain.table),
-        NfListObject::Rule(rule) => {
-            let comment = rule.comment.as_deref().unwrap_or("without a comment");
-            format!("rule {comment:?} in chain {} of {}", rule.chain, rule.table)
-        }
-        _ => "an object that is neither table, chain nor rule".to_owned(),
-    }
-}
-
-/// An ADD could work now: there are taps, and nft and the kernel can do what the rules need.
+/// An ADD could work now: there are taps, and the kernel can do what the rules need.
 pub(crate) fn status(config: &Config) -> Result<(), MasqueradeError> {
     const DEVICE: &str = "/dev/net/tun";
     let opened = OpenOptions::new().read(true).write(true).open(DEVICE);
@@ -141,7 +119,7 @@ pub(crate) fn status(config: &Config) -> Result<(), MasqueradeError> {
     let subnets: [Subnet; 2] = [config.v4, config.v6];
     let plan =
         Plan { pod: &pod, bridge: &bridge, subnets: &subnets, rules: &config.rules, takes_loopback: true };
-    Ok(nft::dry_run(&ruleset::replacement(&pod, ruleset::objects(&plan)))?)
+    Ok(NfTables::open()?.try_out(&Ruleset::new(&plan).replacement())?)
 }
 
 fn state(up: bool) -> &'static str {

@@ -6,9 +6,9 @@ use cni::Code;
 use ipnetwork::IpNetwork;
 use net_types::{IfName, IfNameError};
 use netns::NetNsError;
+use nf_tables::NfTablesError;
 use tap::TapError;
 
-use crate::nft::NftError;
 use crate::settings::SettingError;
 
 /// Why a guest could not be connected, checked or disconnected.
@@ -66,9 +66,9 @@ pub(crate) enum MasqueradeError {
     /// Netlink refused.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
-    /// nft refused.
+    /// nf_tables refused.
     #[error(transparent)]
-    Nft(#[from] NftError),
+    NfTables(#[from] NfTablesError),
     /// The tap could not be made.
     #[error("tap {name}")]
     Tap {
@@ -140,7 +140,7 @@ impl MasqueradeError {
             Self::Tap { .. } => Code::NO_TAP,
             Self::Setting(_) | Self::Device { .. } => Code::UNUSABLE_FILE,
             Self::NoAddress(_) => Code::Plugin(130),
-            Self::Nft(_) => Code::Plugin(131),
+            Self::NfTables(_) => Code::Plugin(131),
             Self::Vanished(_) => Code::TryAgainLater,
             Self::Several { first, .. } => first.code(),
         }

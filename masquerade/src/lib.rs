@@ -17,7 +17,6 @@ mod check;
 mod config;
 mod detach;
 mod error;
-mod nft;
 mod pod;
 mod ruleset;
 pub mod serve;

@@ -6,6 +6,7 @@ use kubevirt_names::Names;
 use net_types::IfName;
 use netlink::{Link, Netlink};
 use netns::NetNs;
+use nf_tables::NfTables;
 
 use crate::config::{Config, Subnet, Tap};
 use crate::error::MasqueradeError;
@@ -131,6 +132,11 @@ impl Pod {
         } else {
             Ownership::Foreign
         }
+    }
+
+    /// The pod's packet filter.
+    pub(crate) fn nf_tables(&self) -> Result<NfTables, MasqueradeError> {
+        Ok(self.namespace.run(NfTables::open).map_err(MasqueradeError::Netns)??)
     }
 
     /// The link of that name, which must be there.

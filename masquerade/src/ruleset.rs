@@ -22,25 +22,31 @@ mod parts;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use net_types::IfName;
-use nftables::schema::{Chain, NfCmd, NfListObject, NfObject, Nftables, Rule, Table};
-use nftables::stmt::Statement;
-use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+use nf_tables::{Chain, Family, Hook, NfTables, NfTablesError, Place, Table, Transaction};
 
-use crate::config::{Forwarded, PortRange, Protocol, Rules, Subnet};
-use parts::{
-    Addresses, accept, arriving_by, counter, destination, dnat, drop_it, has_state, is_family, is_local,
-    is_translated, jump, leave, leaving_by, masquerade, not_destination, not_source, one_of, ports_of, snat,
-    source, to_this_host,
+use crate::config::{Forwarded, PortRange, PortSet, Protocol, Rules, Subnet};
+use parts::Addresses;
+pub(crate) use parts::Part;
+use parts::Part::{
+    Accept, ArrivingBy, Counter, Destination, Dnat, Drop, IsFamily, IsKnown, IsLocal, IsTranslated, Jump,
+    Leave, LeavingBy, Masquerade, NotDestination, NotSource, Ports, Snat, Source, ToThisHost,
 };
 
 /// What every table's name begins with; the pod interface's name follows.
 const TABLE: &str = "guestwire-masquerade-";
 
-/// Where chains sit in a hook (`linux/netfilter_ipv4.h`): raw, destination NAT, filter, source NAT.
-const RAW: i32 = -300;
-const DNAT: i32 = -100;
-const FILTER: i32 = 0;
-const SNAT: i32 = 100;
+/// The chains, and where packets enter them by themselves. Priorities (`linux/netfilter_ipv4.h`): raw, destination NAT,
+/// filter, source NAT.
+pub(crate) const CHAINS: [(&str, Option<Hook<'static>>); 8] = [
+    ("unforgeable", Some(Hook::Filter { place: Place::Prerouting, priority: -300 })),
+    ("prerouting", Some(Hook::Nat { place: Place::Prerouting, priority: -100 })),
+    ("output", Some(Hook::Nat { place: Place::Output, priority: -100 })),
+    ("forward", Some(Hook::Filter { place: Place::Forward, priority: 0 })),
+    ("postrouting", Some(Hook::Nat { place: Place::Postrouting, priority: 100 })),
+    ("inbound", None),
+    ("local", None),
+    ("guest", None),
+];
 
 /// Envoy's address for connections it hands on to the pod (`InboundPassthroughBindIpv4`, `…Ipv6`).
 const ENVOY_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
@@ -65,110 +71,181 @@ pub(crate) struct Plan<'a> {
     pub(crate) takes_loopback: bool,
 }
 
-/// The table of a pod interface.
-pub(crate) fn table(pod: &IfName) -> Table<'static> {
-    Table { family: NfFamily::INet, name: format!("{TABLE}{pod}").into(), handle: None }
+/// A rule, what it is for, and the chain it is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) chain: &'static str,
+    pub(crate) comment: &'static str,
+    pub(crate) parts: Vec<Part>,
 }
 
-/// The table with everything in it, in the order nft(8) lists it: table, chains, rules by chain.
-pub(crate) fn objects(plan: &Plan<'_>) -> Vec<NfListObject<'static>> {
-    let mut table = Content::new(table(plan.pod));
-    table.hooked("unforgeable", NfChainType::Filter, NfHook::Prerouting, RAW);
-    table.hooked("prerouting", NfChainType::NAT, NfHook::Prerouting, DNAT);
-    table.hooked("output", NfChainType::NAT, NfHook::Output, DNAT);
-    table.hooked("forward", NfChainType::Filter, NfHook::Forward, FILTER);
-    table.hooked("postrouting", NfChainType::NAT, NfHook::Postrouting, SNAT);
-    for name in ["inbound", "local", "guest"] {
-        table.chain(name);
+/// A table with all its rules, in order; the chains are always the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ruleset {
+    name: String,
+    pub(crate) rules: Vec<Rule>,
+}
+
+impl Rule {
+    /// What the kernel is told.
+    pub(crate) fn to_kernel(&self) -> nf_tables::Rule<'_> {
+        let expressions = self.parts.iter().flat_map(Part::expressions).collect();
+        nf_tables::Rule { expressions, comment: self.comment }
     }
-    unforgeable(&mut table, plan);
-    prerouting(&mut table, plan);
-    output(&mut table, plan);
-    forward(&mut table, plan);
-    postrouting(&mut table, plan);
-    inbound(&mut table, plan);
-    local(&mut table, plan);
-    guest(&mut table, plan);
-    table.into_objects()
 }
 
-/// One transaction that replaces the table of `pod` by `objects`, whatever was in it before.
-pub(crate) fn replacement(pod: &IfName, objects: Vec<NfListObject<'static>>) -> Nftables<'static> {
-    // Adding first makes deleting safe where there is none.
-    let cleared =
-        [NfCmd::Add(NfListObject::Table(table(pod))), NfCmd::Delete(NfListObject::Table(table(pod)))];
-    let made = objects.into_iter().map(NfCmd::Add);
-    Nftables { objects: cleared.into_iter().chain(made).map(NfObject::CmdObject).collect() }
+impl Ruleset {
+    /// The rules of a plan.
+    pub(crate) fn new(plan: &Plan<'_>) -> Self {
+        let mut table = Self { name: name_of(plan.pod), rules: Vec::new() };
+        unforgeable(&mut table, plan);
+        prerouting(&mut table, plan);
+        output(&mut table, plan);
+        forward(&mut table, plan);
+        postrouting(&mut table, plan);
+        inbound(&mut table, plan);
+        local(&mut table, plan);
+        guest(&mut table, plan);
+        table
+    }
+
+    /// The table.
+    pub(crate) fn table(&self) -> Table<'_> {
+        table(&self.name)
+    }
+
+    /// The chains, with where they are.
+    pub(crate) fn chains(&self) -> impl Iterator<Item = Chain<'_>> {
+        CHAINS.iter().map(|(name, hook)| Chain { table: self.table(), name, hook: *hook })
+    }
+
+    /// Puts the rules in place, all at once, instead of those that an earlier ADD may have left. Only where there are
+    /// some are they deleted: the kernel waits for the last packet in what is deleted, some 10 ms.
+    pub(crate) fn install(&self, nf_tables: &NfTables) -> Result<(), NfTablesError> {
+        if nf_tables.holds(self.table())?.is_none() {
+            match nf_tables.commit(&self.fill(Transaction::default().create_table(self.table()))) {
+                // Somebody was faster.
+                Err(error) if error.already_exists() => {}
+                other => return other,
+            }
+        }
+        nf_tables.commit(&self.replacement())
+    }
+
+    /// One transaction that replaces the table, whatever was in it before; also if there was none.
+    pub(crate) fn replacement(&self) -> Transaction {
+        let table = self.table();
+        self.fill(Transaction::default().add_table(table).delete_table(table).create_table(table))
+    }
+
+    fn fill(&self, mut transaction: Transaction) -> Transaction {
+        for chain in self.chains() {
+            transaction = transaction.add_chain(&chain);
+        }
+        for rule in &self.rules {
+            let chain = Chain { table: self.table(), name: rule.chain, hook: None };
+            transaction = transaction.add_rule(&chain, &rule.to_kernel());
+        }
+        transaction
+    }
+
+    fn rule(&mut self, chain: &'static str, comment: &'static str, parts: impl IntoIterator<Item = Part>) {
+        self.rules.push(Rule { chain, comment, parts: parts.into_iter().collect() });
+    }
+
+    /// A rule for each range of ports.
+    fn rules_by_port(&mut self, chain: &'static str, comment: &'static str, ports: &PortSet, then: &Part) {
+        for (protocol, ranges) in ports.iter() {
+            for range in ranges {
+                self.rule(chain, comment, [Ports(protocol, *range), Counter, then.clone()]);
+            }
+        }
+    }
 }
 
-/// One transaction that removes the table of `pod`; absent is fine.
-pub(crate) fn removal(pod: &IfName) -> Nftables<'static> {
-    replacement(pod, Vec::new())
+/// Removes the rules of `pod`; absent is fine.
+pub(crate) fn remove(nf_tables: &NfTables, pod: &IfName) -> Result<(), NfTablesError> {
+    let name = name_of(pod);
+    // Asked first, because a transaction that fails waits until no packet is in any rule.
+    if nf_tables.holds(table(&name))?.is_none() {
+        return Ok(());
+    }
+    match nf_tables.commit(&Transaction::default().delete_table(table(&name))) {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
 }
 
-fn unforgeable(table: &mut Content, plan: &Plan<'_>) {
+fn name_of(pod: &IfName) -> String {
+    format!("{TABLE}{pod}")
+}
+
+fn table(name: &str) -> Table<'_> {
+    Table { family: Family::Inet, name }
+}
+
+fn unforgeable(table: &mut Ruleset, plan: &Plan<'_>) {
     // IPv6 needs no such rule: the kernel itself drops what arrives for ::1.
     if plan.subnets.iter().any(|subnet| !subnet.is_v6()) {
-        let to_loopback =
-            [arriving_by(plan.bridge), destination(false, all_loopback(false)), counter(), drop_it()];
+        let to_loopback = [ArrivingBy(plan.bridge.clone()), Destination(all_loopback(false)), Counter, Drop];
         table.rule("unforgeable", "the guest has no part in the pod's loopback", to_loopback);
     }
 }
 
-fn prerouting(table: &mut Content, plan: &Plan<'_>) {
-    let arriving = [arriving_by(plan.pod), to_this_host(), counter(), jump("inbound")];
+fn prerouting(table: &mut Ruleset, plan: &Plan<'_>) {
+    let arriving = [ArrivingBy(plan.pod.clone()), ToThisHost, Counter, Jump("inbound")];
     table.rule("prerouting", "what arrives at the pod", arriving);
     if plan.rules.istio {
         // The proxy takes the guest's own connections.
         return;
     }
     for subnet in plan.subnets {
-        let not_gateway = not_destination(subnet.is_v6(), subnet.gateway.ip().into());
-        let hairpin = [arriving_by(plan.bridge), not_gateway, is_local(), counter(), jump("inbound")];
+        let not_gateway = NotDestination(subnet.gateway.ip().into());
+        let hairpin = [ArrivingBy(plan.bridge.clone()), not_gateway, IsLocal, Counter, Jump("inbound")];
         table.rule("prerouting", "the guest's connections to its own pod", hairpin);
     }
 }
 
-fn output(table: &mut Content, plan: &Plan<'_>) {
+fn output(table: &mut Ruleset, plan: &Plan<'_>) {
     if !plan.takes_loopback {
         return;
     }
     for subnet in plan.subnets {
         let is_v6 = subnet.is_v6();
-        let to_loopback = [destination(is_v6, loopback(is_v6).into()), counter(), jump("local")];
+        let to_loopback = [Destination(loopback(is_v6).into()), Counter, Jump("local")];
         table.rule("output", "the pod's own connections to its loopback", to_loopback);
         if plan.rules.istio {
             let to_itself = [
-                not_destination(is_v6, subnet.gateway.ip().into()),
-                not_destination(is_v6, all_loopback(is_v6)),
-                is_local(),
-                counter(),
-                jump("local"),
+                NotDestination(subnet.gateway.ip().into()),
+                NotDestination(all_loopback(is_v6)),
+                IsLocal,
+                Counter,
+                Jump("local"),
             ];
             table.rule("output", "what the proxy hands on to the pod's address", to_itself);
         }
     }
 }
 
-fn forward(table: &mut Content, plan: &Plan<'_>) {
-    let known = [has_state(&["established", "related"]), counter(), accept()];
+fn forward(table: &mut Ruleset, plan: &Plan<'_>) {
+    let known = [IsKnown, Counter, Accept];
     table.rule("forward", "known connections", known);
     for is_v6 in [false, true] {
         let forged = match plan.subnets.iter().find(|subnet| subnet.is_v6() == is_v6) {
-            Some(subnet) => not_source(is_v6, subnet.network.into()),
+            Some(subnet) => NotSource(subnet.network.into()),
             // A family that is off here may be on for another interface of the pod.
-            None => is_family(is_v6),
+            None => IsFamily { is_v6 },
         };
-        table.rule("forward", "forged sources", [arriving_by(plan.bridge), forged, counter(), drop_it()]);
+        table.rule("forward", "forged sources", [ArrivingBy(plan.bridge.clone()), forged, Counter, Drop]);
     }
-    let translated = [leaving_by(plan.bridge), is_translated(), counter(), accept()];
+    let translated = [LeavingBy(plan.bridge.clone()), IsTranslated, Counter, Accept];
     table.rule("forward", "what was forwarded to the guest", translated);
-    table.rule("forward", "nothing else reaches the guest", [leaving_by(plan.bridge), counter(), drop_it()]);
+    table.rule("forward", "nothing else reaches the guest", [LeavingBy(plan.bridge.clone()), Counter, Drop]);
 }
 
-fn postrouting(table: &mut Content, plan: &Plan<'_>) {
+fn postrouting(table: &mut Ruleset, plan: &Plan<'_>) {
     for subnet in plan.subnets {
-        let from_guest = [source(subnet.is_v6(), subnet.network.into()), counter(), masquerade()];
+        let from_guest = [Source(subnet.network.into()), Counter, Masquerade];
         table.rule("postrouting", "what the guest sends", from_guest);
     }
     for subnet in plan.subnets {
@@ -177,13 +254,15 @@ fn postrouting(table: &mut Content, plan: &Plan<'_>) {
         if plan.rules.istio {
             sources.push(if is_v6 { ENVOY_V6.into() } else { ENVOY_V4.into() });
         }
-        let from_loopback =
-            [leaving_by(plan.bridge), source(is_v6, one_of(sources)), counter(), snat(subnet.gateway.ip())];
-        table.rule("postrouting", "loopback sources, which mean nothing to the guest", from_loopback);
+        for address in sources {
+            let from_loopback =
+                [LeavingBy(plan.bridge.clone()), Source(address.into()), Counter, Snat(subnet.gateway.ip())];
+            table.rule("postrouting", "loopback sources, which mean nothing to the guest", from_loopback);
+        }
     }
 }
 
-fn inbound(table: &mut Content, plan: &Plan<'_>) {
+fn inbound(table: &mut Ruleset, plan: &Plan<'_>) {
     keep_reserved(table, "inbound", plan);
     if !plan.rules.istio {
         return forward_ports(table, "inbound", &plan.rules.forwarded);
@@ -194,39 +273,35 @@ fn inbound(table: &mut Content, plan: &Plan<'_>) {
     };
     if takes_ssh {
         let ssh = PortRange { first: SSH, last: SSH };
-        table.rule("inbound", "past the proxy", [ports_of(Protocol::Tcp, &[ssh]), counter(), jump("guest")]);
+        table.rule("inbound", "past the proxy", [Ports(Protocol::Tcp, ssh), Counter, Jump("guest")]);
     }
 }
 
-fn local(table: &mut Content, plan: &Plan<'_>) {
+fn local(table: &mut Ruleset, plan: &Plan<'_>) {
     keep_reserved(table, "local", plan);
     if plan.rules.istio && plan.rules.forwarded == Forwarded::All {
-        let ports = ENVOY_PORTS.map(|port| PortRange { first: port, last: port });
-        table.rule("local", "the proxy's own ports", [ports_of(Protocol::Tcp, &ports), counter(), leave()]);
+        for port in ENVOY_PORTS {
+            let port = PortRange { first: port, last: port };
+            table.rule("local", "the proxy's own ports", [Ports(Protocol::Tcp, port), Counter, Leave]);
+        }
     }
     forward_ports(table, "local", &plan.rules.forwarded);
 }
 
-fn guest(table: &mut Content, plan: &Plan<'_>) {
+fn guest(table: &mut Ruleset, plan: &Plan<'_>) {
     for subnet in plan.subnets {
-        table.rule("guest", "to the guest", [counter(), dnat(subnet.guest)]);
+        table.rule("guest", "to the guest", [Counter, Dnat(subnet.guest)]);
     }
 }
 
-fn keep_reserved(table: &mut Content, chain: &'static str, plan: &Plan<'_>) {
-    for (protocol, ports) in plan.rules.reserved.iter() {
-        table.rule(chain, "reserved", [ports_of(protocol, ports), counter(), leave()]);
-    }
+fn keep_reserved(table: &mut Ruleset, chain: &'static str, plan: &Plan<'_>) {
+    table.rules_by_port(chain, "reserved", &plan.rules.reserved, &Leave);
 }
 
-fn forward_ports(table: &mut Content, chain: &'static str, forwarded: &Forwarded) {
+fn forward_ports(table: &mut Ruleset, chain: &'static str, forwarded: &Forwarded) {
     match forwarded {
-        Forwarded::All => table.rule(chain, "everything", [counter(), jump("guest")]),
-        Forwarded::Listed(ports) => {
-            for (protocol, ports) in ports.iter() {
-                table.rule(chain, "listed ports", [ports_of(protocol, ports), counter(), jump("guest")]);
-            }
-        }
+        Forwarded::All => table.rule(chain, "everything", [Counter, Jump("guest")]),
+        Forwarded::Listed(ports) => table.rules_by_port(chain, "listed ports", ports, &Jump("guest")),
     }
 }
 
@@ -236,64 +311,6 @@ fn loopback(is_v6: bool) -> IpAddr {
 
 fn all_loopback(is_v6: bool) -> Addresses {
     if is_v6 { loopback(is_v6).into() } else { Addresses::network(Ipv4Addr::new(127, 0, 0, 0).into(), 8) }
-}
-
-/// A table being filled.
-struct Content {
-    table: Table<'static>,
-    chains: Vec<Chain<'static>>,
-    rules: Vec<Rule<'static>>,
-}
-
-impl Content {
-    fn new(table: Table<'static>) -> Self {
-        Self { table, chains: Vec::new(), rules: Vec::new() }
-    }
-
-    fn chain(&mut self, name: &'static str) {
-        let Table { family, name: table, .. } = self.table.clone();
-        self.chains.push(Chain { family, table, name: name.into(), ..Chain::default() });
-    }
-
-    fn hooked(&mut self, name: &'static str, kind: NfChainType, hook: NfHook, priority: i32) {
-        let Table { family, name: table, .. } = self.table.clone();
-        self.chains.push(Chain {
-            family,
-            table,
-            name: name.into(),
-            _type: Some(kind),
-            hook: Some(hook),
-            prio: Some(priority),
-            policy: Some(NfChainPolicy::Accept),
-            ..Chain::default()
-        });
-    }
-
-    fn rule(
-        &mut self,
-        chain: &'static str,
-        comment: &'static str,
-        statements: impl IntoIterator<Item = Statement<'static>>,
-    ) {
-        let Table { family, name: table, .. } = self.table.clone();
-        self.rules.push(Rule {
-            family,
-            table,
-            chain: chain.into(),
-            expr: statements.into_iter().collect(),
-            comment: Some(comment.into()),
-            ..Rule::default()
-        });
-    }
-
-    fn into_objects(self) -> Vec<NfListObject<'static>> {
-        let Self { table, chains, rules } = self;
-        let table = [NfListObject::Table(table)].into_iter();
-        table
-            .chain(chains.into_iter().map(NfListObject::Chain))
-            .chain(rules.into_iter().map(NfListObject::Rule))
-            .collect()
-    }
 }
 
 #[cfg(test)]

@@ -17,12 +17,13 @@ use super::error::BridgeError;
 use super::port::Port;
 use crate::compare::{Difference, difference};
 use nf_tables::{
-    Base, Chain, Compare, Expression, Family, Field, Hook, Key, Meta, NfTables, NfTablesError, Rule, Table,
-    Transaction, VerdictMap, compared, same,
+    Base, Chain, Compare, Expression, Family, Field, Hook, Key, Meta, NfTables, NfTablesError, Place, Rule,
+    Table, Transaction, VerdictMap, compared, same,
 };
 
 const TABLE: Table<'_> = Table { family: Family::Inet, name: "cnv-bridge" };
-const POSTROUTING: Chain<'_> = Chain { table: TABLE, name: "postrouting", hook: Some(Hook::SourceNat) };
+const SOURCE_NAT: Hook<'_> = Hook::Nat { place: Place::Postrouting, priority: 100 };
+const POSTROUTING: Chain<'_> = Chain { table: TABLE, name: "postrouting", hook: Some(SOURCE_NAT) };
 
 /// What the table holds besides the ports' chains: that chain and two maps.
 const OF_ALL_PORTS: u32 = 3;

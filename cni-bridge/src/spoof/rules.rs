@@ -212,7 +212,7 @@ fn none_of(field: Field, values: &[Vec<u8>]) -> Vec<Expression> {
 }
 
 fn within(field: Field, (first, last): (u8, u8)) -> Vec<Expression> {
-    vec![Expression::load(field), Expression::within(first, last)]
+    vec![Expression::load(field), Expression::within(&[first], &[last])]
 }
 
 fn of_family(addresses: &[IpAddr], v6: bool) -> Vec<Vec<u8>> {

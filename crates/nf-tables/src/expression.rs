@@ -1,7 +1,10 @@
 //! The steps of a rule: load something, compare it, decide. Names as nft(8) has them.
 
+use std::net::IpAddr;
+
 use super::message::{
-    NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM, NFTA_VERDICT_CODE,
+    NFT_JUMP, NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM,
+    NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE,
 };
 use super::object::VerdictMap;
 use super::{Attributes, Writer};
@@ -33,6 +36,21 @@ const NFTA_RANGE_OP: u16 = 2;
 const NFTA_RANGE_FROM_DATA: u16 = 3;
 const NFTA_RANGE_TO_DATA: u16 = 4;
 const NFT_RANGE_EQ: u32 = 0;
+const NFTA_CT_DREG: u16 = 1;
+const NFTA_CT_KEY: u16 = 2;
+const NFTA_FIB_DREG: u16 = 1;
+const NFTA_FIB_RESULT: u16 = 2;
+const NFTA_FIB_FLAGS: u16 = 3;
+const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
+/// `NFTA_FIB_F_DADDR`
+const OF_DESTINATION: u32 = 2;
+const NFTA_NAT_TYPE: u16 = 1;
+const NFTA_NAT_FAMILY: u16 = 2;
+const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
+const NFPROTO_IPV4: u32 = 2;
+const NFPROTO_IPV6: u32 = 10;
+/// `NFT_RETURN`, -5.
+const NFT_RETURN: u32 = u32::MAX - 4;
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 
@@ -70,12 +88,36 @@ pub enum Base {
 pub enum Meta {
     /// The EtherType behind the outermost VLAN tag.
     EtherType = 1,
+    /// The name of the device it came in by, 16 bytes.
+    InputName = 6,
+    /// The name of the device it leaves by, 16 bytes.
+    OutputName = 7,
     /// `ARPHRD_*` of the device it came in by, in the machine's byte order.
     InputType = 8,
     /// `NFPROTO_*`, one byte.
     Family = 15,
     /// `IPPROTO_*` behind any IPv6 extension headers, one byte.
     Transport = 16,
+    /// `PACKET_*` of `linux/if_packet.h`, one byte.
+    PacketType = 19,
+}
+
+/// Something known of a packet's connection, four bytes in the machine's order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conntrack {
+    /// A bit for what the packet is to its connection (`NF_CT_STATE_BIT`).
+    State = 0,
+    /// `IPS_*` of `linux/netfilter/nf_conntrack_common.h`.
+    Status = 2,
+}
+
+/// Which address of a connection is translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Translated {
+    /// The one it comes from.
+    Source = 0,
+    /// The one it goes to.
+    Destination = 1,
 }
 
 /// How a loaded value is compared.
@@ -106,6 +148,21 @@ impl Expression {
         Self { name: "meta", data }
     }
 
+    /// Loads something known of the packet's connection.
+    pub fn conntrack(key: Conntrack) -> Self {
+        let data = Writer::default().number(NFTA_CT_DREG, NFT_REG_1).number(NFTA_CT_KEY, key as u32);
+        Self { name: "ct", data }
+    }
+
+    /// Loads what the destination is to this node: `RTN_*` of `linux/rtnetlink.h`, four bytes in the machine's order.
+    pub fn destination_type() -> Self {
+        let data = Writer::default()
+            .number(NFTA_FIB_DREG, NFT_REG_1)
+            .number(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE)
+            .number(NFTA_FIB_FLAGS, OF_DESTINATION);
+        Self { name: "fib", data }
+    }
+
     /// Goes on only if what is loaded compares so.
     pub fn compare(operator: Compare, value: &[u8]) -> Self {
         let data = Writer::default()
@@ -115,13 +172,13 @@ impl Expression {
         Self { name: "cmp", data }
     }
 
-    /// Goes on only if the byte that is loaded is one of `first` to `last`.
-    pub fn within(first: u8, last: u8) -> Self {
+    /// Goes on only if what is loaded is one of `first` to `last`.
+    pub fn within(first: &[u8], last: &[u8]) -> Self {
         let data = Writer::default()
             .number(NFTA_RANGE_SREG, NFT_REG_1)
             .number(NFTA_RANGE_OP, NFT_RANGE_EQ)
-            .nested(NFTA_RANGE_FROM_DATA, value_of(&[first]))
-            .nested(NFTA_RANGE_TO_DATA, value_of(&[last]));
+            .nested(NFTA_RANGE_FROM_DATA, value_of(first))
+            .nested(NFTA_RANGE_TO_DATA, value_of(last));
         Self { name: "range", data }
     }
 
@@ -161,12 +218,41 @@ impl Expression {
         Self::verdict(NF_ACCEPT)
     }
 
+    /// Ends this chain; the one that jumped to it goes on.
+    pub fn leave() -> Self {
+        Self::verdict(NFT_RETURN)
+    }
+
+    /// Goes on in the chain `name` of the same table, and here after it.
+    pub fn jump(name: &str) -> Self {
+        Self::decide(Writer::default().number(NFTA_VERDICT_CODE, NFT_JUMP).text(NFTA_VERDICT_CHAIN, name))
+    }
+
     fn verdict(code: u32) -> Self {
-        let verdict = Writer::default().number(NFTA_VERDICT_CODE, code);
+        Self::decide(Writer::default().number(NFTA_VERDICT_CODE, code))
+    }
+
+    fn decide(verdict: Writer) -> Self {
         let data = Writer::default()
             .number(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT)
             .nested(NFTA_IMMEDIATE_DATA, Writer::default().nested(NFTA_DATA_VERDICT, verdict));
         Self { name: "immediate", data }
+    }
+
+    /// Gives the connection `address` on one side; two expressions, of which the first loads the address.
+    pub fn translate(which: Translated, address: IpAddr) -> [Self; 2] {
+        let (family, octets) = match address {
+            IpAddr::V4(v4) => (NFPROTO_IPV4, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (NFPROTO_IPV6, v6.octets().to_vec()),
+        };
+        let load = Writer::default()
+            .number(NFTA_IMMEDIATE_DREG, NFT_REG_1)
+            .nested(NFTA_IMMEDIATE_DATA, value_of(&octets));
+        let nat = Writer::default()
+            .number(NFTA_NAT_TYPE, which as u32)
+            .number(NFTA_NAT_FAMILY, family)
+            .number(NFTA_NAT_REG_ADDR_MIN, NFT_REG_1);
+        [Self { name: "immediate", data: load }, Self { name: "nat", data: nat }]
     }
 
     /// Gives the connection the address of the interface it leaves by as its source.

@@ -24,9 +24,9 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use attribute::{Attributes, Writer};
-pub use expression::{Base, Compare, Expression, Field, Meta, compared, same};
-pub use object::{Chain, Family, Hook, Key, Rule, Table, VerdictMap};
-pub use reply::FoundRule;
+pub use expression::{Base, Compare, Conntrack, Expression, Field, Meta, Translated, compared, same};
+pub use object::{Chain, Family, Hook, Key, Place, Rule, Table, VerdictMap};
+pub use reply::{FoundChain, FoundRule};
 pub use transaction::Transaction;
 
 use message::Message;
@@ -35,6 +35,9 @@ use reply::Reply;
 /// How long the kernel may take to answer. It answers within the system call; this only bounds the wait for an
 /// answer that was lost.
 const ANSWER_WITHIN_SECONDS: i64 = 10;
+
+/// Bytes that any socket can send at once.
+const PLAIN_BATCH: usize = 65536;
 
 /// Why a transaction or a look-up failed.
 #[derive(Debug, thiserror::Error)]
@@ -99,15 +102,31 @@ impl NfTables {
 
     /// Carries out `transaction`.
     pub fn commit(&self, transaction: &Transaction) -> Result<(), NfTablesError> {
+        self.transact(transaction, true)
+    }
+
+    /// Has the kernel look at `transaction` without doing it.
+    pub fn try_out(&self, transaction: &Transaction) -> Result<(), NfTablesError> {
+        self.transact(transaction, false)
+    }
+
+    fn transact(&self, transaction: &Transaction, is_meant: bool) -> Result<(), NfTablesError> {
         let messages = &transaction.messages;
-        self.send(&message::batch(messages))?;
-        // One answer for each message; one for the batch (sequence number 0) only if committing fails.
-        let mut answered = 0;
+        let batch = message::batch(messages, is_meant);
+        if batch.len() > PLAIN_BATCH {
+            // The kernel takes a batch as a whole or not at all; bookkeeping is part of the buffer.
+            setsockopt(&self.socket, sockopt::SndBufForce, &(2 * batch.len()))
+                .map_err(|errno| NfTablesError::Socket(errno.into()))?;
+        }
+        self.send(&batch)?;
+        // One answer for each message that is refused, and for the last; one for the batch (sequence number 0) if
+        // committing fails.
         let mut refused: Option<NfTablesError> = None;
-        while answered < messages.len() {
+        let mut is_answered = messages.is_empty();
+        while !is_answered {
             for reply in self.receive()? {
                 let Reply::Answer { sequence, errno } = reply? else { return Err(NfTablesError::Answer) };
-                answered += usize::from(sequence != message::BATCH);
+                is_answered |= usize::try_from(sequence).is_ok_and(|sequence| sequence == messages.len());
                 if errno != 0 {
                     let error = || refusal(messages, sequence, errno);
                     refused.get_or_insert_with(error);
@@ -115,6 +134,13 @@ impl NfTables {
             }
         }
         refused.map_or(Ok(()), Err)
+    }
+
+    /// The chains of `table`; none if there is no such table. Its cost grows with all the chains of the node.
+    pub fn chains(&self, table: Table<'_>) -> Result<Vec<FoundChain>, NfTablesError> {
+        let found = self.list(&message::dump_chains(table.family), &table)?;
+        let chain = |reply| if let Reply::Chain(chain) = reply { Some(chain) } else { None };
+        Ok(found.into_iter().filter_map(chain).filter(|chain| chain.table == table.name).collect())
     }
 
     /// The rules of `chain`; none if there is no such chain.

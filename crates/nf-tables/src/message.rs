@@ -7,6 +7,7 @@ use super::{Expression, Writer};
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 const NLM_F_NONREC: u16 = 0x100;
@@ -22,7 +23,8 @@ pub(super) const NFNETLINK_HEADER: usize = 4;
 pub(super) const NFT_MSG_NEWTABLE: u16 = 0;
 const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
-const NFT_MSG_NEWCHAIN: u16 = 3;
+pub(super) const NFT_MSG_NEWCHAIN: u16 = 3;
+const NFT_MSG_GETCHAIN: u16 = 4;
 const NFT_MSG_DELCHAIN: u16 = 5;
 pub(super) const NFT_MSG_NEWRULE: u16 = 6;
 const NFT_MSG_GETRULE: u16 = 7;
@@ -34,9 +36,9 @@ const NFT_MSG_GETSETELEM: u16 = 13;
 const NFT_MSG_DELSETELEM: u16 = 14;
 const NFTA_TABLE_NAME: u16 = 1;
 pub(super) const NFTA_TABLE_USE: u16 = 3;
-const NFTA_CHAIN_TABLE: u16 = 1;
-const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_CHAIN_HOOK: u16 = 4;
+pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
+pub(super) const NFTA_CHAIN_NAME: u16 = 3;
+pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_CHAIN_TYPE: u16 = 7;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
@@ -69,12 +71,9 @@ const NFT_SET_MAP: u32 = 0x8;
 /// The data type of a verdict.
 const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 /// `NFT_JUMP`, -3.
-const NFT_JUMP: u32 = u32::MAX - 2;
+pub(super) const NFT_JUMP: u32 = u32::MAX - 2;
 const NF_ACCEPT: u32 = 1;
 const NF_NETDEV_INGRESS: u32 = 0;
-const NF_INET_POST_ROUTING: u32 = 4;
-/// `NF_IP_PRI_NAT_SRC` (`linux/netfilter_ipv4.h`).
-const SOURCE_NAT_PRIORITY: i32 = 100;
 /// `NFT_USERDATA_MAXLEN`, 256, less type, length and NUL.
 const MAX_COMMENT: usize = 253;
 
@@ -85,6 +84,7 @@ pub(super) const BATCH: u32 = 0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     NewTable,
+    NewTableOnly,
     DeleteTable,
     DeleteEmptyTable,
     NewChain,
@@ -100,7 +100,12 @@ pub(super) enum Kind {
 impl Kind {
     fn verb(self) -> &'static str {
         match self {
-            Self::NewTable | Self::NewChain | Self::NewRule | Self::NewMap | Self::NewElement => "add",
+            Self::NewTable
+            | Self::NewTableOnly
+            | Self::NewChain
+            | Self::NewRule
+            | Self::NewMap
+            | Self::NewElement => "add",
             Self::DeleteTable
             | Self::DeleteEmptyTable
             | Self::DeleteChain
@@ -113,6 +118,7 @@ impl Kind {
     fn type_and_flags(self) -> (u16, u16) {
         match self {
             Self::NewTable => (NFT_MSG_NEWTABLE, NLM_F_CREATE),
+            Self::NewTableOnly => (NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_EXCL),
             Self::DeleteTable => (NFT_MSG_DELTABLE, 0),
             Self::DeleteEmptyTable => (NFT_MSG_DELTABLE, NLM_F_NONREC),
             Self::NewChain => (NFT_MSG_NEWCHAIN, NLM_F_CREATE),
@@ -143,20 +149,7 @@ impl Message {
     }
 
     pub(super) fn chain(kind: Kind, chain: &Chain<'_>) -> Self {
-        let mut attributes =
-            Writer::default().text(NFTA_CHAIN_TABLE, chain.table.name).text(NFTA_CHAIN_NAME, chain.name);
-        if let (Kind::NewChain, Some(hook)) = (kind, chain.hook) {
-            let (kind, hook) = match hook {
-                Hook::Ingress { device, priority } => {
-                    ("filter", hook_at(NF_NETDEV_INGRESS, priority).text(NFTA_HOOK_DEV, device))
-                }
-                Hook::SourceNat => ("nat", hook_at(NF_INET_POST_ROUTING, SOURCE_NAT_PRIORITY)),
-            };
-            attributes = attributes
-                .nested(NFTA_CHAIN_HOOK, hook)
-                .number(NFTA_CHAIN_POLICY, NF_ACCEPT)
-                .text(NFTA_CHAIN_TYPE, kind);
-        }
+        let attributes = if kind == Kind::NewChain { new_chain(chain) } else { named_chain(chain) };
         Self { kind, family: chain.table.family, object: chain.to_string(), attributes: attributes.finish() }
     }
 
@@ -210,6 +203,26 @@ impl Message {
     }
 }
 
+/// What makes a chain what it is.
+pub(super) fn new_chain(chain: &Chain<'_>) -> Writer {
+    let Some(hook) = chain.hook else { return named_chain(chain) };
+    let (kind, hook) = match hook {
+        Hook::Ingress { device, priority } => {
+            ("filter", hook_at(NF_NETDEV_INGRESS, priority).text(NFTA_HOOK_DEV, device))
+        }
+        Hook::Filter { place, priority } => ("filter", hook_at(place as u32, priority)),
+        Hook::Nat { place, priority } => ("nat", hook_at(place as u32, priority)),
+    };
+    named_chain(chain)
+        .nested(NFTA_CHAIN_HOOK, hook)
+        .number(NFTA_CHAIN_POLICY, NF_ACCEPT)
+        .text(NFTA_CHAIN_TYPE, kind)
+}
+
+fn named_chain(chain: &Chain<'_>) -> Writer {
+    Writer::default().text(NFTA_CHAIN_TABLE, chain.table.name).text(NFTA_CHAIN_NAME, chain.name)
+}
+
 fn hook_at(number: u32, priority: i32) -> Writer {
     Writer::default().number(NFTA_HOOK_HOOKNUM, number).bytes(NFTA_HOOK_PRIORITY, &priority.to_be_bytes())
 }
@@ -241,24 +254,40 @@ fn comment(text: &str) -> Vec<u8> {
     [&[0, length], text, &[0]].concat()
 }
 
-/// `messages` between a batch's begin and end.
-pub(super) fn batch(messages: &[Message]) -> Vec<u8> {
+/// `messages` between a batch's begin and end. Without its end the kernel looks at all of it and does nothing.
+pub(super) fn batch(messages: &[Message], has_end: bool) -> Vec<u8> {
     let subsystem = NFNL_SUBSYS_NFTABLES.to_be_bytes();
     let mut bytes =
         netlink(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, BATCH, [0, 0, subsystem[0], subsystem[1]], &[]);
     for (message, sequence) in messages.iter().zip(1..) {
         let (kind, flags) = message.kind.type_and_flags();
-        let flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        // Refusals are told in any case, and before the last answer.
+        let is_last = usize::try_from(sequence).is_ok_and(|sequence| sequence == messages.len());
+        let flags = NLM_F_REQUEST | flags | if is_last { NLM_F_ACK } else { 0 };
         let family = [message.family.number(), 0, 0, 0];
         bytes.extend(netlink(own(kind), flags, sequence, family, &message.attributes));
     }
-    bytes.extend(netlink(NFNL_MSG_BATCH_END, NLM_F_REQUEST, BATCH, [0, 0, subsystem[0], subsystem[1]], &[]));
+    if has_end {
+        bytes.extend(netlink(
+            NFNL_MSG_BATCH_END,
+            NLM_F_REQUEST,
+            BATCH,
+            [0, 0, subsystem[0], subsystem[1]],
+            &[],
+        ));
+    }
     bytes
 }
 
 /// Asks for the rules of `chain`.
 pub(super) fn dump_chain(chain: &Chain<'_>) -> Vec<u8> {
     dump(chain.table.family, &chain_of_rule(chain).finish())
+}
+
+/// Asks for the chains of all tables of a family.
+pub(super) fn dump_chains(family: Family) -> Vec<u8> {
+    let family = [family.number(), 0, 0, 0];
+    netlink(own(NFT_MSG_GETCHAIN), NLM_F_REQUEST | NLM_F_DUMP, 1, family, &[])
 }
 
 /// Asks for all rules of all tables of a family.

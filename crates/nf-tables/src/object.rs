@@ -68,8 +68,33 @@ pub enum Hook<'a> {
         /// Among the chains there.
         priority: i32,
     },
-    /// The first of each connection, as it leaves the node: where source addresses are translated.
-    SourceNat,
+    /// As they pass a place of the kernel's IP.
+    Filter {
+        /// Which.
+        place: Place,
+        /// Among the chains there.
+        priority: i32,
+    },
+    /// The first packet of each connection as it passes: where addresses are translated.
+    Nat {
+        /// Which.
+        place: Place,
+        /// Among the chains there (`NF_IP_PRI_*` of `linux/netfilter_ipv4.h`).
+        priority: i32,
+    },
+}
+
+/// Places that packets of IPv4 and IPv6 pass (`NF_INET_*` of `linux/netfilter.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// As they come in.
+    Prerouting = 0,
+    /// As they are routed from one device to another.
+    Forward = 2,
+    /// As the node itself sends them.
+    Output = 3,
+    /// As they leave.
+    Postrouting = 4,
 }
 
 /// A map from an address to the chain that decides.

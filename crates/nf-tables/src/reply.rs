@@ -1,10 +1,12 @@
 //! What nf_tables answers.
 
 use super::message::{
-    NETLINK_HEADER, NFNETLINK_HEADER, NFT_MSG_NEWRULE, NFT_MSG_NEWSETELEM, NFT_MSG_NEWTABLE,
-    NFTA_DATA_VERDICT, NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA,
-    NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_TABLE_USE, NFTA_VERDICT_CHAIN, own,
+    NETLINK_HEADER, NFNETLINK_HEADER, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWSETELEM,
+    NFT_MSG_NEWTABLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_DATA_VERDICT, NFTA_LIST_ELEM,
+    NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA,
+    NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_TABLE_USE, NFTA_VERDICT_CHAIN, new_chain, own,
 };
+use super::object::Chain;
 use super::{Attributes, NfTablesError};
 
 // linux/netlink.h
@@ -18,6 +20,8 @@ pub(super) enum Reply {
     Answer { sequence: u32, errno: i32 },
     /// One rule of a dump.
     Rule(FoundRule),
+    /// One chain of a dump.
+    Chain(FoundChain),
     /// An element of a map: the chain it jumps to, if it jumps.
     Element { target: Option<String> },
     /// A table: how many chains and maps it holds.
@@ -35,6 +39,24 @@ pub struct FoundRule {
     pub comment: String,
     /// Its expressions, for [`super::expression`].
     pub expressions: Vec<u8>,
+}
+
+/// A chain that is there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FoundChain {
+    /// The table it is in.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    attributes: Vec<u8>,
+}
+
+impl FoundChain {
+    /// True if it is as [`super::Transaction::add_chain`] makes `chain`.
+    pub fn is(&self, chain: &Chain<'_>) -> bool {
+        let found = Attributes::new(&self.attributes);
+        found.get(NFTA_CHAIN_HOOK).is_some() == chain.hook.is_some() && found.contain(&new_chain(chain))
+    }
 }
 
 /// The replies in one datagram.
@@ -62,11 +84,21 @@ fn parse(bytes: &[u8]) -> Option<(Reply, usize)> {
             Reply::Answer { sequence: field(8)?, errno }
         }
         _ if kind == own(NFT_MSG_NEWRULE) => Reply::Rule(rule(&attributes()?)),
+        _ if kind == own(NFT_MSG_NEWCHAIN) => Reply::Chain(chain(body.get(NFNETLINK_HEADER..)?)),
         _ if kind == own(NFT_MSG_NEWSETELEM) => Reply::Element { target: target(&attributes()?) },
         _ if kind == own(NFT_MSG_NEWTABLE) => Reply::Table { holds: attributes()?.number(NFTA_TABLE_USE)? },
         _ => return None,
     };
     Some((reply, length))
+}
+
+fn chain(bytes: &[u8]) -> FoundChain {
+    let attributes = Attributes::new(bytes);
+    FoundChain {
+        table: text(attributes.get(NFTA_CHAIN_TABLE)),
+        name: text(attributes.get(NFTA_CHAIN_NAME)),
+        attributes: bytes.to_vec(),
+    }
 }
 
 fn rule(attributes: &Attributes<'_>) -> FoundRule {

@@ -20,6 +20,11 @@ impl Transaction {
         self.push(Message::table(Kind::NewTable, table))
     }
 
+    /// Makes a table; one that is there is refused.
+    pub fn create_table(self, table: Table<'_>) -> Self {
+        self.push(Message::table(Kind::NewTableOnly, table))
+    }
+
     /// Removes a table with all that is in it.
     pub fn delete_table(self, table: Table<'_>) -> Self {
         self.push(Message::table(Kind::DeleteTable, table))

@@ -1,7 +1,6 @@
 //! Which ports are forwarded to the guest.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::Deserialize;
 
@@ -183,17 +182,6 @@ fn protocol(field: &str, name: Option<String>) -> Result<Protocol, PortsError> {
     }
 }
 
-impl fmt::Display for Protocol {
-    /// As nft(8) writes it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -218,8 +206,10 @@ mod tests {
         let ranges = json!([{"start": 82, "end": 90, "protocol": "tcp"}, {"start": 1, "end": 65535, "protocol": "sctp"}]);
         let Ok(Forwarded::Listed(set)) = parse(ports, ranges) else { panic!("a list was given") };
         let range = |first, last| PortRange { first, last };
-        let lists: Vec<_> =
-            set.iter().map(|(protocol, list)| (protocol.to_string(), list.to_vec())).collect();
+        let lists: Vec<_> = set
+            .iter()
+            .map(|(protocol, list)| (format!("{protocol:?}").to_lowercase(), list.to_vec()))
+            .collect();
         let expected =
             [("tcp", vec![range(80, 90)]), ("udp", vec![range(53, 53)]), ("sctp", vec![range(1, 65535)])];
         assert_eq!(lists, expected.map(|(name, list)| (name.to_owned(), list)));

@@ -1,6 +1,3 @@
-use nftables::schema::NfListObject;
-use serde_json::{Value, json};
-
 use super::*;
 use crate::config::PortSet;
 
@@ -13,64 +10,65 @@ fn both() -> [Subnet; 2] {
     [Subnet::v4("10.0.2.0/24").unwrap(), Subnet::v6("fd10:0:2::/120").unwrap()]
 }
 
-/// The rules of a chain as JSON, one string each.
-fn chain(objects: &[NfListObject<'static>], name: &str) -> Vec<String> {
-    let rules = objects.iter().filter_map(|object| match object {
-        NfListObject::Rule(rule) if rule.chain == name => Some(serde_json::to_string(&rule.expr).unwrap()),
-        _ => None,
-    });
-    rules.collect()
+/// The rules of a chain.
+fn chain(ruleset: &Ruleset, name: &str) -> Vec<Vec<Part>> {
+    ruleset.rules.iter().filter(|rule| rule.chain == name).map(|rule| rule.parts.clone()).collect()
 }
 
-fn made(subnets: &[Subnet], rules: &Rules, takes_loopback: bool) -> Vec<NfListObject<'static>> {
+fn made(subnets: &[Subnet], rules: &Rules, takes_loopback: bool) -> Ruleset {
     let (pod, bridge) = ("eth0".parse().unwrap(), "k6t-eth0".parse().unwrap());
-    objects(&Plan { pod: &pod, bridge: &bridge, subnets, rules, takes_loopback })
+    Ruleset::new(&Plan { pod: &pod, bridge: &bridge, subnets, rules, takes_loopback })
 }
 
 fn listed(ports: &[i64]) -> Forwarded {
     Forwarded::Listed(PortSet::tcp("ports", ports).unwrap())
 }
 
+fn tcp(first: u16, last: u16) -> Part {
+    Ports(Protocol::Tcp, PortRange { first, last })
+}
+
 #[test]
 fn reserved_ports_are_left_before_anything_is_forwarded() {
     for forwarded in [Forwarded::All, listed(&[80, 443])] {
-        let objects = made(&both(), &rules(forwarded, false), true);
+        let ruleset = made(&both(), &rules(forwarded, false), true);
         for name in ["inbound", "local"] {
-            let rules = chain(&objects, name);
-            assert!(rules[0].contains("[49152") || rules[0].contains("49152,"), "{}", rules[0]);
-            assert!(rules[0].ends_with(r#"{"return":null}]"#), "{}", rules[0]);
-            assert!(rules[1].contains(r#"{"jump":{"target":"guest"}}"#), "{}", rules[1]);
+            let rules = chain(&ruleset, name);
+            assert_eq!(rules[0], [tcp(49152, 49153), Counter, Leave]);
+            assert!(rules[1..].iter().all(|rule| rule.ends_with(&[Counter, Jump("guest")])), "{rules:?}");
         }
     }
 }
 
 #[test]
+fn each_range_of_listed_ports_has_a_rule() {
+    let ruleset = made(&both(), &rules(listed(&[443, 80, 81]), false), true);
+    let forwarded = chain(&ruleset, "inbound").split_off(1);
+    assert_eq!(forwarded, [tcp(80, 81), tcp(443, 443)].map(|ports| vec![ports, Counter, Jump("guest")]));
+}
+
+#[test]
 fn a_family_that_is_off_has_one_rule_against_it() {
-    for (index, other) in [(0, "ip6"), (1, "\"ip\"")] {
-        let objects = made(&both()[index..=index], &rules(Forwarded::All, true), true);
-        let text = serde_json::to_string(&objects).unwrap();
-        assert!(!text.contains(other), "{text}");
-        assert_eq!(chain(&objects, "forward").iter().filter(|rule| rule.contains("nfproto")).count(), 1);
+    for (index, off) in [(0, true), (1, false)] {
+        let ruleset = made(&both()[index..=index], &rules(Forwarded::All, true), true);
+        let against = |rule: &&Rule| rule.parts.contains(&IsFamily { is_v6: off });
+        assert_eq!(ruleset.rules.iter().filter(against).count(), 1);
+        let text = format!("{ruleset:?}");
+        let (own, foreign) = [("10.0.2.2", ["::", "fd10"]), ("fd10:0:2::2", ["127.0.0.", "10.0.2."])][index];
+        assert!(text.contains(own) && !foreign.iter().any(|address| text.contains(address)), "{text}");
     }
 }
 
 #[test]
 fn every_chain_that_is_jumped_to_exists_and_every_rule_counts_and_says_why() {
-    let objects = made(&both(), &rules(listed(&[22]), true), true);
-    let chains: Vec<_> = objects
-        .iter()
-        .filter_map(|object| match object {
-            NfListObject::Chain(chain) => Some(chain.name.to_string()),
-            _ => None,
-        })
-        .collect();
-    for object in &objects {
-        let NfListObject::Rule(rule) = object else { continue };
-        assert!(rule.comment.is_some() && chains.contains(&rule.chain.to_string()));
-        assert!(rule.expr.contains(&counter()), "{rule:?}");
-        for statement in rule.expr.iter() {
-            if let Statement::Jump(target) = statement {
-                assert!(chains.contains(&target.target.to_string()), "{rule:?}");
+    let ruleset = made(&both(), &rules(listed(&[22]), true), true);
+    let is_chain = |name: &str| CHAINS.iter().any(|(chain, _)| *chain == name);
+    for rule in &ruleset.rules {
+        assert!(!rule.comment.is_empty() && is_chain(rule.chain), "{rule:?}");
+        assert!(rule.parts.contains(&Counter), "{rule:?}");
+        for part in &rule.parts {
+            if let Jump(target) = part {
+                assert!(is_chain(target), "{rule:?}");
             }
         }
     }
@@ -78,37 +76,32 @@ fn every_chain_that_is_jumped_to_exists_and_every_rule_counts_and_says_why() {
 
 #[test]
 fn loopback_belongs_to_one_interface_of_a_pod() {
-    let objects = made(&both(), &rules(Forwarded::All, false), false);
-    assert_eq!(chain(&objects, "output"), [""; 0]);
+    let ruleset = made(&both(), &rules(Forwarded::All, false), false);
+    assert_eq!(chain(&ruleset, "output"), [[]; 0]);
 }
 
 #[test]
 fn beside_a_proxy_only_ssh_comes_in_directly() {
-    let ssh = r#""right":22"#;
     for (forwarded, expected) in [(Forwarded::All, true), (listed(&[22, 80]), true), (listed(&[80]), false)] {
-        let objects = made(&both(), &rules(forwarded, true), true);
-        let inbound = chain(&objects, "inbound");
-        assert_eq!(inbound.len(), if expected { 2 } else { 1 }, "{inbound:?}");
-        assert_eq!(inbound.iter().any(|rule| rule.contains(ssh)), expected, "{inbound:?}");
+        let ruleset = made(&both(), &rules(forwarded, true), true);
+        let inbound = chain(&ruleset, "inbound").split_off(1);
+        let ssh = vec![tcp(SSH, SSH), Counter, Jump("guest")];
+        assert_eq!(inbound, if expected { vec![ssh] } else { Vec::new() });
     }
 }
 
 #[test]
 fn the_proxy_s_own_ports_stay_its_own_unless_ports_are_listed() {
     let all = made(&both(), &rules(Forwarded::All, true), true);
-    assert!(chain(&all, "local")[1].contains("15090"), "{:?}", chain(&all, "local"));
+    let own = chain(&all, "local").split_off(1);
+    assert_eq!(own.len(), ENVOY_PORTS.len() + 1);
+    for (rule, port) in own.iter().zip(ENVOY_PORTS) {
+        assert_eq!(*rule, [tcp(port, port), Counter, Leave]);
+    }
     let some = made(&both(), &rules(listed(&[80]), true), true);
     assert_eq!(chain(&some, "local").len(), 2);
-    for (objects, expected) in [(all, true), (made(&both(), &rules(Forwarded::All, false), true), false)] {
-        let text = serde_json::to_string(&objects).unwrap();
-        assert_eq!(text.contains("127.0.0.6"), expected);
+    for (ruleset, expected) in [(all, true), (made(&both(), &rules(Forwarded::All, false), true), false)] {
+        let envoy = Source(IpAddr::from(ENVOY_V4).into());
+        assert_eq!(ruleset.rules.iter().any(|rule| rule.parts.contains(&envoy)), expected);
     }
-}
-
-#[test]
-fn a_replacement_begins_by_clearing_its_own_table_only() {
-    let pod = "eth0".parse().unwrap();
-    let value = serde_json::to_value(removal(&pod)).unwrap();
-    let table = json!({"table": {"family": "inet", "name": "guestwire-masquerade-eth0"}});
-    assert_eq!(value["nftables"], Value::from(vec![json!({"add": table}), json!({"delete": table})]));
 }
