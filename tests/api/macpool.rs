@@ -8,13 +8,14 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use e2e::{ApiServer, Daemon, Sandbox, binary, eventually, output};
+use e2e::{ApiServer, Daemon, Sandbox, binary, eventually, output, run};
 use serde_json::{Value, json};
 
 mod admits;
 mod duplicates;
 mod operations;
 mod replicas;
+mod versions;
 
 const ACCOUNT: &str = "macpool:macpool";
 const VMS: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines";
@@ -30,11 +31,15 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// With this range, and no replica yet.
+    /// With this range, and no replica yet. Reviews may take long: how busy the machine is, is not what is tested.
     fn start(first: &str, last: &str) -> Self {
+        Self::with_timeout(first, last, 30)
+    }
+
+    /// With as many seconds for a review.
+    fn with_timeout(first: &str, last: &str, seconds: u32) -> Self {
         let api = ApiServer::start(&Sandbox::enter(), &[ACCOUNT]);
-        api.define("kubevirt.io", "VirtualMachine", "virtualmachines");
-        api.define("kubevirt.io", "VirtualMachineInstance", "virtualmachineinstances");
+        api.define_kubevirt();
         let service = Service::start();
         for file in ["crd", "rbac", "deployment", "service", "networkpolicy"] {
             apply(&api, file, |text| text);
@@ -44,6 +49,7 @@ impl Cluster {
             let at = |path: &str| {
                 format!("service:\n        name: macpool\n        namespace: macpool\n        path: {path}\n")
             };
+            let text = text.replace("timeoutSeconds: 10", &format!("timeoutSeconds: {seconds}"));
             ["/mutate-virtualmachines", "/mutate-pods"].iter().fold(text, |text, path| {
                 let with = text.replace(&at(path), &format!("url: https://{}{path}\n", service.address));
                 assert_ne!(with, text, "the manifest has no service for {path}");
@@ -112,9 +118,13 @@ impl Cluster {
     }
 }
 
-fn apply(api: &ApiServer, file: &str, change: impl Fn(String) -> String) {
+fn manifest(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../deploy/macpool/{file}.yaml"));
-    let text = change(std::fs::read_to_string(path).unwrap());
+    std::fs::read_to_string(path).unwrap()
+}
+
+fn apply(api: &ApiServer, file: &str, change: impl Fn(String) -> String) {
+    let text = change(manifest(file));
     for object in text.split("---\n").filter(|text| text.contains("kind:")) {
         let kind = object.lines().find_map(|line| line.strip_prefix("kind: ")).unwrap();
         let collection = match kind {
@@ -140,6 +150,7 @@ fn apply(api: &ApiServer, file: &str, change: impl Fn(String) -> String) {
 /// A replica of macpool.
 struct Replica {
     process: Daemon,
+    pid: u32,
     reviews: SocketAddr,
     metrics: SocketAddr,
 }
@@ -167,7 +178,8 @@ impl Replica {
             .unwrap();
         // Into the test's report, and lest the replica blocks on a full pipe.
         std::thread::spawn(move || lines.for_each(|line| eprintln!("{line}")));
-        let replica = Self { process, reviews, metrics };
+        let pid = process.child().id();
+        let replica = Self { process, pid, reviews, metrics };
         eventually("the replica is ready", PATIENCE, || replica.is_ready().then_some(()));
         replica
     }
@@ -177,9 +189,12 @@ impl Replica {
         output(Command::new("curl").args(["-sf", &url])).status.success()
     }
 
+    fn metrics(&self) -> String {
+        run(Command::new("curl").args(["-sf", &format!("http://{}/metrics", self.metrics)]))
+    }
+
     fn metric(&self, name: &str) -> Option<u64> {
-        let page = output(Command::new("curl").args(["-s", &format!("http://{}/metrics", self.metrics)]));
-        let text = String::from_utf8(page.stdout).unwrap();
+        let text = self.metrics();
         text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")))?.parse().ok()
     }
 
@@ -189,10 +204,14 @@ impl Replica {
         self.process.child().wait().unwrap();
     }
 
+    /// `-STOP` is what a node does to it that has other things to do, or has swapped it out.
+    fn signal(&self, signal: &str) {
+        run(Command::new("kill").args([signal, &self.pid.to_string()]));
+    }
+
     /// As a rolling update does it.
     fn terminate(mut self) {
-        let pid = self.process.child().id();
-        output(Command::new("kill").arg(pid.to_string()));
+        self.signal("-TERM");
         assert!(self.process.child().wait().unwrap().success(), "it stops cleanly");
     }
 }
@@ -220,6 +239,10 @@ impl Service {
 
     fn add(&self, endpoint: SocketAddr) {
         self.endpoints.lock().unwrap().push(endpoint);
+    }
+
+    fn remove(&self, endpoint: SocketAddr) {
+        self.endpoints.lock().unwrap().retain(|other| *other != endpoint);
     }
 
     fn forward(client: TcpStream, endpoints: &Mutex<Vec<SocketAddr>>) {
@@ -260,7 +283,11 @@ fn vm(name: &str, nics: &[(&str, &str)]) -> Value {
         "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
         "metadata": {"name": name, "namespace": "default"},
         "spec": {"running": false, "template": {"spec": {
-            "domain": {"devices": {"interfaces": interfaces, "unknown": [1, {"deep": true}]}},
+            "domain": {
+                "devices": {"interfaces": interfaces, "disks": [{"name": "root", "disk": {"bus": "virtio"}}]},
+                "features": {"hyperv": {"spinlocks": {"spinlocks": 8191}}},
+                "resources": {"requests": {"memory": "2Gi", "cpu": 1}},
+            },
             "networks": networks,
         }}},
     })

@@ -187,7 +187,7 @@ fn move_to(api: &ApiServer, name: &str, address: &str) {
 /// An API server that knows VMIs, with our manifests applied as they are.
 fn cluster() -> ApiServer {
     let api = ApiServer::start(&Sandbox::enter(), &[ACCOUNT]);
-    api.define("kubevirt.io", "VirtualMachineInstance", "virtualmachineinstances");
+    api.define_kubevirt();
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/secondary-dns");
     for file in ["rbac.yaml", "deployment.yaml", "service.yaml", "networkpolicy.yaml"] {
         let text = std::fs::read_to_string(deploy.join(file)).unwrap();
@@ -247,7 +247,7 @@ fn names_follow_the_cluster_on_every_replica_with_one_serial() {
 
 #[test]
 fn an_outage_of_the_api_server_costs_no_answer() {
-    let mut api = cluster();
+    let api = cluster();
     api.create(VMIS, &vmi("vm1", "10.1.0.5"));
     let dns = Dns::start(&api.service_account(ACCOUNT), "127.0.0.1:0");
     assert_eq!(dns.short("vm1.default"), "10.1.0.5");
@@ -286,7 +286,7 @@ fn a_killed_server_comes_back_without_one_wrong_answer() {
 
 #[test]
 fn nothing_is_answered_before_the_first_full_list() {
-    let mut api = cluster();
+    let api = cluster();
     api.create(VMIS, &vmi("vm1", "10.1.0.5"));
     api.crash();
     let starting = Starting::new(&api.service_account(ACCOUNT), "127.0.0.1:0");
@@ -311,7 +311,17 @@ fn hostile_objects_cost_only_their_own_names() {
         VMIS,
         &hostile("a.good", json!({"interfaces": [{"name": "blue", "ipAddresses": ["10.6.6.6"]}]})),
     );
-    api.create(VMIS, &hostile("broken", json!({"interfaces": "none"})));
+    // Stored before the schema said that there are lists.
+    let store = |name: &str, status: Value| {
+        let mut object: Value = serde_json::from_str(&hostile(name, status)).unwrap();
+        object["metadata"]["uid"] = json!(format!("uid-of-{name}"));
+        object["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+        api.store_many(
+            "kubevirt.io/virtualmachineinstances/default",
+            [(name.to_owned(), object)].into_iter(),
+        );
+    };
+    store("broken", json!({"interfaces": "none"}));
     api.create(
         VMIS,
         &hostile(
@@ -330,7 +340,7 @@ fn hostile_objects_cost_only_their_own_names() {
     assert_eq!(dns.short("n255.many.default"), "10.1.0.8");
     assert_eq!(dns.short("n256.many.default"), "");
     // The same by the watch.
-    api.create(VMIS, &hostile("broken2", json!({"interfaces": 7})));
+    store("broken2", json!({"interfaces": 7}));
     move_to(&api, "good", "10.1.0.7");
     dns.await_short("good.default", "10.1.0.7");
 }

@@ -20,7 +20,7 @@ const COLLECTION: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachine
 
 fn main() {
     let api = ApiServer::start(&Sandbox::enter(), &[]);
-    api.define("kubevirt.io", "VirtualMachineInstance", "virtualmachineinstances");
+    api.define_kubevirt();
     api.create_many(COLLECTION, (0..VMIS).map(vmi));
     let list = median((0..5).map(|_| time_list(&api)));
     let mut running = None;

@@ -298,8 +298,7 @@ fn is_ready(metrics: SocketAddr) -> bool {
 /// An API server with macpool's custom resource, and VMs that have addresses.
 fn cluster(vms: u32) -> ApiServer {
     let api = ApiServer::start(&Sandbox::enter(), &[]);
-    api.define("kubevirt.io", "VirtualMachine", "virtualmachines");
-    api.define("kubevirt.io", "VirtualMachineInstance", "virtualmachineinstances");
+    api.define_kubevirt();
     let crd = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/macpool/crd.yaml");
     api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &fs::read_to_string(crd).unwrap());
     api.create(

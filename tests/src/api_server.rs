@@ -6,13 +6,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::{Daemon, Sandbox, eventually, output, run};
+use crate::{Daemon, Sandbox, eventually, kubevirt, output, run};
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,7 +30,7 @@ pub struct ApiServer {
     binaries: PathBuf,
     accounts: Vec<String>,
     _etcd: Daemon,
-    server: Option<Daemon>,
+    server: Mutex<Option<Daemon>>,
 }
 
 impl ApiServer {
@@ -58,26 +59,26 @@ impl ApiServer {
                 .arg("--unsafe-no-fsync"),
         );
         let accounts = accounts.iter().map(|&account| account.to_owned()).collect();
-        let mut server = Self { folder, binaries, accounts, _etcd: etcd, server: None };
+        let server = Self { folder, binaries, accounts, _etcd: etcd, server: Mutex::default() };
         server.resume();
         server
     }
 
     /// Kills the API server, as a crash would; etcd keeps the data.
-    pub fn crash(&mut self) {
-        self.server = None;
+    pub fn crash(&self) {
+        *self.server.lock().unwrap() = None;
     }
 
     /// Starts the API server again, on the same port, and waits until it is ready.
     #[track_caller]
-    pub fn resume(&mut self) {
+    pub fn resume(&self) {
         let folder = self.folder.path();
         let key = folder.join("service-account.key");
         if !key.exists() {
             let made = output(Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048"));
             assert!(made.status.success(), "openssl: {made:?}");
         }
-        self.server = Some(Daemon::start(
+        let server = Daemon::start(
             quiet(Command::new(self.binaries.join("kube-apiserver")), folder, "kube-apiserver")
                 .arg(format!("--etcd-servers=http://127.0.0.1:{ETCD_PORT}"))
                 .arg(format!("--cert-dir={}", folder.join("certificates").display()))
@@ -92,7 +93,8 @@ impl ApiServer {
                 .arg(format!("--service-account-key-file={}", key.display()))
                 .arg(format!("--service-account-signing-key-file={}", key.display()))
                 .arg(format!("--token-auth-file={}", folder.join("tokens").display())),
-        ));
+        );
+        *self.server.lock().unwrap() = Some(server);
         eventually("kube-apiserver is ready", PATIENCE, || {
             let (status, _) = self.request("GET", "/readyz", None);
             (status == 200).then_some(())
@@ -229,25 +231,18 @@ impl ApiServer {
             .arg(format!("{}{path}", self.url())));
     }
 
-    /// Makes a kind of object known: `kubevirt.io/v1` unless `group` says otherwise; any fields are kept.
+    /// Makes KubeVirt's VirtualMachine and VirtualMachineInstance known.
     #[track_caller]
-    pub fn define(&self, group: &str, kind: &str, plural: &str) {
-        let definition = json!({
-            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-            "metadata": {"name": format!("{plural}.{group}")},
-            "spec": {
-                "group": group, "scope": "Namespaced",
-                "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
-                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
-                    "type": "object", "x-kubernetes-preserve-unknown-fields": true,
-                }}}],
-            },
-        });
-        self.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition.to_string());
-        eventually("the new kind is served", PATIENCE, || {
-            let (status, _) = self.request("GET", &format!("/apis/{group}/v1/{plural}"), None);
-            (status == 200).then_some(())
-        });
+    pub fn define_kubevirt(&self) {
+        for definition in kubevirt::definitions() {
+            self.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition.to_string());
+        }
+        for plural in ["virtualmachines", "virtualmachineinstances"] {
+            eventually("the new kind is served", PATIENCE, || {
+                let (status, _) = self.request("GET", &format!("/apis/kubevirt.io/v1/{plural}"), None);
+                (status == 200).then_some(())
+            });
+        }
     }
 }
 

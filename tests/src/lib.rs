@@ -18,6 +18,7 @@ mod binaries;
 mod cni_call;
 mod command;
 mod guest;
+mod kubevirt;
 mod launcher;
 mod local_macpool;
 mod namespace;
