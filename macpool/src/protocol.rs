@@ -25,9 +25,10 @@
 //!    holder is another replica the claimer sets `recall` and waits for rule 2 or 4. If the holder is the claimer itself,
 //!    its memory is enough.
 //! 4. **Depose.** A replica that sees another's lease unchanged for T plus a margin, by its own clock, deletes that lease at
-//!    the version it saw. Whose lease is gone is gone for good: a renewal is a PUT, never a POST, so the deposed replica
-//!    finds out, drops all its blocks and begins again under a new identity. A block whose holder has no lease may be
-//!    swapped to `holder: nobody, taken: all`: what the dead one gave is unknown, so all of it counts as given.
+//!    the version it saw. Whose lease is gone is gone for good: a renewal is a PUT that names the lease's uid, so that it
+//!    cannot make a new one; the deposed replica finds out, drops all its blocks and begins again under a new identity. A
+//!    block whose holder has no lease may be swapped to `holder: nobody, taken: all`: what the dead one gave is unknown, so
+//!    all of it counts as given.
 //! 5. **Sweep.** Addresses become free again only here. A block that nobody holds and whose record has not changed for
 //!    the grace time, by the sweeper's own clock, is compared with what exists: bits whose address no VM, VMI or pod
 //!    has are cleared, by a swap at the version that was observed all the while. "What exists" is listed from etcd, not
@@ -65,6 +66,6 @@
 //! that the API server ends within half the grace time. Objects that never came through the webhook (namespaces that
 //! opted out, a webhook that was switched off) are seen by the watch only, and kept free of as soon as they are seen.
 //!
-//! `tests/protocol_model.rs` explores these rules, the same functions of [`crate::record`], over all interleavings of
+//! `tests/protocol_model` explores these rules, the same functions of [`crate::record`], over all interleavings of
 //! small configurations with crashes, lost answers, late writes and stale reads. It also takes each rule out in turn, the
 //! compare-and-swap first, and checks that an address is then given twice.

@@ -40,6 +40,7 @@ impl Explorer {
     }
 
     fn reach(&mut self, world: World) {
+        let world = world.canonical(self.flaw);
         if world.version <= self.bounds.writes && self.seen.insert(self.hasher.hash_one(&world)) {
             self.todo.push(world);
         }
@@ -138,7 +139,12 @@ impl Explorer {
             return;
         }
         match b.cache.claim(&identity(B), place, "ns/named") {
-            ClaimStep::Swap(new) => self.write(world, B, new, |next| next.issue(place)),
+            ClaimStep::Swap(mut new) => {
+                if self.flaw == Flaw::ClaimWithoutTurn {
+                    new.turn = b.cache.turn;
+                }
+                self.write(world, B, new, |next| next.issue(place));
+            }
             ClaimStep::Recall(_, Some(new)) => self.write(world, B, new, |_| {}),
             ClaimStep::Recall(_, None) | ClaimStep::HeldByMe => {}
         }
@@ -159,6 +165,10 @@ impl Explorer {
                     self.reach(next);
                 }
                 Some(_) => {}
+                None if self.flaw == Flaw::RenewalRevives => self.step(world, |next| {
+                    next.lease = Some(0);
+                    next.replicas[A].valid = true;
+                }),
                 // It finds out, and forgets; as a new identity it would be a third replica.
                 None => self.step(world, |next| next.replicas[A] = DEAD),
             }

@@ -11,6 +11,9 @@ pub(crate) const REPLICAS: [usize; 2] = [A, B];
 pub(crate) const A: usize = 0;
 pub(crate) const B: usize = 1;
 
+/// The version of a record that is not the stored one any more.
+const STALE: u8 = u8::MAX;
+
 /// What is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {
@@ -19,6 +22,8 @@ pub(crate) enum Flaw {
     BlindSwap,
     /// The lease of a silent replica is deleted whatever its version.
     BlindDepose,
+    /// A renewal makes a lease anew that was deleted.
+    RenewalRevives,
     /// A replica gives although its lease is not renewed.
     GiveWithoutLease,
     /// A sweep does not wait for what is under way to etcd.
@@ -27,6 +32,8 @@ pub(crate) enum Flaw {
     DeposeKeepsFree,
     /// A block that goes back forgets what was given of it.
     RetireForgets,
+    /// A repeated claim changes nothing in the record.
+    ClaimWithoutTurn,
 }
 
 /// How much may happen in one history. Every combination within these is explored.
@@ -134,13 +141,46 @@ impl World {
         self.issued += 1;
     }
 
-    /// The API server's PUT.
+    /// The API server's PUT. One that changes nothing succeeds, and leaves the version as it is.
     pub(crate) fn swap(&mut self, read: u8, new: Record, flaw: Flaw) -> bool {
         let same = self.version == read || flaw == Flaw::BlindSwap;
-        if same {
+        if same && self.record != new {
             self.record = new;
             self.version += 1;
         }
         same
+    }
+
+    /// The same world without what can make no difference any more, so that histories that differ in nothing else meet:
+    /// a record that was read before the last write (as no write of it can succeed), what the counters count beyond
+    /// telling a record from the one before, and a lease whose holder is gone.
+    pub(crate) fn canonical(mut self, flaw: Flaw) -> Self {
+        if flaw == Flaw::BlindSwap {
+            return self;
+        }
+        for replica in &mut self.replicas {
+            if replica.version != self.version {
+                (replica.cache, replica.version) = (Record::default(), STALE);
+            }
+            replica.cache.turn = 0;
+        }
+        self.record.turn = 0;
+        // An observation that a write has ended is given up.
+        let observed = match &mut self.sweep {
+            Sweep::Observing(version, record) | Sweep::Listed(version, record, _) => {
+                record.turn = 0;
+                *version == self.version
+            }
+            Sweep::Idle => false,
+        };
+        if !observed {
+            self.sweep = Sweep::Idle;
+            self.under_way.iter_mut().for_each(|vm| vm.awaited = false);
+            self.under_way.sort_unstable();
+        }
+        if self.lease.is_none() {
+            (self.renewals, self.silent) = (0, None);
+        }
+        self
     }
 }

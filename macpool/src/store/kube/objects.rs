@@ -41,6 +41,9 @@ pub(super) struct Meta {
     /// The version that was read; empty in a new object.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) resource_version: String,
+    /// Tells the object from later ones of its name; empty in a new one.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) uid: String,
     /// Labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) labels: BTreeMap<String, String>,

@@ -98,24 +98,24 @@ impl Tenure {
     async fn serve(&self, identity: &Identity) -> Result<(), ApiError> {
         let collection = leases(&self.namespace);
         let path = format!("{collection}/{identity}");
-        let mut version = String::new();
+        let mut stored = Meta::default();
         loop {
             let sent = Instant::now();
-            let lease = self.lease(identity, &version);
-            let answer: Result<Lease, ApiError> = match version.is_empty() {
+            let lease = self.lease(identity, &stored);
+            let answer: Result<Lease, ApiError> = match stored.uid.is_empty() {
                 true => self.api.post(&collection, &lease).await,
                 false => self.api.put(&path, &lease).await,
             };
             match answer {
                 Ok(lease) => {
-                    version = lease.metadata.resource_version;
+                    stored = lease.metadata;
                     lock(&self.session).valid_until = sent + self.terms.validity;
                     tokio::time::sleep(self.terms.renew).await;
                 }
                 Err(ApiError::NotFound { operation }) => return Err(ApiError::NotFound { operation }),
                 // Nobody else writes it: an answer of ours got lost.
                 Err(ApiError::Conflict { .. }) => match self.api.get::<Lease>(&path).await {
-                    Ok(lease) => version = lease.metadata.resource_version,
+                    Ok(lease) => stored = lease.metadata,
                     Err(error @ ApiError::NotFound { .. }) => return Err(error),
                     Err(error) => self.pause(&error).await,
                 },
@@ -147,12 +147,15 @@ impl Tenure {
         }
     }
 
-    fn lease(&self, identity: &Identity, version: &str) -> Lease {
+    /// The lease to write after the `stored` one. It names that one's uid: a PUT of a lease that is gone would make a new
+    /// one otherwise (AllowCreateOnUpdate in kube-apiserver's strategy for leases), and undo that we were deposed.
+    fn lease(&self, identity: &Identity, stored: &Meta) -> Lease {
         let (label, value) = LEASE_LABEL;
         let meta = Meta {
             name: identity.to_string(),
             namespace: self.namespace.clone(),
-            resource_version: version.to_owned(),
+            resource_version: stored.resource_version.clone(),
+            uid: stored.uid.clone(),
             labels: [(label.to_owned(), value.to_owned())].into(),
         };
         let now = OffsetDateTime::now_utc();
