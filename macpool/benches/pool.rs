@@ -12,8 +12,7 @@ use macpool::admit;
 use macpool::block::{Bits, BlockId};
 use macpool::pool::Pool;
 use macpool::range::Ranges;
-use macpool::store::OnDuplicate;
-use macpool::store::dir::DirStore;
+use macpool::store::dir::{DirStore, Policy};
 use net_types::Mac;
 use serde_json::{Value, json};
 
@@ -23,7 +22,7 @@ fn main() {
     almost_full();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let store = DirStore::open(folder.path(), range(), OnDuplicate::Warn).unwrap();
+    let store = DirStore::open(folder.path(), range(), Policy::default()).unwrap();
     // Dry runs: all of a review but the disk, which the cluster's store does not have either.
     let create = review("CREATE", &vm(None), &Value::Null);
     let update = review("UPDATE", &vm(Some("02:00:00:00:00:01")), &vm(Some("02:00:00:00:00:01")));

@@ -41,8 +41,8 @@ pub struct Args {
     pub exclude: Vec<MacRange>,
 
     /// Networks that never meet those of other domains: NAME=NAMESPACE/NETWORK,… One address on two of them is no
-    /// duplicate. May be repeated. Without --range the ConfigMap's L2_DOMAINS count (kube).
-    #[arg(long, value_name = "DOMAIN", requires = "range")]
+    /// duplicate. May be repeated. In a cluster only with --range: without it the ConfigMap's L2_DOMAINS count.
+    #[arg(long, value_name = "DOMAIN")]
     pub l2_domain: Vec<String>,
 
     /// What happens to a VM that asks for an address another VM has.

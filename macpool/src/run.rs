@@ -20,7 +20,7 @@ use crate::range_config;
 use crate::segment::Domains;
 use crate::server::{Phase, Server};
 use crate::store::Store;
-use crate::store::dir::DirStore;
+use crate::store::dir::{self, DirStore};
 use crate::store::kube::{self, KubeStore};
 use crate::tls::{self, Certificate};
 
@@ -40,15 +40,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn serve_dir(args: &Args, path: &Path) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        args.l2_domain.is_empty(),
-        "--l2-domain needs --store kube: a journal does not know networks"
-    );
     let ranges = match args.range.is_empty() {
         true => remembered_range(path)?,
         false => Ranges::new(&args.range, &args.exclude)?,
     };
-    let store = DirStore::open(path, ranges, args.on_duplicate)?;
+    let policy = dir::Policy { on_duplicate: args.on_duplicate, domains: domains(args)? };
+    let store = DirStore::open(path, ranges, policy)?;
     let certificate = match certificate_files(args)? {
         Some(certificate) => certificate,
         None => own_certificate(args, path)?,
@@ -57,6 +54,10 @@ async fn serve_dir(args: &Args, path: &Path) -> anyhow::Result<()> {
 }
 
 async fn serve_kube(args: &Args) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        args.l2_domain.is_empty() || !args.range.is_empty(),
+        "--l2-domain needs --range: without it the ConfigMap's L2_DOMAINS count"
+    );
     let config = ::kube::Config::infer().await.context("find the API server")?;
     let namespace = args
         .namespace
@@ -78,7 +79,7 @@ async fn serve_kube(args: &Args) -> anyhow::Result<()> {
         pod,
         ranges,
         on_duplicate: args.on_duplicate,
-        domains: Domains::new(args.l2_domain.iter().map(String::as_str))?,
+        domains: domains(args)?,
         grace: args.grace,
         pods: !args.no_pods,
         terms: kube::Terms::default(),
@@ -90,6 +91,11 @@ async fn serve_kube(args: &Args) -> anyhow::Result<()> {
     let result = serve(args, store.clone(), certificate).await;
     store.stop().await;
     result
+}
+
+/// The networks that the command line says never meet.
+fn domains(args: &Args) -> anyhow::Result<Domains> {
+    Domains::new(args.l2_domain.iter().map(String::as_str)).context("--l2-domain")
 }
 
 /// Serves until a signal; returns when everything that had begun is answered.

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use macpool::admit::{self, Answer};
 use macpool::range::Ranges;
 use macpool::store::OnDuplicate;
-use macpool::store::dir::DirStore;
+use macpool::store::dir::{DirStore, Policy};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::create;
@@ -88,7 +88,8 @@ fn given(response: &Value, review: &Value) -> Vec<String> {
 fn whatever_a_review_holds_the_answer_is_one_and_addresses_stay_unique() {
     let folder = tempfile::tempdir().unwrap();
     let ranges = Ranges::new(&["02:00:00:00:00:00-02:00:00:ff:ff:ff".parse().unwrap()], &[]).unwrap();
-    let store = DirStore::open(folder.path(), ranges, OnDuplicate::Reject).unwrap();
+    let policy = Policy { on_duplicate: OnDuplicate::Reject, ..Policy::default() };
+    let store = DirStore::open(folder.path(), ranges, policy).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     let template = create("vm", &[("red", ""), ("blue", "")]);
     let places = places(&template);

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use net_types::Mac;
 use serde::{Deserialize, Serialize};
 
+use crate::segment::Segment;
 use crate::store::{Kind, Owner};
 
 /// The journal's name in the store's directory.
@@ -55,8 +56,8 @@ pub enum JournalError {
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// A NIC has this address from now on.
-    Reserve { owner: Owner, nic: Box<str>, mac: Mac },
+    /// A NIC has this address from now on. No segment: older journals do not say where its frames go.
+    Reserve { owner: Owner, nic: Box<str>, mac: Mac, segment: Option<Segment> },
     /// The owner is gone, and all its addresses are free.
     Forget { owner: Owner },
 }
@@ -65,9 +66,22 @@ pub(super) enum Entry {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 enum Line {
-    Version { version: u32 },
-    Reserve { kind: LineKind, owner: Box<str>, nic: Box<str>, mac: Mac },
-    Forget { kind: LineKind, owner: Box<str> },
+    Version {
+        version: u32,
+    },
+    Reserve {
+        kind: LineKind,
+        owner: Box<str>,
+        nic: Box<str>,
+        mac: Mac,
+        /// `namespace/name`; empty for a NIC that meets no other.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        network: Option<Box<str>>,
+    },
+    Forget {
+        kind: LineKind,
+        owner: Box<str>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -94,11 +108,19 @@ fn owner(kind: LineKind, key: Box<str>) -> Owner {
     Owner { kind, key }
 }
 
+fn segment(network: Box<str>) -> Segment {
+    if network.is_empty() { Segment::Alone } else { Segment::Network(network) }
+}
+
 impl From<&Entry> for Line {
     fn from(entry: &Entry) -> Self {
         match entry.clone() {
-            Entry::Reserve { owner, nic, mac } => {
-                Self::Reserve { kind: owner.kind.into(), owner: owner.key, nic, mac }
+            Entry::Reserve { owner, nic, mac, segment } => {
+                let network = segment.map(|segment| match segment {
+                    Segment::Alone => "".into(),
+                    Segment::Network(network) => network,
+                });
+                Self::Reserve { kind: owner.kind.into(), owner: owner.key, nic, mac, network }
             }
             Entry::Forget { owner } => Self::Forget { kind: owner.kind.into(), owner: owner.key },
         }
@@ -156,12 +178,17 @@ impl Journal {
             number += 1;
             let damaged =
                 |reason: String| JournalError::Damaged { path: path.to_owned(), line: number, reason };
+            // serde would take a list of an object's values for the object.
+            if text.first() != Some(&b'{') {
+                return Err(damaged("not a JSON object".to_owned()));
+            }
             match (number, serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?) {
                 (1, Line::Version { version: VERSION }) => {}
                 (1, _) => return Err(damaged(format!("not a macpool journal of version {VERSION}"))),
                 (_, Line::Version { .. }) => return Err(damaged("a second header".to_owned())),
-                (_, Line::Reserve { kind, owner: key, nic, mac }) => {
-                    apply(Entry::Reserve { owner: owner(kind, key), nic, mac });
+                (_, Line::Reserve { kind, owner: key, nic, mac, network }) => {
+                    let segment = network.map(segment);
+                    apply(Entry::Reserve { owner: owner(kind, key), nic, mac, segment });
                 }
                 (_, Line::Forget { kind, owner: key }) => apply(Entry::Forget { owner: owner(kind, key) }),
             }

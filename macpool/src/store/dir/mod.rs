@@ -3,6 +3,8 @@
 //! For VMs without a cluster. There is nothing to watch, so the journal is the truth: what was given to a NIC stays that
 //! NIC's, also when the VM goes down and comes up from the same manifest, until a DELETE review says that it is
 //! gone for good. A reservation is on disk before its review is answered.
+//!
+//! With each reservation stands the network of its NIC, as the last review had it that wanted an address or changed one.
 
 mod journal;
 
@@ -17,6 +19,7 @@ use crate::metrics;
 use crate::pool::Pool;
 use crate::range::Ranges;
 use crate::review::{Address, Want};
+use crate::segment::{Domains, Segment};
 use crate::store::{OnDuplicate, Order, OrderError, Owner, Store, Supplied, lock};
 pub use journal::JournalError;
 use journal::{Entry, Journal};
@@ -32,9 +35,18 @@ pub struct Reservation {
     pub mac: Mac,
 }
 
+/// How duplicates are told, and treated.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// What becomes of a VM that asks for an address another one has.
+    pub on_duplicate: OnDuplicate,
+    /// Networks that never meet.
+    pub domains: Domains,
+}
+
 /// The machine's store.
 pub struct DirStore {
-    on_duplicate: OnDuplicate,
+    policy: Policy,
     state: Mutex<State>,
 }
 
@@ -46,21 +58,42 @@ struct State {
     cursor: u64,
 }
 
+/// A NIC of an owner.
+#[derive(Debug, Clone)]
+struct Nic {
+    name: Box<str>,
+    mac: Mac,
+    /// Not known of those in older journals.
+    segment: Option<Segment>,
+}
+
+impl Nic {
+    /// Can it meet a NIC there?
+    fn meets(&self, segment: &Segment, domains: &Domains) -> bool {
+        match (&self.segment, segment) {
+            (Some(Segment::Alone), _) | (_, Segment::Alone) => false,
+            (Some(Segment::Network(one)), Segment::Network(other)) => domains.meet(one, other),
+            (None, Segment::Network(_)) => true,
+        }
+    }
+}
+
 /// What the journal says, both ways.
 #[derive(Default)]
 struct Reserved {
-    nics: HashMap<Owner, Vec<(Box<str>, Mac)>>,
+    /// The addresses of one NIC in the order in which it got them.
+    nics: HashMap<Owner, Vec<Nic>>,
     owners: HashMap<Mac, Vec<Owner>>,
 }
 
 impl DirStore {
     /// Opens the journal in `directory`, which is made if needed. One process at a time.
-    pub fn open(directory: &Path, ranges: Ranges, on_duplicate: OnDuplicate) -> Result<Self, JournalError> {
+    pub fn open(directory: &Path, ranges: Ranges, policy: Policy) -> Result<Self, JournalError> {
         let mut reserved = Reserved::default();
         let journal = Journal::open(directory, |entry| reserved.apply(&entry))?;
         let mut state = State { pool: Pool::new(ranges), journal, reserved, cursor: 0 };
         state.journal.compact(state.reserved.entries())?;
-        Ok(Self { on_duplicate, state: Mutex::new(state) })
+        Ok(Self { policy, state: Mutex::new(state) })
     }
 
     /// Reads the reservations without opening the store, for `inspect`.
@@ -71,7 +104,11 @@ impl DirStore {
             .nics
             .into_iter()
             .flat_map(|(owner, nics)| {
-                nics.into_iter().map(move |(nic, mac)| Reservation { owner: owner.clone(), nic, mac })
+                nics.into_iter().map(move |Nic { name: nic, mac, .. }| Reservation {
+                    owner: owner.clone(),
+                    nic,
+                    mac,
+                })
             })
             .collect();
         all.sort_by(|one, two| (one.mac, &one.owner).cmp(&(two.mac, &two.owner)));
@@ -87,7 +124,7 @@ impl DirStore {
 impl Store for DirStore {
     async fn order(&self, order: Order<'_>) -> Result<Supplied, OrderError> {
         // A write and an fdatasync: other reviews of this machine may go on meanwhile.
-        tokio::task::block_in_place(|| lock(&self.state).order(order, self.on_duplicate))
+        tokio::task::block_in_place(|| lock(&self.state).order(order, &self.policy))
     }
 
     async fn forget(&self, owner: &Owner) -> Result<(), OrderError> {
@@ -110,18 +147,17 @@ impl Store for DirStore {
 impl Reserved {
     fn apply(&mut self, entry: &Entry) {
         match entry {
-            Entry::Reserve { owner, nic, mac } => {
+            Entry::Reserve { owner, nic, mac, segment } => {
                 let nics = self.nics.entry(owner.clone()).or_default();
-                if !nics.iter().any(|(name, address)| name == nic && address == mac) {
-                    nics.push((nic.clone(), *mac));
-                }
+                nics.retain(|known| (&known.name, known.mac) != (nic, *mac));
+                nics.push(Nic { name: nic.clone(), mac: *mac, segment: segment.clone() });
                 let owners = self.owners.entry(*mac).or_default();
                 if !owners.contains(owner) {
                     owners.push(owner.clone());
                 }
             }
             Entry::Forget { owner } => {
-                for (_, mac) in self.nics.remove(owner).unwrap_or_default() {
+                for Nic { mac, .. } in self.nics.remove(owner).unwrap_or_default() {
                     if let Some(owners) = self.owners.get_mut(&mac) {
                         owners.retain(|other| other != owner);
                     }
@@ -133,17 +169,27 @@ impl Reserved {
         }
     }
 
-    /// The address that a NIC was given last.
-    fn of(&self, owner: &Owner, nic: &str) -> Option<Mac> {
-        self.nics.get(owner)?.iter().rev().find(|(name, _)| **name == *nic).map(|(_, mac)| *mac)
+    /// The NIC as it was reserved last.
+    fn of(&self, owner: &Owner, nic: &str) -> Option<&Nic> {
+        self.nics.get(owner)?.iter().rev().find(|known| *known.name == *nic)
+    }
+
+    /// Somebody else with this address whom a NIC in `segment` can meet.
+    fn rival(&self, owner: &Owner, mac: Mac, segment: &Segment, domains: &Domains) -> Option<&Owner> {
+        let mut others = self.owners.get(&mac)?.iter().filter(|other| *other != owner);
+        others.find(|other| {
+            let mut nics = self.nics.get(*other).into_iter().flatten().filter(|nic| nic.mac == mac);
+            nics.any(|nic| nic.meets(segment, domains))
+        })
     }
 
     fn entries(&self) -> impl Iterator<Item = Entry> {
         self.nics.iter().flat_map(|(owner, nics)| {
-            let reserve = |(nic, mac): &(Box<str>, Mac)| Entry::Reserve {
+            let reserve = |nic: &Nic| Entry::Reserve {
                 owner: owner.clone(),
-                nic: nic.clone(),
-                mac: *mac,
+                nic: nic.name.clone(),
+                mac: nic.mac,
+                segment: nic.segment.clone(),
             };
             nics.iter().map(reserve)
         })
@@ -151,11 +197,11 @@ impl Reserved {
 }
 
 impl State {
-    fn order(&mut self, order: Order<'_>, on_duplicate: OnDuplicate) -> Result<Supplied, OrderError> {
+    fn order(&mut self, order: Order<'_>, policy: &Policy) -> Result<Supplied, OrderError> {
         let mut supplied = Supplied::default();
         let (mut fresh, mut entries) = (Vec::new(), Vec::new());
         for want in order.wants {
-            let outcome = self.one(order.owner, want, on_duplicate, &mut fresh);
+            let outcome = self.one(order.owner, want, policy, &mut fresh);
             let (mac, warning) = match outcome {
                 Ok(outcome) => outcome,
                 Err(error) => {
@@ -165,11 +211,13 @@ impl State {
             };
             supplied.macs.push(mac);
             supplied.warnings.extend(warning);
-            if self.reserved.of(order.owner, &want.nic) != Some(mac) {
+            let known = self.reserved.of(order.owner, &want.nic);
+            if !known.is_some_and(|nic| (nic.mac, nic.segment.as_ref()) == (mac, Some(&want.segment))) {
                 entries.push(Entry::Reserve {
                     owner: order.owner.clone(),
                     nic: want.nic.as_str().into(),
                     mac,
+                    segment: Some(want.segment.clone()),
                 });
             }
         }
@@ -188,13 +236,13 @@ impl State {
         &mut self,
         owner: &Owner,
         want: &Want,
-        on_duplicate: OnDuplicate,
+        policy: &Policy,
         fresh: &mut Vec<Mac>,
     ) -> Result<(Mac, Option<String>), OrderError> {
         let mac = match want.address {
             Address::Any => {
                 let mac = match self.reserved.of(owner, &want.nic) {
-                    Some(mac) => mac,
+                    Some(nic) => nic.mac,
                     None => self.give()?,
                 };
                 if !self.reserved.owners.contains_key(&mac) {
@@ -204,9 +252,8 @@ impl State {
             }
             Address::Restored(mac) | Address::Named(mac) => mac,
         };
-        let other =
-            self.reserved.owners.get(&mac).and_then(|owners| owners.iter().find(|other| *other != owner));
-        match (other, on_duplicate) {
+        let other = self.reserved.rival(owner, mac, &want.segment, &policy.domains);
+        match (other, policy.on_duplicate) {
             (None, _) => {}
             (Some(other), OnDuplicate::Reject) => {
                 return Err(OrderError::Duplicate { mac, owner: other.to_string() });
@@ -250,7 +297,7 @@ impl State {
             .map_err(|error| OrderError::Unavailable(error.to_string()))?;
         // The blocks are read anew, so that the addresses are free again, at the end of the line.
         let blocks: std::collections::BTreeSet<_> =
-            nics.iter().map(|(_, mac)| BlockId::of(*mac).0).filter(|block| self.pool.holds(*block)).collect();
+            nics.iter().map(|nic| BlockId::of(nic.mac).0).filter(|block| self.pool.holds(*block)).collect();
         for block in blocks {
             let taken = self.taken(block);
             self.pool.hold(block, taken);

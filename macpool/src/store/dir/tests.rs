@@ -13,7 +13,11 @@ fn ranges(text: &str) -> Ranges {
 }
 
 fn open(directory: &Path) -> DirStore {
-    DirStore::open(directory, ranges("02:00:00:00:00:00-02:00:00:00:00:02"), OnDuplicate::Warn).unwrap()
+    DirStore::open(directory, ranges("02:00:00:00:00:00-02:00:00:00:00:02"), Policy::default()).unwrap()
+}
+
+fn reject() -> Policy {
+    Policy { on_duplicate: OnDuplicate::Reject, ..Policy::default() }
 }
 
 fn owner(key: &str) -> Owner {
@@ -32,7 +36,7 @@ fn want(nic: &str, address: Address) -> Want {
 fn order(store: &DirStore, key: &str, wants: &[Want]) -> Result<Vec<Mac>, OrderError> {
     let owner = owner(key);
     let order = Order { owner: &owner, wants, dry_run: false };
-    lock(&store.state).order(order, store.on_duplicate).map(|supplied| supplied.macs)
+    lock(&store.state).order(order, &store.policy).map(|supplied| supplied.macs)
 }
 
 #[test]
@@ -70,13 +74,13 @@ fn an_address_asked_for_by_name_is_never_given_to_another() {
     order(&store, "ns/named", &[want("a", Address::Named(mac(0)))]).unwrap();
     assert_eq!(order(&store, "ns/any", &[want("a", Address::Any)]).unwrap(), [mac(1)]);
     let owner = owner("ns/second");
-    let wants = [want("a", Address::Named(mac(0)))];
+    let wants = [want("b", Address::Named(mac(0)))];
     let twice = Order { owner: &owner, wants: &wants, dry_run: false };
-    let warned = lock(&store.state).order(twice, OnDuplicate::Warn).unwrap();
-    assert_eq!(warned.warnings, [r#"interface "a": macAddress 02:00:00:00:00:00 is also used by ns/named"#]);
+    let warned = lock(&store.state).order(twice, &Policy::default()).unwrap();
+    assert_eq!(warned.warnings, [r#"interface "b": macAddress 02:00:00:00:00:00 is also used by ns/named"#]);
     let third = self::owner("ns/third");
     let twice = Order { owner: &third, ..twice };
-    let refused = lock(&store.state).order(twice, OnDuplicate::Reject).unwrap_err();
+    let refused = lock(&store.state).order(twice, &reject()).unwrap_err();
     assert!(matches!(refused, OrderError::Duplicate { .. }), "{refused}");
 }
 
@@ -87,7 +91,7 @@ fn a_dry_run_leaves_nothing() {
     let owner = owner("ns/vm");
     let wants = [want("a", Address::Any), want("b", Address::Named(mac(2)))];
     let dry = Order { owner: &owner, wants: &wants, dry_run: true };
-    assert_eq!(lock(&store.state).order(dry, OnDuplicate::Warn).unwrap().macs, [mac(0), mac(2)]);
+    assert_eq!(lock(&store.state).order(dry, &Policy::default()).unwrap().macs, [mac(0), mac(2)]);
     drop(store);
     assert_eq!(DirStore::read(directory.path()).unwrap(), []);
 }
@@ -107,7 +111,7 @@ fn a_line_cut_off_by_a_crash_is_dropped_and_damage_stops_us() {
     }
     fs::write(&path, &whole).unwrap();
     fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"op\":\n{}\n").unwrap();
-    let result = DirStore::open(directory.path(), ranges("02:00:00:00:00:00"), OnDuplicate::Warn);
+    let result = DirStore::open(directory.path(), ranges("02:00:00:00:00:00"), Policy::default());
     assert!(matches!(result.err().unwrap(), JournalError::Damaged { line: 3, .. }));
 }
 
@@ -115,7 +119,7 @@ fn a_line_cut_off_by_a_crash_is_dropped_and_damage_stops_us() {
 fn one_process_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let _first = open(directory.path());
-    let second = DirStore::open(directory.path(), ranges("02:00:00:00:00:00"), OnDuplicate::Warn);
+    let second = DirStore::open(directory.path(), ranges("02:00:00:00:00:00"), Policy::default());
     assert!(matches!(second.err().unwrap(), JournalError::InUse(_)));
 }
 
@@ -129,4 +133,62 @@ fn the_journal_stays_small() {
     }
     let lines = fs::read_to_string(DirStore::journal_path(directory.path())).unwrap().lines().count();
     assert!(lines < 1100, "{lines} lines for no reservation");
+}
+
+#[test]
+fn networks_that_never_meet_may_share_an_address_also_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let domains = Domains::new(["prod=ns/red,ns/pink", "lab=ns/blue"]).unwrap();
+    let policy = Policy { domains, ..reject() };
+    let one_address = || ranges("02:00:00:00:00:00");
+    let named = |network: &str| [want(network, Address::Named(mac(0)))];
+    let store = DirStore::open(directory.path(), one_address(), policy.clone()).unwrap();
+    order(&store, "ns/one", &named("red")).unwrap();
+    drop(store);
+    let store = DirStore::open(directory.path(), one_address(), policy).unwrap();
+    order(&store, "ns/two", &named("blue")).unwrap();
+    let refused = order(&store, "ns/three", &named("pink")).unwrap_err().to_string();
+    assert_eq!(refused, "macAddress 02:00:00:00:00:00 is already used by ns/one");
+    // A network that nobody said anything about may meet all; a NIC behind NAT meets none.
+    order(&store, "ns/three", &named("green")).unwrap_err();
+    order(&store, "ns/three", &[Want { segment: Segment::Alone, ..named("nat")[0].clone() }]).unwrap();
+    // Known by its last network.
+    order(&store, "ns/one", &[Want { segment: Segment::Alone, ..named("red")[0].clone() }]).unwrap();
+    order(&store, "ns/four", &named("pink")).unwrap();
+    // Duplicates or not, it is given to nobody else.
+    assert!(matches!(order(&store, "ns/five", &[want("red", Address::Any)]), Err(OrderError::Full { .. })));
+}
+
+#[test]
+fn a_nic_has_the_address_again_that_it_had_last() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    for address in [Address::Named(mac(0)), Address::Named(mac(1)), Address::Named(mac(0))] {
+        order(&store, "ns/vm", &[want("a", address)]).unwrap();
+    }
+    drop(store);
+    assert_eq!(order(&open(directory.path()), "ns/vm", &[want("a", Address::Any)]).unwrap(), [mac(0)]);
+}
+
+#[test]
+fn a_journal_without_networks_is_read_and_its_nics_may_meet_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = r#"{"op":"version","version":1}
+{"op":"reserve","kind":"vm","owner":"ns/old","nic":"a","mac":"02:00:00:00:00:00"}
+"#;
+    fs::write(DirStore::journal_path(directory.path()), old).unwrap();
+    let policy = Policy { domains: Domains::new(["x=ns/a", "y=ns/b"]).unwrap(), ..reject() };
+    let store = DirStore::open(directory.path(), ranges("02:00:00:00:00:00"), policy).unwrap();
+    order(&store, "ns/new", &[want("b", Address::Named(mac(0)))]).unwrap_err();
+    // Until its own next review tells.
+    order(&store, "ns/old", &[want("a", Address::Any)]).unwrap();
+    order(&store, "ns/new", &[want("b", Address::Named(mac(0)))]).unwrap();
+}
+
+#[test]
+fn a_list_is_no_line_of_a_journal() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = DirStore::journal_path(directory.path());
+    fs::write(&path, "{\"op\":\"version\",\"version\":1}\n[\"forget\",\"vm\",\"ns/vm\"]\n").unwrap();
+    assert!(matches!(DirStore::read(directory.path()), Err(JournalError::Damaged { line: 2, .. })));
 }
