@@ -3,8 +3,9 @@
 //! Written by the reflectors of the kube store; read for duplicates, for metrics and to guess what a sweep may find. It may
 //! lag behind the cluster: whatever gives or frees an address must not rest on something being absent here.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use net_types::Mac;
 
@@ -51,6 +52,9 @@ struct Known {
     migrations: Box<[Box<str>]>,
 }
 
+/// Departures that are remembered: of some minutes in a busy cluster.
+const DEPARTURES: usize = 4096;
+
 /// Addresses and objects, both ways.
 #[derive(Debug, Default)]
 pub struct Index {
@@ -59,6 +63,9 @@ pub struct Index {
     users: HashMap<BlockId, HashMap<u8, Vec<Object>>>,
     networks: HashSet<Arc<str>>,
     domains: Domains,
+    /// Who had an address until lately, the last one in front. A courtesy to those who come back: this process may have
+    /// begun since.
+    departed: VecDeque<(Mac, Object, Instant)>,
 }
 
 impl Index {
@@ -78,7 +85,11 @@ impl Index {
                 *seen = round;
                 return false;
             }
-            _ => self.remove(place, key),
+            _ => {
+                let old = self.take(&object);
+                let left = old.into_iter().filter(|mac| !known.nics.iter().any(|(kept, _)| kept == mac));
+                self.depart(&object, left);
+            }
         }
         if known.nics.is_empty() {
             return true;
@@ -109,7 +120,43 @@ impl Index {
     /// An object is gone.
     pub fn remove(&mut self, place: Place, key: &str) {
         let object: Object = (place, key.into());
-        let Some((_, known)) = self.objects.remove(&object) else { return };
+        let macs = self.take(&object);
+        self.depart(&object, macs.into_iter());
+    }
+
+    fn depart(&mut self, object: &Object, macs: impl Iterator<Item = Mac>) {
+        let now = Instant::now();
+        for mac in macs {
+            self.departed.push_front((mac, object.clone(), now));
+        }
+        self.departed.truncate(DEPARTURES);
+    }
+
+    fn lately(&self, within: Duration) -> impl Iterator<Item = (Mac, &Object)> {
+        let departed = self.departed.iter().take_while(move |(_, _, when)| when.elapsed() < within);
+        departed.map(|(mac, object, _)| (*mac, object))
+    }
+
+    /// Was the owner the last one that was seen with an address, within this time?
+    pub fn had_last(&self, owner: &Owner, mac: Mac, within: Duration) -> bool {
+        let last = self.lately(within).find(|(departed, _)| *departed == mac);
+        last.is_some_and(|(_, (place, key))| (place.kind(), key) == (owner.kind, &owner.key))
+    }
+
+    /// The addresses that somebody had until lately.
+    pub fn departures(&self, within: Duration) -> HashMap<BlockId, Bits> {
+        let mut departures: HashMap<BlockId, Bits> = HashMap::new();
+        for (mac, _) in self.lately(within) {
+            let (block, offset) = BlockId::of(mac);
+            departures.entry(block).or_default().insert(offset);
+        }
+        departures
+    }
+
+    /// Takes an object out; its addresses.
+    fn take(&mut self, object: &Object) -> Vec<Mac> {
+        let Some((_, known)) = self.objects.remove(object) else { return Vec::new() };
+        let macs = known.nics.iter().map(|(mac, _)| *mac).collect();
         for (mac, network) in known.nics {
             let (block, offset) = BlockId::of(mac);
             // The set's and this one: nobody else is on that network.
@@ -118,7 +165,7 @@ impl Index {
             }
             let Some(offsets) = self.users.get_mut(&block) else { continue };
             if let Some(users) = offsets.get_mut(&offset) {
-                users.retain(|user| *user != object);
+                users.retain(|user| user != object);
                 if users.is_empty() {
                     offsets.remove(&offset);
                 }
@@ -127,6 +174,7 @@ impl Index {
                 self.users.remove(&block);
             }
         }
+        macs
     }
 
     /// A listing of a place has ended: what it did not show is gone.

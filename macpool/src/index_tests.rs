@@ -98,3 +98,26 @@ fn the_two_halves_of_a_migration_are_one_guest() {
     index.put(Place::Vmi, "b/vm", half(&[]), 1);
     assert_eq!(collisions(&index), [(ONE, 2)], "the migration is over, and both are there");
 }
+
+#[test]
+fn who_had_an_address_last_is_remembered_for_a_while() {
+    let mut index = Index::default();
+    let (a, b) = (owner(Kind::Vm, "ns/a"), owner(Kind::Vm, "ns/b"));
+    let long = Duration::from_secs(3600);
+    index.put(Place::Vm, "ns/a", on_red(&[ONE, TWO]), 1);
+    assert!(!index.had_last(&a, ONE, long), "it has it still");
+    index.put(Place::Vm, "ns/a", on_red(&[TWO]), 1);
+    assert!(
+        index.had_last(&a, ONE, long) && !index.had_last(&b, ONE, long) && !index.had_last(&a, TWO, long)
+    );
+    assert!(!index.had_last(&a, ONE, Duration::ZERO), "too long ago");
+    assert_eq!(index.departures(long), [(BlockId::of(ONE).0, [1].into_iter().collect())].into());
+    index.put(Place::Vm, "ns/b", on_red(&[ONE]), 1);
+    index.remove(Place::Vm, "ns/b");
+    assert!(index.had_last(&b, ONE, long) && !index.had_last(&a, ONE, long));
+    for _ in 0..2 * DEPARTURES {
+        index.put(Place::Vm, "ns/c", on_red(&[TWO]), 1);
+        index.remove(Place::Vm, "ns/c");
+    }
+    assert_eq!(index.departed.len(), DEPARTURES);
+}

@@ -44,6 +44,17 @@ fn applying_the_users_yaml_again_keeps_the_addresses() {
 }
 
 #[test]
+fn stopping_and_starting_keeps_the_addresses() {
+    let (cluster, _replica) = cluster();
+    let given = cluster.create(&vm("one", &[("red", ""), ("blue", "")]));
+    for running in [true, false, true] {
+        let patch = json!({"spec": {"running": running}}).to_string();
+        let (status, answer) = cluster.api.request("PATCH", &format!("{VMS}/one"), Some(&patch));
+        assert_eq!((status, macs(&answer)), (200, given.clone()), "{answer}");
+    }
+}
+
+#[test]
 fn a_dry_run_is_shown_an_address_and_takes_none() {
     let (cluster, _replica) = cluster();
     let vm = vm("one", &[("red", ""), ("blue", "")]);

@@ -80,3 +80,19 @@ fn the_target_of_a_migration_has_the_sources_address() {
     assert_eq!(status, 200, "{answer}");
     await_duplicates(&replica, 1);
 }
+
+#[test]
+fn a_vm_that_was_just_deleted_is_restored_with_its_addresses() {
+    let (cluster, replica) = strict();
+    let (status, stored) = cluster.try_create(&vm("one", &[("red", ""), ("blue", "")]));
+    assert_eq!(status, 201, "{stored}");
+    let given = macs(&stored);
+    await_objects(&replica, 1);
+    cluster.delete(&format!("{VMS}/one"));
+    await_objects(&replica, 0);
+    let (status, answer) = cluster.try_create(&vm("other", &[("red", &given[0])]));
+    assert_eq!(status, 409, "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains("was deleted a short while ago"), "{answer}");
+    let restored = vm("one", &[("red", &given[0]), ("blue", &given[1])]);
+    assert_eq!(cluster.create(&restored), given);
+}

@@ -50,6 +50,74 @@ fn a_reservation_whose_vm_never_came_is_freed() {
 }
 
 #[test]
+fn an_address_that_a_vm_gives_up_is_its_own_until_that_is_stored() {
+    let cluster = Cluster::start("02:00:00:00:00:01", "02:00:00:00:00:01");
+    let _replica = cluster.replica(SHORT);
+    let (_, mut without) = cluster.try_create(&vm("one", &[("red", "")]));
+    let given = macs(&without);
+    without["spec"]["template"]["spec"]["networks"] = json!([]);
+    without["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"] = json!([]);
+    let second = vm("two", &[("red", "")]);
+    let put = |vm: &Value| cluster.api.request("PUT", &format!("{VMS}/one"), Some(&vm.to_string()));
+    // Admitted, and then refused, as somebody else was faster.
+    let patch = json!({"metadata": {"labels": {"changed": "meanwhile"}}}).to_string();
+    assert_eq!(cluster.api.request("PATCH", &format!("{VMS}/one"), Some(&patch)).0, 200);
+    for _ in 0..3 {
+        assert_eq!(put(&without).0, 409);
+        let (status, answer) = cluster.try_create(&second);
+        assert_eq!(status, 507, "{answer}");
+    }
+    let stored = cluster.get(&format!("{VMS}/one"));
+    assert_eq!(macs(&stored), given);
+    without["metadata"]["resourceVersion"] = stored["metadata"]["resourceVersion"].clone();
+    assert_eq!(put(&without).0, 200);
+    eventually("the address is free", PATIENCE, || (cluster.try_create(&second).0 == 201).then_some(()));
+}
+
+#[test]
+fn the_manifests_watch_and_protect_the_replicas_that_they_start() {
+    let cluster = Cluster::start("02:00:00:00:00:00", "02:00:00:00:ff:ff");
+    let replica = cluster.replica(&[]);
+    let mac = cluster.create(&vm("one", &[("red", "")])).remove(0);
+    cluster.create(&vm("two", &[("red", &mac)]));
+    eventually("a duplicate is seen", PATIENCE, || {
+        (replica.metric("kubevirt_kmp_duplicate_macs") == Some(1)).then_some(())
+    });
+    // Each alert is about metrics that there are.
+    let (page, alerts) = (replica.metrics(), manifest("alerts"));
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let expressions = alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
+    let words = expressions.flat_map(|expression| expression.split(|c| !is_name(c)));
+    let metrics: Vec<&str> =
+        words.filter(|word| word.contains("kmp_") || word.starts_with("macpool_")).collect();
+    assert!(metrics.len() >= 4, "{metrics:?}");
+    for metric in metrics {
+        assert!(page.lines().any(|line| line.starts_with(metric)), "{metric} is not in\n{page}");
+    }
+    for alert in ["KubemacpoolDown", "KubeMacPoolDuplicateMacsFound"] {
+        assert!(alerts.contains(&format!("alert: {alert}\n")), "{alert}");
+    }
+    // The budget, the policy and the affinity mean the pods of the deployment. (This API server knows budgets as v1beta1.)
+    let budget = manifest("pdb").replace("policy/v1\n", "policy/v1beta1\n");
+    let budget = cluster.api.create("/apis/policy/v1beta1/namespaces/macpool/poddisruptionbudgets", &budget);
+    let deployment = cluster.get("/apis/apps/v1/namespaces/macpool/deployments/macpool");
+    let policy = cluster.get("/apis/networking.k8s.io/v1/namespaces/macpool/networkpolicies/macpool");
+    let template = &deployment["spec"]["template"];
+    let labels = &template["metadata"]["labels"];
+    assert!(labels.as_object().is_some_and(|labels| !labels.is_empty()));
+    assert_eq!(&budget["spec"]["selector"]["matchLabels"], labels);
+    assert_eq!(budget["spec"]["minAvailable"], 1);
+    assert_eq!(&policy["spec"]["podSelector"]["matchLabels"], labels);
+    let affinity = &template["spec"]["affinity"]["podAntiAffinity"];
+    let term = &affinity["preferredDuringSchedulingIgnoredDuringExecution"][0]["podAffinityTerm"];
+    assert_eq!(&term["labelSelector"]["matchLabels"], labels);
+    assert_eq!(
+        (&term["topologyKey"], &deployment["spec"]["replicas"]),
+        (&json!("kubernetes.io/hostname"), &json!(2))
+    );
+}
+
+#[test]
 fn the_range_changes_live_and_a_bad_one_is_reported() {
     let cluster = Cluster::start("02:00:00:00:00:01", "02:00:00:00:00:01");
     let _replica = cluster.replica(&[]);

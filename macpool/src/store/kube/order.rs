@@ -216,12 +216,17 @@ impl Shared {
         if !taken || self.settings.on_duplicate == OnDuplicate::Warn || nic.segment == Segment::Alone {
             return Ok(());
         }
-        let seen = lock(&self.index).owners(nic.mac);
+        let (seen, had_last) = {
+            let index = lock(&self.index);
+            (index.owners(nic.mac), index.had_last(owner, nic.mac, self.settings.grace / 2))
+        };
         let reserved = match claimant {
             Some(claimant) if claimant == &*owner.key => return Ok(()),
             Some(claimant) if seen.iter().any(|other| *other.key == *claimant) => return Ok(()),
             Some(claimant) => claimant.to_owned(),
             None if !seen.is_empty() => return Ok(()),
+            // Deleted a short while ago, and restored: no sweep frees what has been gone for less than the grace time.
+            None if had_last => return Ok(()),
             None => "an object that is being created, or was deleted a short while ago".to_owned(),
         };
         Err(OrderError::Duplicate { mac: nic.mac, owner: reserved })

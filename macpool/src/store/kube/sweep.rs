@@ -43,22 +43,23 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 /// One sweep; returns how many addresses it freed.
 async fn sweep(shared: &Arc<Shared>) -> Result<u64, ReflectError> {
-    let idle = {
-        let index = lock(&shared.index);
-        let worth = |block, record: &Record| record.sweep(index.used(block)).is_some();
-        shared.blocks.idle(shared.settings.grace, worth)
-    };
     let aged = lock(&shared.pool).age();
-    let own: Vec<BlockId> = {
+    // Who is gone for less than the grace time may be restored.
+    let (idle, own, lately) = {
         let index = lock(&shared.index);
-        let worth = aged.iter().filter(|(block, aged)| !aged.without(index.used(*block)).is_empty());
-        worth.map(|(block, _)| *block).collect()
+        let lately = index.departures(shared.settings.grace);
+        let kept = |block| index.used(block).or(lately.get(&block).copied().unwrap_or_default());
+        let worth = |block, record: &Record| record.sweep(kept(block)).is_some();
+        let idle = shared.blocks.idle(shared.settings.grace, worth);
+        let worth = aged.iter().filter(|(block, aged)| !aged.without(kept(*block)).is_empty());
+        let own: Vec<BlockId> = worth.map(|(block, _)| *block).collect();
+        (idle, own, lately)
     };
     if idle.is_empty() && own.is_empty() {
         return Ok(0);
     }
     let blocks: HashSet<_> = idle.iter().map(|(block, _)| *block).chain(own.iter().copied()).collect();
-    let existing = existing(shared, &blocks).await?;
+    let existing = existing(shared, &blocks, lately).await?;
     let existing = |block: BlockId| existing.get(&block).copied().unwrap_or_default();
     let mut freed = 0;
     for block in own {
@@ -84,12 +85,12 @@ async fn free(shared: &Shared, block: BlockId, read: &Versioned, existing: Bits)
     }
 }
 
-/// The addresses of these blocks that exist, by etcd's word.
+/// The addresses of these blocks that exist, by etcd's word, added to those that count as if they did.
 async fn existing(
     shared: &Shared,
     blocks: &HashSet<BlockId>,
+    mut existing: HashMap<BlockId, Bits>,
 ) -> Result<HashMap<BlockId, Bits>, ReflectError> {
-    let mut existing: HashMap<BlockId, Bits> = HashMap::new();
     let pods = shared.settings.pods.then_some((Place::Pod, objects::PODS));
     // Guests last: an instance that a VM starts meanwhile has the addresses of that VM, which has been read.
     for (place, path) in
