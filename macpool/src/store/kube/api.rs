@@ -159,14 +159,34 @@ impl Api {
 }
 
 fn meaning(operation: String, error: kube::Error) -> ApiError {
-    let code = match &error {
-        kube::Error::Api(status) => status.code,
-        _ => 0,
+    let (code, reason) = match &error {
+        kube::Error::Api(status) => (status.code, &*status.reason),
+        _ => (0, ""),
     };
     match code {
-        404 => ApiError::NotFound { operation },
+        // An API server that has just started answers "404 page not found" to the path of a custom resource that it does
+        // not serve yet. That says nothing about the object.
+        404 if reason == "NotFound" => ApiError::NotFound { operation },
         409 => ApiError::Conflict { operation },
         410 => ApiError::Expired { operation },
         _ => ApiError::Failed { operation, source: Box::new(error) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn only_the_api_servers_word_on_an_object_means_that_there_is_none() {
+        let meaning = |reason: &str| {
+            let status = Status::failure("the message", reason).with_code(404).boxed();
+            meaning("GET /x".to_owned(), kube::Error::Api(status))
+        };
+        assert!(matches!(meaning("NotFound"), ApiError::NotFound { .. }));
+        // What kube makes of a body that is no Status.
+        assert!(matches!(meaning("Failed to parse error data"), ApiError::Failed { .. }));
     }
 }
