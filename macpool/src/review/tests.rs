@@ -253,7 +253,7 @@ fn a_list_is_not_taken_for_an_object() {
         *object.pointer_mut(place).unwrap() = list;
         match parse(object) {
             ReviewError::Object { message, .. } => {
-                assert!(message.contains("sequence"), "{place}: {message}")
+                assert!(message.contains("sequence"), "{place}: {message}");
             }
             other => panic!("{place}: {other}"),
         }
