@@ -60,7 +60,7 @@ fn main() {
 }
 
 fn policy() -> Policy {
-    Policy { trusted: InfoSource::ALL.to_vec(), only_ready: false, ttl: 30 }
+    Policy { trusted: InfoSource::ALL.to_vec(), only_ready: false, ttl: 30, room: 200 }
 }
 
 /// What the API server says of a VM; `generation` changes its addresses.

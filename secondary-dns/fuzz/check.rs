@@ -79,7 +79,11 @@ fn special_rules() -> &'static Special {
     SPECIAL.get_or_init(|| {
         let keys = Keyring::default();
         let secondary = SECONDARY.to_string().parse().expect("a secondary");
-        Special { secondaries: Secondaries::new(vec![secondary], &keys).expect("no keys"), keys }
+        Special {
+            secondaries: Secondaries::new(vec![secondary], &keys).expect("no keys"),
+            keys,
+            ..Special::default()
+        }
     })
 }
 
@@ -93,7 +97,7 @@ fn zone() -> &'static Arc<Zone> {
         let settings = Settings::new(&domain, &server, &networks, 30, 5).expect("settings");
         let shared = Arc::new(SharedZone::new(Zone::new(Arc::new(settings), 7)));
         let mut writer = ZoneWriter::new(Arc::clone(&shared));
-        let policy = Policy { trusted: InfoSource::ALL.to_vec(), only_ready: false, ttl: 30 };
+        let policy = Policy { trusted: InfoSource::ALL.to_vec(), only_ready: false, ttl: 30, room: 200 };
         let records = VmRecords::of(&vmi(), &policy).expect("a VM's name").expect("NICs");
         writer.set(&records.name.clone(), Some(records));
         writer.publish(8);

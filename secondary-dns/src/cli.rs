@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use ipnetwork::IpNetwork;
 use telemetry::LogFormat;
 
-use crate::name::Name;
+use crate::name::{MAX_NAME, Name};
 use crate::secondaries::Secondary;
 use crate::source::Source;
 use crate::zone::{InfoSource, Policy};
@@ -86,7 +86,14 @@ pub struct ZoneArgs {
 impl ZoneArgs {
     /// Which VMs and addresses get into the zone.
     pub fn policy(&self) -> Policy {
-        Policy { trusted: self.trust.clone(), only_ready: self.only_ready, ttl: self.ttl }
+        // "vm", as a label, and the domain.
+        let zone = 3 + self.domain.as_bytes().len();
+        Policy {
+            trusted: self.trust.clone(),
+            only_ready: self.only_ready,
+            ttl: self.ttl,
+            room: MAX_NAME.saturating_sub(zone),
+        }
     }
 }
 

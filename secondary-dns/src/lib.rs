@@ -35,8 +35,8 @@ use tokio::task::JoinHandle;
 use cli::{Args, Command, ServeArgs, ZoneArgs};
 use http::Pages;
 use limit::RateLimit;
-use message::Special;
 use message::tsig::Keyring;
+use message::{Occasionally, Special};
 use secondaries::Secondaries;
 use server::Server;
 use source::dir::DirSource;
@@ -88,10 +88,15 @@ async fn serve(zones: ZoneArgs, args: ServeArgs, mut stop: Stop) -> anyhow::Resu
     // Everything that can be wrong with the command line is found before anything starts.
     let keys = args.tsig_keys.as_deref().map(Keyring::read).transpose()?.unwrap_or_default();
     let secondaries = Secondaries::new(args.secondary, &keys)?;
+    if zones.name_server_ip.is_empty() && secondaries.iter().next().is_some() {
+        tracing::warn!(
+            "the zones have no NS record, without which most secondaries refuse them: see --name-server-ip"
+        );
+    }
     let server = Arc::new(Server {
         zone: Arc::clone(&zone),
         identity: Identity { nsid: args.nsid.into_bytes() },
-        special: Arc::new(Special { keys, secondaries }),
+        special: Arc::new(Special { keys, secondaries, refusals: Occasionally::default() }),
         limit: NonZeroU32::new(args.rate_limit).map(RateLimit::new),
     });
     let pages = Arc::new(Pages {

@@ -24,6 +24,9 @@ pub enum NameError {
     /// A label breaks the rules for host names.
     #[error("{0:?} is not a label: 1 to 63 letters, digits, '-' or '_', not beginning or ending with '-'")]
     Label(String),
+    /// A VM or namespace whose name is no label of its own.
+    #[error("{0:?} is not one label: 1 to 63 lower-case letters, digits or '-', without a dot")]
+    Kubernetes(String),
     /// All labels together are too long.
     #[error("the name {0:?} is longer than 255 octets")]
     TooLong(String),
@@ -48,15 +51,6 @@ impl Name {
     /// A name from octets that are one already: a constant, or a part of another name.
     pub(crate) fn from_labels(octets: &[u8]) -> Self {
         Self(octets.into())
-    }
-
-    /// This name with `suffix` behind it.
-    pub fn under(&self, suffix: &Name) -> Result<Name, NameError> {
-        let octets = [self.as_bytes(), suffix.as_bytes()].concat();
-        if octets.len() > MAX_NAME {
-            return Err(NameError::TooLong(self.to_string()));
-        }
-        Ok(Self(octets.into()))
     }
 
     /// The octets behind the first label.

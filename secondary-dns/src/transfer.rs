@@ -1,7 +1,8 @@
 //! AXFR (RFC 5936): a zone's snapshot as a stream of messages.
 //!
 //! The snapshot does not change while it is walked, however long that takes; newer ones are served meanwhile. Each
-//! message repeats the question, so that every owner can point to the zone's name in it.
+//! message repeats the question, so that every owner can point to the zone's name in it. An owner's name is written
+//! once: its further records point there, so that no owner outgrows a message, however long its name.
 
 use std::net::IpAddr;
 
@@ -10,7 +11,8 @@ use crate::name::Name;
 use crate::wire::{CLASS_IN, HEADER, TYPE_PTR};
 use crate::zone::{AddressSet, Origin, Settings, Zone, reverse};
 
-/// Octets at which a message is complete; one owner's addresses may come on top (at most 7 kB).
+/// Octets at which a message is complete; one owner's addresses may come on top (at most 7 kB). A compression pointer
+/// reaches as far.
 const MESSAGE: usize = 16 << 10;
 /// A compression pointer to the question's name, which is the zone's.
 const ZONE_POINTER: [u8; 2] = [0xc0, 12];
@@ -107,11 +109,14 @@ impl Chunk {
     }
 
     fn addresses(&mut self, name: &Name, addresses: &AddressSet) {
+        // In place of the pointer to the question: the owner's labels, then the zone; later a pointer to these.
+        let mut owner = [name.as_bytes(), &ZONE_POINTER].concat();
+        let place = 0xc000 | u16::try_from(self.octets.len()).unwrap_or_default();
         for (records, count) in [addresses.a(), addresses.aaaa()] {
             let Some(size) = records.len().checked_div(count) else { continue };
             for record in records.chunks_exact(size) {
-                // In place of the pointer to the question: the owner's labels, then the zone.
-                self.record(&[name.as_bytes(), &ZONE_POINTER, record.get(2..).unwrap_or_default()]);
+                self.record(&[&owner, record.get(2..).unwrap_or_default()]);
+                owner = place.to_be_bytes().to_vec();
             }
         }
     }

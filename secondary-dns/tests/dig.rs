@@ -195,6 +195,40 @@ fn the_server_says_who_it_is_to_those_who_ask() {
 }
 
 #[test]
+fn the_apex_has_its_name_server_with_all_its_addresses() {
+    let dir = tempfile::tempdir().unwrap();
+    let dns = Dns::start(dir.path(), &["--name-server-ip", "192.0.2.53", "--name-server-ip", "2001:db8::53"]);
+    let text = dns.dig(&["+noall", "+additional", "vm.example.com", "NS"]);
+    let glue: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(glue[0], ["ns.vm.example.com.", "30", "IN", "A", "192.0.2.53"], "{text}");
+    assert_eq!(glue[1], ["ns.vm.example.com.", "30", "IN", "AAAA", "2001:db8::53"], "{text}");
+    assert_eq!(dns.short("ns.vm.example.com", "AAAA"), ["2001:db8::53"]);
+}
+
+#[test]
+fn any_gets_one_rrset() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &vmi("ns1", "vm1", &[("blue", &["10.1.0.5", "10.1.0.6", "2001:db8::5"])]));
+    let dns = Dns::start(dir.path(), &[]);
+    assert_eq!(dns.short("vm1.ns1.vm.example.com", "ANY"), ["10.1.0.5", "10.1.0.6"]);
+}
+
+#[test]
+fn the_question_comes_back_in_the_case_it_was_asked_in() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &vmi("ns1", "vm1", &[("blue", &["10.1.0.5"])]));
+    let dns = Dns::start(dir.path(), &[]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let query = b"\0\x01\0\0\0\x01\0\0\0\0\0\0\x03vM1\x03Ns1\x02Vm\x07eXAMple\x03cOm\0\0\x01\0\x01";
+    socket.send_to(query, dns.address).unwrap();
+    let mut reply = [0; 512];
+    let length = socket.recv(&mut reply).unwrap();
+    assert_eq!(reply[12..query.len()], query[12..]);
+    assert_eq!((reply[7], &reply[length - 4..length]), (1, &[10, 1, 0, 5][..]));
+}
+
+#[test]
 fn untrusted_addresses_are_not_served() {
     let dir = tempfile::tempdir().unwrap();
     let mut seen = vmi("ns1", "vm1", &[("blue", &["10.1.0.5"])]);

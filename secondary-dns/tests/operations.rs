@@ -89,6 +89,19 @@ fn a_wrong_command_line_is_refused_with_its_reason() {
             "is not a source of addresses",
         ),
         (vec!["--source", "dir:x", "--domain", "example.com", "--reverse", "10.0.0.0/9"], "prefix length"),
+        (
+            vec![
+                "--source",
+                "dir:x",
+                "--domain",
+                "example.com",
+                "--reverse",
+                "10.1.0.0/16",
+                "--reverse",
+                "10.0.0.0/8",
+            ],
+            "overlap",
+        ),
         (vec!["--source", "dir:x", "--domain", "example.com", "--secondary", "192.0.2.1,k"], "--tsig-keys"),
         (
             vec!["--source", "dir:x", "--domain", "example.com", "--tsig-keys", "/nonexistent"],

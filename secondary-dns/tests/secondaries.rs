@@ -211,3 +211,42 @@ fn a_secondary_without_a_key_is_known_by_its_address() {
     let (_, text) = dig(dns.address, &["vm.example.com", &format!("IXFR={}", serial - 1)]);
     assert!(text.contains("10.1.0.5"), "a whole transfer instead of a difference: {text}");
 }
+
+#[test]
+fn a_vm_with_the_longest_names_and_most_addresses_does_not_stop_a_transfer() {
+    let dir = tempfile::tempdir().unwrap();
+    let label = "x".repeat(63);
+    let addresses: Vec<String> = (0..256).map(|n| format!("2001:db8::1:{n:x}")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    // Several, since where in a message a name comes to lie is chance.
+    let names: Vec<String> = (10..30).map(|n| format!("{}{n}", "x".repeat(61))).collect();
+    let nics: Vec<(&str, &[&str])> = names.iter().map(|name| (name.as_str(), &*addresses)).collect();
+    write(dir.path(), &vmi(&label, &label, &nics));
+    write_many(dir.path(), MANY);
+    let dns = Dns::start(dir.path(), &["--secondary", "127.0.0.1:5"]);
+    let (_, text) = dig(dns.address, &["vm.example.com", "AXFR", "+onesoa"]);
+    let owned = |name: String| text.lines().filter(|line| line.starts_with(&name)).count();
+    for name in &names {
+        assert_eq!(owned(format!("{name}.{label}.{label}.vm.example.com.")), 256);
+    }
+    assert_eq!(owned(format!("{label}.{label}.vm.example.com.")), 256);
+    assert_eq!(text.lines().filter(|line| line.contains("IN\tA\t")).count(), 2 * MANY, "the others came too");
+}
+
+#[test]
+fn a_name_too_long_for_the_zone_is_left_out_and_the_zone_can_still_be_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let label = "x".repeat(63);
+    write(dir.path(), &vmi(&label, &label, &[(&label, &["10.1.0.5"]), ("blue", &["10.1.0.6"])]));
+    let domain = [&*"d".repeat(40), &*"e".repeat(40), "example.com"].join(".");
+    let dns = Dns::start(
+        dir.path(),
+        &["--domain", &domain, "--secondary", "127.0.0.1:5", "--reverse", "10.0.0.0/8"],
+    );
+    let zone = format!("vm.{domain}");
+    let (_, text) = dig(dns.address, &[&zone, "AXFR", "+onesoa"]);
+    assert!(text.contains(&format!("blue.{label}.{label}.{zone}.")), "{text}");
+    let pointer = |address: &str| dig(dns.address, &["+short", "-x", address]).1.trim().to_owned();
+    assert_eq!(pointer("10.1.0.6"), format!("blue.{label}.{label}.{zone}."));
+    assert_eq!(pointer("10.1.0.5"), "", "its name would have 291 octets");
+}

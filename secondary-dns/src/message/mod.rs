@@ -9,6 +9,7 @@ mod answer;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
@@ -33,6 +34,8 @@ pub struct Special {
     pub keys: Keyring,
     /// Who may have the whole zone.
     pub secondaries: Secondaries,
+    /// Keeps refused transfers, which cost a stranger one packet each, from filling the log.
+    pub refusals: Occasionally,
 }
 
 /// What becomes of a special message.
@@ -62,6 +65,17 @@ pub struct Transfer {
     pub reverse: Option<usize>,
     /// Signs every message, if the request was signed.
     pub session: Option<Session>,
+}
+
+/// Lets one log line a second through.
+#[derive(Debug, Default)]
+pub struct Occasionally(AtomicU64);
+
+impl Occasionally {
+    fn may_log(&self, now: SystemTime) -> bool {
+        let now = tsig::seconds(now);
+        self.0.swap(now, Ordering::Relaxed) != now
+    }
 }
 
 impl Special {
@@ -124,7 +138,9 @@ impl Special {
             return Err(refuse(ResponseCode::NotAuth));
         };
         if !self.secondaries.may_transfer(peer, session.as_ref().map(Session::key)) {
-            tracing::warn!(%peer, zone = %origin.name(), "a zone transfer was refused");
+            if self.refusals.may_log(SystemTime::now()) {
+                tracing::warn!(%peer, zone = %origin.name(), "a zone transfer was refused: not by a --secondary");
+            }
             return Err(refuse(ResponseCode::Refused));
         }
         // IXFR by UDP, or by a client that has this serial, is answered with the SOA record alone (RFC 1995 section 2).

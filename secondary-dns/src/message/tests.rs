@@ -18,7 +18,7 @@ fn zone() -> Arc<Zone> {
     let shared = Arc::new(SharedZone::new(Zone::new(Arc::new(settings), 7)));
     let mut writer = ZoneWriter::new(Arc::clone(&shared));
     let many: Vec<String> = (1..200).map(|n| format!("10.9.0.{n}")).collect();
-    let policy = Policy { trusted: InfoSource::ALL.to_vec(), only_ready: false, ttl: 30 };
+    let policy = Policy { trusted: InfoSource::ALL.to_vec(), only_ready: false, ttl: 30, room: 200 };
     for (namespace, name, addresses) in [
         ("ns1", "vm1", vec!["10.1.0.5".to_owned(), "2001:db8::5".to_owned()]),
         ("ns1", "vm2", many),
@@ -134,6 +134,14 @@ proptest! {
             prop_assert!((HEADER..=MAX_UDP).contains(&octets.len()));
         }
     }
+}
+
+#[test]
+fn a_flood_of_refused_transfers_is_one_line_a_second_in_the_log() {
+    let refusals = Occasionally::default();
+    let at = |millis| SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_800_000_000_000 + millis);
+    let logged: Vec<u64> = (0..3000).filter(|millis| refusals.may_log(at(*millis))).collect();
+    assert_eq!(logged, [0, 1000, 2000]);
 }
 
 fn zone_once() -> &'static Arc<Zone> {

@@ -21,7 +21,7 @@ fn zone(addresses: &[&str]) -> Arc<Zone> {
             {"name": "blue", "ipAddresses": addresses}, {"name": "bare"},
         ]},
     });
-    let policy = Policy { trusted: InfoSource::ALL.to_vec(), only_ready: false, ttl: 30 };
+    let policy = Policy { trusted: InfoSource::ALL.to_vec(), only_ready: false, ttl: 30, room: 200 };
     let records = VmRecords::of(&serde_json::from_value(vmi).unwrap(), &policy).unwrap().unwrap();
     let mut writer = ZoneWriter::new(Arc::clone(&shared));
     writer.set(&records.name.clone(), Some(records));

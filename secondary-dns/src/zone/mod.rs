@@ -90,6 +90,9 @@ pub enum SettingsError {
     /// A network has no reverse zone of its own.
     #[error("reverse zone")]
     Reverse(#[from] ReverseError),
+    /// An address would have a name in two zones.
+    #[error("--reverse {0} and --reverse {1} overlap: name the larger one alone")]
+    Overlap(IpNetwork, IpNetwork),
 }
 
 impl Settings {
@@ -111,10 +114,20 @@ impl Settings {
         let origin =
             |name: Name| Origin::new(name, server.clone(), contact.clone(), ttl, negative_ttl, delegable);
         let zone_of = |network: &IpNetwork| Ok((origin(reverse::zone_name(*network)?), *network));
+        for (place, network) in networks.iter().enumerate() {
+            if let Some(other) = networks.iter().take(place).find(|other| overlap(**other, *network)) {
+                return Err(SettingsError::Overlap(*other, *network));
+            }
+        }
         let reverse = networks.iter().map(zone_of).collect::<Result<_, ReverseError>>()?;
         let name_servers = Arc::new(AddressSet::new(name_servers, ttl));
         Ok(Self { forward: origin(zone), reverse, name_servers, ttl })
     }
+}
+
+/// True if one network lies in the other.
+fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
+    a.contains(b.network()) || b.contains(a.network())
 }
 
 /// One owner below the forward zone: `None` exists only because something lies below it.

@@ -70,6 +70,8 @@ pub struct Policy {
     pub only_ready: bool,
     /// Seconds an address may be cached.
     pub ttl: u32,
+    /// Octets that the zone's name leaves for a name below it.
+    pub room: usize,
 }
 
 /// One NIC's name and addresses.
@@ -99,8 +101,8 @@ pub struct VmRecords {
 /// Kubernetes allows dots in a VM's name; such a name would lie below another VM's, so it is refused.
 pub fn vm_name(namespace: &str, name: &str) -> Result<Name, NameError> {
     for label in [name, namespace] {
-        if label.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'_') {
-            return Err(NameError::Label(label.to_owned()));
+        if label.bytes().any(|byte| byte.is_ascii_uppercase() || matches!(byte, b'_' | b'.')) {
+            return Err(NameError::Kubernetes(label.to_owned()));
         }
     }
     Name::join(&[name, namespace], &[])
@@ -118,9 +120,12 @@ impl VmRecords {
         }
         let mut nics: Vec<NicRecords> = Vec::new();
         for interface in vmi.status.interfaces.iter().filter(|nic| secondary(nic, vmi)).take(MAX_NICS) {
-            // A network's name need not be a label: that NIC goes without one, the others do not suffer.
-            let Ok(label) = Name::join(&[&interface.name], &[]) else { continue };
-            let nic = label.under(&name)?;
+            // A network's name need not be a label, and may be too long below a long zone: that NIC goes without a name,
+            // the others do not suffer.
+            let Ok(nic) = Name::join(&[&interface.name], name.as_bytes()) else { continue };
+            if nic.as_bytes().len() > policy.room {
+                continue;
+            }
             if nics.iter().all(|known| known.name != nic) {
                 nics.push(nic_records(nic, interface, policy));
             }
@@ -184,7 +189,7 @@ mod tests {
     use super::*;
 
     fn policy() -> Policy {
-        Policy { trusted: InfoSource::ALL.to_vec(), only_ready: false, ttl: 30 }
+        Policy { trusted: InfoSource::ALL.to_vec(), only_ready: false, ttl: 30, room: 200 }
     }
 
     fn records(value: serde_json::Value) -> Option<VmRecords> {

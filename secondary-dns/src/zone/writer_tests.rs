@@ -22,7 +22,7 @@ fn vm(namespace: &str, name: &str, nics: &[(&str, &[&str], &str)], created: &str
         "metadata": {"name": name, "namespace": namespace, "creationTimestamp": created},
         "status": {"phase": "Running", "interfaces": interfaces},
     }));
-    let policy = Policy { trusted: InfoSource::ALL.to_vec(), only_ready: false, ttl: 30 };
+    let policy = Policy { trusted: InfoSource::ALL.to_vec(), only_ready: false, ttl: 30, room: 200 };
     VmRecords::of(&vmi.unwrap(), &policy).unwrap().unwrap()
 }
 

@@ -33,11 +33,13 @@ impl Dns {
         Self::start_on("127.0.0.1:0", dir, more)
     }
 
-    /// The same on another address than 127.0.0.1.
+    /// The same on another address than 127.0.0.1; `more` may name another domain.
     pub(crate) fn start_on(listen: &str, dir: &Path, more: &[&str]) -> Self {
         let source = format!("dir:{}", dir.display());
+        let domain = if more.contains(&"--domain") { &[][..] } else { &["--domain", "example.com"] };
         let mut child = Command::new(env!("CARGO_BIN_EXE_secondary-dns"))
-            .args(["--source", &source, "--domain", "example.com", "--listen", listen])
+            .args(["--source", &source, "--listen", listen])
+            .args(domain)
             .args(["--log-format", "json"])
             .args(more)
             .stderr(Stdio::piped())
