@@ -53,6 +53,24 @@ fn router_solicitation(source: &str, options: &[Vec<u8>]) -> Frame {
     ipv6(OWN, source, ICMPV6, &[&[133, 0, 0, 0, 0, 0, 0, 0], &options.concat()[..]].concat())
 }
 
+/// As a router sends it: hop limit, flags, lifetimes, then options.
+fn router_advertisement(options: &[Vec<u8>]) -> Frame {
+    let fixed = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    ipv6(OWN, "fe80::5", ICMPV6, &[&fixed[..], &options.concat()].concat())
+}
+
+/// A prefix that is on the link (RFC 4861, section 4.6.2): 32 bytes.
+fn prefix() -> Vec<u8> {
+    let lifetimes = [0, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0];
+    [&[3, 4, 64, 0xc0], &lifetimes[..], &[0x20, 1, 0xd, 0xb8], &[0; 12]].concat()
+}
+
+/// "What you send to `TARGET` had better go to whoever has this address."
+fn redirect(options: &[Vec<u8>]) -> Frame {
+    let destination = vec![0xfe; 16];
+    discovery("fe80::5", 137, TARGET, &[&[destination], options].concat())
+}
+
 /// A bridge, a listener on it, and the guest of a pod attached with these keys.
 fn guest(more: Value) -> (Namespace, Guest) {
     sh("ip link add br1 address 02:00:00:00:0b:01 type bridge");
@@ -82,6 +100,21 @@ fn forged_link_layer() -> Vec<(&'static str, Frame)> {
             discovery("fe80::5", 136, TARGET, &[option(2, OWN), option(2, OTHER)]),
         ),
         ("router solicitation", router_solicitation("fe80::5", &[option(1, OTHER)])),
+        ("router advertisement", router_advertisement(&[option(1, OTHER)])),
+        ("router advertisement, behind a prefix", router_advertisement(&[prefix(), option(1, OTHER)])),
+        (
+            "router advertisement, in the last place",
+            router_advertisement(&[vec![prefix(); 5].concat(), vec![nonce(); 3].concat(), option(1, OTHER)]),
+        ),
+        ("router advertisement, too long", router_advertisement(&[vec![prefix(); 6].concat(), nonce()])),
+        ("tagged router advertisement", in_vlan(0x8100, &router_advertisement(&[option(1, OTHER)]))),
+        ("redirect", redirect(&[option(2, OTHER)])),
+        ("redirect, second option", redirect(&[nonce(), option(2, OTHER)])),
+        ("redirect, third option", redirect(&[nonce(), nonce(), option(2, OTHER)])),
+        (
+            "redirect behind an extension header",
+            ipv6_with_extension(OWN, "fe80::5", &message(137, TARGET, &[vec![0xfe; 16], option(2, OTHER)])),
+        ),
         (
             "behind an extension header",
             ipv6_with_extension(OWN, "fe80::5", &message(136, TARGET, &[option(2, OTHER)])),
@@ -102,6 +135,7 @@ fn forged_ip() -> Vec<(&'static str, Frame)> {
         ("IPv6 from nobody", ipv6(OWN, "::", UDP, &[0; 8])),
         ("advertisement", discovery(own, 136, other, &[option(2, OWN)])),
         ("duplicate address detection", discovery("::", 135, other, &[])),
+        ("router advertisement from nobody", discovery("::", 134, "::", &[])),
         (
             "advertisement behind an extension header",
             ipv6_with_extension(OWN, own, &message(136, other, &[])),
@@ -125,7 +159,10 @@ fn no_frame_claims_another_s_link_layer_address() {
         ("advertisement without option", discovery("fe80::5", 136, TARGET, &[])),
         ("router solicitation", router_solicitation("fe80::5", &[option(1, OWN)])),
         ("router solicitation from nobody", router_solicitation("::", &[])),
-        ("router advertisement", discovery("fe80::5", 134, TARGET, &[option(1, OWN), nonce(), nonce()])),
+        ("router advertisement", router_advertisement(&[option(1, OWN), vec![prefix(); 5].concat()])),
+        ("router advertisement, address last", router_advertisement(&[prefix(), nonce(), option(1, OWN)])),
+        ("redirect", redirect(&[option(2, OWN)])),
+        ("redirect without option", redirect(&[])),
         ("IPv4", ipv4_udp(OWN, "192.0.2.7", 1, 2)),
         ("IPv6", ipv6(OWN, "2001:db8::7", UDP, &[0; 8])),
     ];

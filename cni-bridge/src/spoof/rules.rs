@@ -4,9 +4,10 @@
 //! ARP (RFC 826), in neighbour discovery (RFC 4861) and in the IP header.
 //!
 //! Neighbour discovery carries addresses in options that may stand anywhere, and nf_tables cannot walk a list. So a
-//! solicitation or advertisement may have two options, one more than anybody sends, of eight bytes each, and both places
-//! are looked at; and none may hide behind extension headers. Router advertisements and redirects are a router's own
-//! business and not looked at.
+//! message may have two options, one more than hosts send, of eight bytes each, and both places are looked at; and none
+//! may hide behind extension headers. A redirect is held to the same: it may send others to nobody but its sender, and
+//! what a longer one would redirect goes on by way of the router. Router advertisements have many options, so all the
+//! places where one can begin are looked at, for the two bytes that a link-layer address begins with.
 //!
 //! A frame with a second VLAN tag is not looked into. It passes the check for MAC addresses (its own are in front of
 //! the tags), and is dropped where IP addresses are checked.
@@ -33,14 +34,22 @@ const DHCP_CLIENT: [u8; 4] = [0, 68, 0, 67];
 // ICMPv6 types: RFC 4861, RFC 2710, RFC 3810.
 const LISTENER_REPORT: u8 = 131;
 const ROUTER_SOLICITATION: u8 = 133;
+const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
 const LISTENER_REPORT_2: u8 = 143;
 /// Option types: source and target link-layer address (RFC 4861, section 4.6.1).
 const LINK_LAYER_OPTIONS: (u8, u8) = (1, 2);
 const OPTION_LENGTH: u32 = 8;
 /// Options that a message may have.
 const OPTIONS: u32 = 2;
+/// A router advertisement's bytes before its options, and how many times [`OPTION_LENGTH`] these may be long: room for
+/// the addresses of four prefixes, MTU, name servers and search list.
+const ADVERTISEMENT_FIXED: u32 = 16;
+const ADVERTISEMENT_PLACES: u32 = 24;
+/// Type and length of a source link-layer address on Ethernet.
+const SOURCE_LINK_LAYER: [u8; 2] = [1, 1];
 
 const IPV6_HEADER: u32 = 40;
 const ETHER_SADDR: Field = Field { base: Base::Link, offset: 6, length: 6 };
@@ -67,9 +76,10 @@ struct Discovery {
     fixed: u32,
 }
 
-const DISCOVERY: [Discovery; 2] = [
+const DISCOVERY: [Discovery; 3] = [
     Discovery { types: (ROUTER_SOLICITATION, ROUTER_SOLICITATION), fixed: 8 },
     Discovery { types: (NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT), fixed: 24 },
+    Discovery { types: (REDIRECT, REDIRECT), fixed: 40 },
 ];
 
 const fn network(offset: u32, length: u32) -> Field {
@@ -99,13 +109,16 @@ pub(super) fn of(guard: &Guard) -> Vec<Vec<Expression>> {
     rules.push(dropping([
         differs(IPV6_NEXT_HEADER, &[ICMPV6]),
         vec![Expression::meta(Meta::Transport), equal(&[ICMPV6])],
-        within(ICMPV6_TYPE_ANYWHERE, (ROUTER_SOLICITATION, NEIGHBOUR_ADVERTISEMENT)),
+        within(ICMPV6_TYPE_ANYWHERE, (ROUTER_SOLICITATION, REDIRECT)),
     ]));
     if let Some(mac) = guard.mac {
         rules.extend(DISCOVERY.iter().flat_map(|discovery| link_layer_options(discovery, mac)));
     }
     if let Some(sources) = &guard.sources {
         rules.extend(ipv6_sources(&of_family(sources, true)));
+    }
+    if let Some(mac) = guard.mac {
+        rules.extend(router_advertisements(mac));
     }
     rules
 }
@@ -140,7 +153,7 @@ fn ipv4_sources(allowed: &[Vec<u8>]) -> [Vec<Expression>; 3] {
 
 /// IPv6, and the addresses a node says are its own. Link-local addresses are free, since every node makes its own. Who
 /// has no address yet sends from `::`: duplicate address detection, router solicitations, listener reports.
-fn ipv6_sources(allowed: &[Vec<u8>]) -> [Vec<Expression>; 5] {
+fn ipv6_sources(allowed: &[Vec<u8>]) -> [Vec<Expression>; 6] {
     let nobody = || vec![Expression::load(IPV6_SADDR), equal(&Ipv6Addr::UNSPECIFIED.octets())];
     let foreign = |field: Field| {
         let prefix = Field { length: 2, ..field };
@@ -162,7 +175,8 @@ fn ipv6_sources(allowed: &[Vec<u8>]) -> [Vec<Expression>; 5] {
     [
         dropping([nobody(), discovery(NEIGHBOUR_SOLICITATION), foreign(ND_TARGET), not_link_local()]),
         dropping([discovery(NEIGHBOUR_ADVERTISEMENT), foreign(ND_TARGET), not_link_local()]),
-        from_nobody((LISTENER_REPORT, NEIGHBOUR_SOLICITATION)),
+        from_nobody((LISTENER_REPORT, ROUTER_SOLICITATION)),
+        from_nobody((NEIGHBOUR_SOLICITATION, NEIGHBOUR_SOLICITATION)),
         from_nobody((LISTENER_REPORT_2, LISTENER_REPORT_2)),
         dropping([foreign(IPV6_SADDR), not_link_local()]),
     ]
@@ -184,6 +198,28 @@ fn link_layer_options(discovery: &Discovery, mac: Mac) -> Vec<Vec<Expression>> {
             [within(network(option, 1), LINK_LAYER_OPTIONS), differs(network(option + 2, 6), &mac.octets())];
         rules.push(dropping([message(), forged.concat()]));
     }
+    rules
+}
+
+/// The last rules, met by router advertisements only: no more places for options than are looked at, and in none of them
+/// another's link-layer address.
+fn router_advertisements(mac: Mac) -> Vec<Vec<Expression>> {
+    let passing = |condition: Vec<Expression>| [condition, vec![Expression::accept()]].concat();
+    let longest =
+        u16::try_from(ADVERTISEMENT_FIXED + ADVERTISEMENT_PLACES * OPTION_LENGTH).unwrap_or(u16::MAX);
+    let mut rules = vec![
+        passing(differs(IPV6_NEXT_HEADER, &[ICMPV6])),
+        passing(differs(ICMPV6_TYPE, &[ROUTER_ADVERTISEMENT])),
+        dropping([vec![
+            Expression::load(IPV6_LENGTH),
+            Expression::compare(Compare::Above, &longest.to_be_bytes()),
+        ]]),
+    ];
+    rules.extend((0..ADVERTISEMENT_PLACES).map(|number| {
+        let option = IPV6_HEADER + ADVERTISEMENT_FIXED + number * OPTION_LENGTH;
+        let is_address = vec![Expression::load(network(option, 2)), equal(&SOURCE_LINK_LAYER)];
+        dropping([is_address, differs(network(option + 2, 6), &mac.octets())])
+    }));
     rules
 }
 
