@@ -142,6 +142,34 @@ fn del_needs_no_namespace() {
 }
 
 #[test]
+fn del_minds_nothing_that_somebody_took_away_by_hand() {
+    let _sandbox = Sandbox::enter();
+    let pod = Namespace::new("pod");
+    let changes = [
+        "nft delete table netdev PORT",
+        "nft delete chain netdev PORT PORT",
+        "nft flush chain netdev PORT PORT",
+        "ip link delete PORT",
+        "ip link set PORT nomaster",
+        "ip link delete br1",
+    ];
+    for change in changes {
+        sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+        let call = CniCall::new("cnv-bridge", config(json!({"macspoofchk": true}))).netns(&pod);
+        let result = call.call("ADD").success();
+        let port = result["interfaces"][1]["name"].as_str().unwrap();
+        sh(&change.replace("PORT", port));
+        call.call("DEL").success();
+        assert_eq!(sh("nft list ruleset"), "", "{change}");
+        assert!(!sh("ip -brief link").contains(port), "{change}");
+        assert!(!pod.sh("ip -brief link").contains("net1"), "{change}");
+        if change != "ip link delete br1" {
+            sh("ip link delete br1");
+        }
+    }
+}
+
+#[test]
 fn what_a_crash_left_is_gone_after_del() {
     let _sandbox = Sandbox::enter();
     let _host = bridge_with_a_host();

@@ -111,6 +111,19 @@ fn check_names_what_is_missing_and_del_minds_none_of_it() {
         ("nft delete element inet cnv-bridge masquerade4 { 192.0.2.2 }", "is without 192.0.2.2/24"),
         ("nft delete element inet cnv-bridge masquerade6 { 2001:db8::2 }", "is without 2001:db8::2/64"),
         ("nft add rule inet cnv-bridge PORT accept", "is not ours"),
+        ("nft flush chain inet cnv-bridge PORT", "is absent"),
+        (
+            "nft flush chain inet cnv-bridge PORT; add rule inet cnv-bridge PORT accept",
+            "is without 192.0.2.2/24",
+        ),
+        (
+            "nft flush chain inet cnv-bridge postrouting; delete chain inet cnv-bridge postrouting",
+            "is not looked up",
+        ),
+        (
+            "nft flush chain inet cnv-bridge postrouting; delete map inet cnv-bridge masquerade6",
+            "is not looked up",
+        ),
         ("nft delete table inet cnv-bridge", "is not looked up"),
     ];
     for (change, message) in changes {

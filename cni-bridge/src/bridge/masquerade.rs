@@ -116,16 +116,37 @@ fn dispossess(nf_tables: &NfTables, address: IpAddr) -> Result<(), NfTablesError
 pub(super) fn remove(nf_tables: &NfTables, host_name: &IfName) -> Result<(), NfTablesError> {
     remove_chain(nf_tables, host_name.as_str())?;
     // Asked first, because a transaction that fails waits until no packet is in the rules any more.
-    if nf_tables.holds(TABLE)? != Some(OF_ALL_PORTS) {
+    if nf_tables.holds(TABLE)?.is_none_or(|objects| objects > OF_ALL_PORTS) {
         return Ok(());
     }
-    let mut everything = Transaction::default().flush_chain(&POSTROUTING).delete_chain(&POSTROUTING);
-    for version in [&V4, &V6] {
-        everything = everything.delete_empty_map(&version.map);
-    }
-    match nf_tables.commit(&everything.delete_empty_table(TABLE)) {
-        Err(error) if !error.is_not_found() && !error.is_in_use() => Err(error),
-        _ => Ok(()),
+    remove_table(nf_tables)
+}
+
+/// Removes the table if no port's chain is in it. What somebody else has removed of it by hand is left out.
+fn remove_table(nf_tables: &NfTables) -> Result<(), NfTablesError> {
+    let mut chain = Some(&POSTROUTING);
+    let mut maps = vec![&V4.map, &V6.map];
+    loop {
+        let mut everything = Transaction::default();
+        if let Some(chain) = chain {
+            everything = everything.flush_chain(chain).delete_chain(chain);
+        }
+        for map in &maps {
+            everything = everything.delete_empty_map(map);
+        }
+        let error = match nf_tables.commit(&everything.delete_empty_table(TABLE)) {
+            Err(error) if error.is_not_found() => error,
+            // Another port has come.
+            Err(error) if error.is_in_use() => return Ok(()),
+            other => return other,
+        };
+        let absent = maps.iter().position(|map| error.is_about(map));
+        match absent {
+            Some(absent) => drop(maps.remove(absent)),
+            None if chain.is_some_and(|chain| error.is_about(chain)) => chain = None,
+            // The table itself.
+            None => return Ok(()),
+        }
     }
 }
 
@@ -143,6 +164,21 @@ fn remove_chain(nf_tables: &NfTables, name: &str) -> Result<(), NfTablesError> {
         }
     }
     match nf_tables.commit(&transaction.delete_chain(&own)) {
+        Err(error) if error.is_in_use() => remove_chain_by_target(nf_tables, &own),
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The same where somebody has removed rules of the chain by hand, so that they do not tell its addresses any more.
+fn remove_chain_by_target(nf_tables: &NfTables, own: &Chain<'_>) -> Result<(), NfTablesError> {
+    let mut transaction = Transaction::default();
+    for version in [&V4, &V6] {
+        for key in nf_tables.keys(&version.map, own.name)? {
+            transaction = transaction.delete_element(&version.map, &key);
+        }
+    }
+    match nf_tables.commit(&transaction.delete_chain(own)) {
         Err(error) if !error.is_not_found() => Err(error),
         _ => Ok(()),
     }

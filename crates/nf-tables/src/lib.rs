@@ -14,8 +14,8 @@ mod object;
 mod reply;
 mod transaction;
 
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::{fmt, io};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket,
@@ -30,7 +30,7 @@ pub use reply::{FoundChain, FoundRule};
 pub use transaction::Transaction;
 
 use message::Message;
-use reply::Reply;
+use reply::{FoundElement, Reply};
 
 /// How long the kernel may take to answer. It answers within the system call; this only bounds the wait for an
 /// answer that was lost.
@@ -68,6 +68,11 @@ impl NfTablesError {
     /// True if the object is not there.
     pub fn is_not_found(&self) -> bool {
         self.is(nix::Error::ENOENT)
+    }
+
+    /// True if the kernel refused because of `object`.
+    pub fn is_about(&self, object: &impl fmt::Display) -> bool {
+        matches!(self, Self::Refused { object: refused, .. } if *refused == object.to_string())
     }
 
     /// True if the object is there already, and not as wanted.
@@ -165,10 +170,20 @@ impl NfTables {
 
     /// The chain to which `map` sends `key`.
     pub fn target(&self, map: &VerdictMap, key: &[u8]) -> Result<Option<String>, NfTablesError> {
-        let found = self.list(&message::get_element(map, key), map)?;
-        Ok(found
-            .into_iter()
-            .find_map(|reply| if let Reply::Element { target } = reply { target } else { None }))
+        let found = self.elements(&message::get_element(map, key), map)?;
+        Ok(found.into_iter().next().map(|element| element.target))
+    }
+
+    /// The keys that `map` sends to the chain `target`. Its cost grows with the map: only where [`NfTables::target`] does
+    /// not help.
+    pub fn keys(&self, map: &VerdictMap, target: &str) -> Result<Vec<Vec<u8>>, NfTablesError> {
+        let found = self.elements(&message::dump_elements(map), map)?;
+        Ok(found.into_iter().filter(|element| element.target == target).map(|element| element.key).collect())
+    }
+
+    fn elements(&self, request: &[u8], map: &VerdictMap) -> Result<Vec<FoundElement>, NfTablesError> {
+        let elements = |reply| if let Reply::Elements(elements) = reply { elements } else { Vec::new() };
+        Ok(self.list(request, map)?.into_iter().flat_map(elements).collect())
     }
 
     /// How many chains and maps `table` holds; none if there is no such table.

@@ -58,7 +58,7 @@ const NFTA_SET_ID: u16 = 10;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-const NFTA_SET_ELEM_KEY: u16 = 1;
+pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
 pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
@@ -302,6 +302,16 @@ fn dump(family: Family, attributes: &[u8]) -> Vec<u8> {
 /// Asks for the element of `map` with that key.
 pub(super) fn get_element(map: &VerdictMap, key: &[u8]) -> Vec<u8> {
     get(NFT_MSG_GETSETELEM, map.table.family, &element(map, key, None))
+}
+
+/// Asks for all elements of `map`.
+pub(super) fn dump_elements(map: &VerdictMap) -> Vec<u8> {
+    let attributes = Writer::default()
+        .text(NFTA_SET_ELEM_LIST_TABLE, map.table.name)
+        .text(NFTA_SET_ELEM_LIST_SET, map.name)
+        .finish();
+    let family = [map.table.family.number(), 0, 0, 0];
+    netlink(own(NFT_MSG_GETSETELEM), NLM_F_REQUEST | NLM_F_DUMP, 1, family, &attributes)
 }
 
 /// Asks for `table` itself.

@@ -2,9 +2,9 @@
 
 use super::message::{
     NETLINK_HEADER, NFNETLINK_HEADER, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWSETELEM,
-    NFT_MSG_NEWTABLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_DATA_VERDICT, NFTA_LIST_ELEM,
-    NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA,
-    NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_TABLE_USE, NFTA_VERDICT_CHAIN, new_chain, own,
+    NFT_MSG_NEWTABLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_DATA_VALUE, NFTA_DATA_VERDICT,
+    NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA,
+    NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_TABLE_USE, NFTA_VERDICT_CHAIN, new_chain, own,
 };
 use super::object::Chain;
 use super::{Attributes, NfTablesError};
@@ -22,8 +22,8 @@ pub(super) enum Reply {
     Rule(FoundRule),
     /// One chain of a dump.
     Chain(FoundChain),
-    /// An element of a map: the chain it jumps to, if it jumps.
-    Element { target: Option<String> },
+    /// Elements of a map.
+    Elements(Vec<FoundElement>),
     /// A table: how many chains and maps it holds.
     Table { holds: u32 },
     /// End of a dump.
@@ -59,6 +59,15 @@ impl FoundChain {
     }
 }
 
+/// An element of a map that jumps to a chain.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FoundElement {
+    /// What it is looked up by.
+    pub(super) key: Vec<u8>,
+    /// The chain.
+    pub(super) target: String,
+}
+
 /// The replies in one datagram.
 pub(super) fn replies(datagram: Vec<u8>) -> impl Iterator<Item = Result<Reply, NfTablesError>> {
     let mut offset = 0;
@@ -85,7 +94,7 @@ fn parse(bytes: &[u8]) -> Option<(Reply, usize)> {
         }
         _ if kind == own(NFT_MSG_NEWRULE) => Reply::Rule(rule(&attributes()?)),
         _ if kind == own(NFT_MSG_NEWCHAIN) => Reply::Chain(chain(body.get(NFNETLINK_HEADER..)?)),
-        _ if kind == own(NFT_MSG_NEWSETELEM) => Reply::Element { target: target(&attributes()?) },
+        _ if kind == own(NFT_MSG_NEWSETELEM) => Reply::Elements(elements(&attributes()?)),
         _ if kind == own(NFT_MSG_NEWTABLE) => Reply::Table { holds: attributes()?.number(NFTA_TABLE_USE)? },
         _ => return None,
     };
@@ -113,12 +122,19 @@ fn rule(attributes: &Attributes<'_>) -> FoundRule {
     }
 }
 
-fn target(attributes: &Attributes<'_>) -> Option<String> {
-    let elements = Attributes::new(attributes.get(NFTA_SET_ELEM_LIST_ELEMENTS)?);
-    let element = Attributes::new(elements.get(NFTA_LIST_ELEM)?);
+fn elements(attributes: &Attributes<'_>) -> Vec<FoundElement> {
+    let list = Attributes::new(attributes.get(NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default());
+    list.filter(|(kind, _)| *kind == NFTA_LIST_ELEM)
+        .filter_map(|(_, element)| jump(&Attributes::new(element)))
+        .collect()
+}
+
+fn jump(element: &Attributes<'_>) -> Option<FoundElement> {
+    let key = Attributes::new(element.get(NFTA_SET_ELEM_KEY)?);
     let data = Attributes::new(element.get(NFTA_SET_ELEM_DATA)?);
     let verdict = Attributes::new(data.get(NFTA_DATA_VERDICT)?);
-    verdict.get(NFTA_VERDICT_CHAIN).map(|name| text(Some(name)))
+    let target = text(Some(verdict.get(NFTA_VERDICT_CHAIN)?));
+    Some(FoundElement { key: key.get(NFTA_DATA_VALUE)?.to_vec(), target })
 }
 
 /// A text up to its NUL.
