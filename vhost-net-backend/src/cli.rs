@@ -104,7 +104,10 @@ pub enum Ask {
         name: LinkName,
     },
     /// Shows the links and their ends.
-    List,
+    List {
+        /// One link's name; without, all.
+        name: Option<LinkName>,
+    },
     /// Shows what links counted.
     Stats {
         /// One link's name; without, all.

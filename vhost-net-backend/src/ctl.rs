@@ -17,7 +17,7 @@ pub(crate) fn run(socket: &Path, question: Ask) -> anyhow::Result<()> {
     let command = match question {
         Ask::Add { link } => Command::Add { ends: link.text(), name: link.name },
         Ask::Remove { name } => Command::Remove { name },
-        Ask::List => Command::List,
+        Ask::List { name } => Command::List { name },
         Ask::Stats { name } => Command::Stats { name },
         Ask::Capture { name, output: file, snap, count } => {
             (output, most) = (file, count);

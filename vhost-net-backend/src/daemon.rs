@@ -164,6 +164,11 @@ impl Daemon {
         self.links.iter().map(|link| self.report_of(link)).collect()
     }
 
+    /// One link; none if there is none of that name.
+    pub fn report_one(&self, name: &LinkName) -> Option<LinkReport> {
+        self.place(name).ok().and_then(|place| self.links.get(place)).map(|link| self.report_of(link))
+    }
+
     /// Copies a link's frames, at most `snap` bytes of each, until the viewer is dropped.
     pub fn capture(&self, name: &LinkName, snap: usize) -> Result<Viewer, DaemonError> {
         let running = self.links.get(self.place(name)?).ok_or(Stopped)?;

@@ -42,7 +42,11 @@ pub enum Command {
         name: LinkName,
     },
     /// Say which links there are.
-    List,
+    List {
+        /// Only this one, if it is there; without, all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<LinkName>,
+    },
     /// Say what links counted.
     Stats {
         /// Which; without, all.

@@ -143,7 +143,10 @@ impl Shared {
         let done = match command {
             Command::Add { name, ends } => self.add(name, &ends)?,
             Command::Remove { name } => self.remove(name)?,
-            Command::List => Done::Links(self.daemon().report().iter().map(info).collect()),
+            Command::List { name: None } => Done::Links(self.daemon().report().iter().map(info).collect()),
+            Command::List { name: Some(name) } => {
+                Done::Links(self.daemon().report_one(&name).iter().map(info).collect())
+            }
             Command::Stats { name } => self.stats(name)?,
             Command::Capture { name, snap } => {
                 let snap = snap.unwrap_or(MAX_FRAME).min(MAX_FRAME);

@@ -51,7 +51,7 @@ impl Controlled {
     }
 
     fn links(&self) -> Vec<LinkInfo> {
-        match self.ask(Command::List).unwrap() {
+        match self.ask(Command::List { name: None }).unwrap() {
             Done::Links(links) => links,
             other => panic!("{other:?}"),
         }
@@ -234,5 +234,5 @@ fn the_socket_is_its_owners_only() {
     let path = controlled.path("run/control");
     let _directory = controlled.stop();
     assert!(!path.exists());
-    assert!(matches!(ask(&path, Command::List), Err(ClientError::Connect { .. })));
+    assert!(matches!(ask(&path, Command::List { name: None }), Err(ClientError::Connect { .. })));
 }

@@ -61,7 +61,7 @@ pub(super) fn del(config: &Config, name: &Name) -> Result<(), PluginError> {
 /// Ends every link of the network that belongs to no valid attachment.
 pub(super) fn gc(config: &Config, network: &str, valid: &[Name]) -> Result<(), PluginError> {
     let prefix = Name::prefix(network);
-    let (Done::Links(links), _) = ask(&config.control, Command::List)? else {
+    let (Done::Links(links), _) = ask(&config.control, Command::List { name: None })? else {
         return Err(PluginError::Answer);
     };
     let mut failed = None;

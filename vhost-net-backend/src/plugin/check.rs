@@ -17,7 +17,7 @@ pub(super) fn check(config: &Config, request: &Request) -> Result<(), PluginErro
     let socket = name.socket(config);
     let nic = attach::interface(netns, &attachment.if_name)?;
     let wanted = attach::ends(config, &socket, &attachment.if_name, &nic, netns)?;
-    let (Done::Links(links), _) = ask(&config.control, Command::List)? else {
+    let (Done::Links(links), _) = ask(&config.control, Command::List { name: None })? else {
         return Err(PluginError::Answer);
     };
     let differs = |what: &str, found: &str, expected: &str| PluginError::Differs {
@@ -46,5 +46,5 @@ pub(super) fn check(config: &Config, request: &Request) -> Result<(), PluginErro
 
 /// An ADD could work now: the daemon answers.
 pub(super) fn status(config: &Config) -> Result<(), PluginError> {
-    ask(&config.control, Command::List).map(drop).map_err(PluginError::NotReady)
+    ask(&config.control, Command::List { name: None }).map(drop).map_err(PluginError::NotReady)
 }
