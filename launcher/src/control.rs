@@ -14,17 +14,21 @@ mod wire;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use net_types::{Mac, PciAddress};
 use serde::{Deserialize, Serialize};
 
-pub use values::{DiskSerial, MemorySize, Mtu, PciSlot, ValueError, VcpuCount};
+pub use values::{DiskSerial, MemorySize, Mtu, PciSlot, QueuePairs, ValueError, VcpuCount};
 
 /// The version of the messages.
 pub const VERSION: u32 = 1;
 
 /// The descriptor on which the VMM process finds its end of the channel.
 pub const VMM_CHANNEL_FD: i32 = 3;
+
+/// How long a vhost-user backend may take for an answer. Sockets to it have this as their time limits.
+pub const BACKEND_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the VMM process ends, as its exit code. A VMM that was killed has none.
 pub mod exit_code {
@@ -75,11 +79,11 @@ pub struct Disk {
     pub serial: DiskSerial,
 }
 
-/// A network device on a tap.
+/// A network device.
 #[derive(Debug)]
 pub struct Nic {
-    /// Descriptors from [`tap::Queue::open`], one per queue pair.
-    pub queues: Vec<OwnedFd>,
+    /// Who moves its frames.
+    pub backend: NicBackend,
     /// The guest's address.
     pub mac: Mac,
     /// The MTU the guest is told.
@@ -94,6 +98,20 @@ pub struct Nic {
 pub struct Place {
     /// Its slot; the first free one if none.
     pub slot: Option<PciSlot>,
+}
+
+/// What is on a network device's other side.
+#[derive(Debug)]
+pub enum NicBackend {
+    /// A tap: descriptors from [`tap::Queue::open`], one per queue pair.
+    Tap(Vec<OwnedFd>),
+    /// A vhost-user backend, which has the guest's memory and rings.
+    VhostUser {
+        /// The connection to it, if there is one; others come by [`Command::Backend`].
+        socket: Option<OwnedFd>,
+        /// The most queue pairs the guest may use.
+        pairs: QueuePairs,
+    },
 }
 
 /// PCI functions that the guest gets from the host by VFIO.
@@ -147,6 +165,18 @@ pub enum Event {
         /// Its place, which is empty.
         place: usize,
     },
+    /// The guest's memory and rings are with the vhost-user backend of a NIC.
+    BackendConnected {
+        /// The NIC's place in [`VmmConfig::nics`].
+        nic: usize,
+    },
+    /// The connection to the vhost-user backend of a NIC is no more: the VMM waits for [`Command::Backend`].
+    BackendLost {
+        /// The NIC's place in [`VmmConfig::nics`].
+        nic: usize,
+        /// Why, for people.
+        reason: String,
+    },
     /// The VMM ends because something failed.
     Error {
         /// The failed operation and its causes, for people.
@@ -167,6 +197,13 @@ pub enum Command {
     Unplug {
         /// The place.
         place: usize,
+    },
+    /// Use this connection to the vhost-user backend of a NIC, in place of the one before.
+    Backend {
+        /// The NIC's place in [`VmmConfig::nics`].
+        nic: usize,
+        /// A connected stream socket with time limits for receiving and sending.
+        socket: OwnedFd,
     },
 }
 

@@ -7,6 +7,7 @@
 //! [`status`]. A SIGTERM ends guest, VM and supervisor in good order. It is single-threaded: the VMM dies with the thread that
 //! started it.
 
+mod backends;
 mod console;
 mod hotplug;
 mod instance;

@@ -5,7 +5,7 @@ mod common;
 use std::os::fd::AsFd as _;
 
 use common::{HALT, Vmm, config, elf, file, out, say};
-use launcher::control::{Command, Disk, Event, Nic, exit_code};
+use launcher::control::{Command, Disk, Event, Nic, NicBackend, exit_code};
 use rustix::net::{Shutdown, shutdown};
 
 /// What an exit code of [`exit_code`] is to `ExitStatus`.
@@ -160,7 +160,12 @@ fn a_bad_disk_is_named() {
 fn a_nic_that_is_no_tap_is_named() {
     let (mut config, console) = config(elf(&HALT));
     let mac = "02:00:00:00:00:01".parse().unwrap();
-    config.nics.push(Nic { queues: vec![file(b"")], mac, mtu: 1500.try_into().unwrap(), slot: None });
+    config.nics.push(Nic {
+        backend: NicBackend::Tap(vec![file(b"")]),
+        mac,
+        mtu: 1500.try_into().unwrap(),
+        slot: None,
+    });
     let message = Vmm::start((config, console)).error();
     assert!(message.contains("nics[0] cannot be used"), "{message}");
     assert!(message.contains("TUNGETIFF"), "{message}");

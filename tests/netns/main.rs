@@ -30,4 +30,5 @@ mod vhost_steering;
 mod vm_launcher_admits;
 mod vm_launcher_pod_network;
 mod vm_launcher_refuses;
+mod vm_launcher_vhost_user;
 mod vm_tap_tc;

@@ -144,7 +144,7 @@ fn nic() -> Nic {
     sh("ip link set tap0 mtu 1400 up");
     let queue = tap::Queue::open(&name, false).unwrap();
     Nic {
-        queues: vec![queue.into()],
+        backend: control::NicBackend::Tap(vec![queue.into()]),
         mac: "02:00:00:00:00:01".parse().unwrap(),
         mtu: 1400.try_into().unwrap(),
         slot: Some(9.try_into().unwrap()),

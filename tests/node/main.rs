@@ -24,6 +24,7 @@ mod sriov_unplug;
 mod sriov_vfio;
 mod the_node;
 mod vm_node;
+mod vm_on_vhost_user;
 mod vm_tap_wires;
 mod vms_disks;
 mod vms_interrupted;

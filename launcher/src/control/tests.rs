@@ -33,7 +33,7 @@ fn config() -> VmmConfig {
             serial: String::from("cidata").try_into().unwrap(),
         }],
         nics: vec![Nic {
-            queues: vec![file("queue 0"), file("queue 1")],
+            backend: NicBackend::Tap(vec![file("queue 0"), file("queue 1")]),
             mac: "02:00:00:00:00:01".parse().unwrap(),
             mtu: 1500.try_into().unwrap(),
             slot: None,
@@ -91,7 +91,8 @@ fn a_configuration_arrives_with_every_descriptor_in_its_place() {
     assert_eq!(text_of(&got.serial), "serial");
     assert_eq!(text_of(&got.disks[0].file), "disk");
     assert_eq!((got.disks[0].read_only, got.disks[0].serial.as_str()), (true, "cidata"));
-    assert_eq!(got.nics[0].queues.iter().map(text_of).collect::<Vec<_>>(), ["queue 0", "queue 1"]);
+    let NicBackend::Tap(queues) = &got.nics[0].backend else { panic!("{:?}", got.nics[0]) };
+    assert_eq!(queues.iter().map(text_of).collect::<Vec<_>>(), ["queue 0", "queue 1"]);
     assert_eq!((got.nics[0].mac, got.nics[0].mtu), (sent.nics[0].mac, sent.nics[0].mtu));
     assert_eq!(got.places, sent.places);
     let names = ["container", "group", "device"].map(str::to_owned);
@@ -112,6 +113,11 @@ fn events_and_commands_arrive_and_a_closed_peer_is_seen() {
         supervisor.send_command(&command).unwrap();
         let Received::Message(received) = vmm.receive_command().unwrap() else { panic!("no command") };
         assert_eq!(format!("{received:?}"), format!("{command:?}"));
+    }
+    supervisor.send_command(&Command::Backend { nic: 2, socket: file("socket") }).unwrap();
+    match vmm.receive_command().unwrap() {
+        Received::Message(Command::Backend { nic: 2, socket }) => assert_eq!(text_of(&socket), "socket"),
+        other => panic!("{other:?}"),
     }
     supervisor.send_command(&Command::Plug(passthrough())).unwrap();
     let Received::Message(Command::Plug(plugged)) = vmm.receive_command().unwrap() else { panic!("no plug") };
@@ -157,6 +163,12 @@ fn extra_descriptors_are_an_error_and_are_closed() {
     drop(theirs);
     // The end of the stream comes only when the receiver's duplicate is closed too.
     assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+
+    let (liar, vmm) = Channel::pair().unwrap();
+    socket::send(&liar.socket, br#"{"command":"backend","nic":0,"socket":0}"#, &[]).unwrap();
+    assert!(matches!(vmm.receive_command(), Err(ControlError::MissingDescriptor { .. })));
+    socket::send(&liar.socket, br#"{"command":"stop"}"#, &[kvm.as_fd()]).unwrap();
+    assert!(matches!(vmm.receive_command(), Err(ControlError::ExtraDescriptors(1))));
 
     let (liar, supervisor) = Channel::pair().unwrap();
     socket::send(&liar.socket, br#"{"event":"running"}"#, &[kvm.as_fd()]).unwrap();
@@ -213,6 +225,7 @@ fn values_out_of_range_are_refused() {
     assert!(MemorySize::try_from((64 << 20) + 1).is_err());
     assert!(MemorySize::try_from(1 << 20).is_err());
     assert!(Mtu::try_from(67).is_err());
+    assert!(QueuePairs::try_from(0).is_err() && QueuePairs::try_from(257).is_err());
     assert!(DiskSerial::try_from("x".repeat(21)).is_err());
     assert!(DiskSerial::try_from("a\0b".to_owned()).is_err());
 }

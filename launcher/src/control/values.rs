@@ -17,6 +17,9 @@ pub enum ValueError {
     /// Not on the guest's bus.
     #[error("PCI slot {0} is not supported; 1 to {max} are", max = PciSlot::MAX)]
     PciSlot(u8),
+    /// None, or more than a guest has use for.
+    #[error("{0} queue pairs are not supported; 1 to {max} are", max = QueuePairs::MAX)]
+    QueuePairs(u16),
     /// Too long, or not printable.
     #[error("{0:?} is no serial number of a disk; up to 20 printable ASCII characters are allowed")]
     DiskSerial(String),
@@ -91,6 +94,37 @@ impl TryFrom<u16> for Mtu {
 impl From<Mtu> for u16 {
     fn from(mtu: Mtu) -> Self {
         mtu.0
+    }
+}
+
+/// How many queue pairs a NIC has: 1 to [`QueuePairs::MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub struct QueuePairs(u16);
+
+impl QueuePairs {
+    /// One.
+    pub const ONE: Self = Self(1);
+    /// The most: what a tap has queues (MAX_TAP_QUEUES in the kernel's `tun.c`).
+    pub const MAX: u16 = 256;
+
+    /// As a number of things in memory.
+    pub fn count(self) -> usize {
+        self.0.into()
+    }
+}
+
+impl TryFrom<u16> for QueuePairs {
+    type Error = ValueError;
+
+    fn try_from(pairs: u16) -> Result<Self, ValueError> {
+        if (1..=Self::MAX).contains(&pairs) { Ok(Self(pairs)) } else { Err(ValueError::QueuePairs(pairs)) }
+    }
+}
+
+impl From<QueuePairs> for u16 {
+    fn from(pairs: QueuePairs) -> Self {
+        pairs.0
     }
 }
 

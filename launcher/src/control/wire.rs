@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Command, ControlError, Disk, DiskSerial, HostFunction, MemorySize, Mtu, Nic, Passthrough, PciSlot, Place,
-    VERSION, VcpuCount, VmmConfig,
+    Command, ControlError, Disk, DiskSerial, HostFunction, MemorySize, Mtu, Nic, NicBackend, Passthrough,
+    PciSlot, Place, QueuePairs, VERSION, VcpuCount, VmmConfig,
 };
 
 /// What is read first, to tell a message of another release from a malformed one.
@@ -41,6 +41,7 @@ enum CommandMessage {
     Stop,
     Plug { passthrough: PassthroughMessage },
     Unplug { place: usize },
+    Backend { nic: usize, socket: usize },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,10 +55,17 @@ struct DiskMessage {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NicMessage {
-    queues: Vec<usize>,
+    backend: NicBackendMessage,
     mac: Mac,
     mtu: Mtu,
     slot: Option<PciSlot>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+enum NicBackendMessage {
+    Tap(Vec<usize>),
+    VhostUser { socket: Option<usize>, pairs: QueuePairs },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -129,8 +137,16 @@ pub(super) fn encode_config(config: &VmmConfig) -> Result<(Vec<u8>, Vec<Borrowed
             .collect(),
         nics: nics
             .iter()
-            .map(|Nic { queues, mac, mtu, slot }| NicMessage {
-                queues: queues.iter().map(&mut attach).collect(),
+            .map(|Nic { backend, mac, mtu, slot }| NicMessage {
+                backend: match backend {
+                    NicBackend::Tap(queues) => {
+                        NicBackendMessage::Tap(queues.iter().map(&mut attach).collect())
+                    }
+                    NicBackend::VhostUser { socket, pairs } => NicBackendMessage::VhostUser {
+                        socket: socket.as_ref().map(&mut attach),
+                        pairs: *pairs,
+                    },
+                },
                 mac: *mac,
                 mtu: *mtu,
                 slot: *slot,
@@ -163,7 +179,7 @@ fn passthrough_message<'a>(
 
 pub(super) fn encode_command(command: &Command) -> Result<(Vec<u8>, Vec<BorrowedFd<'_>>), ControlError> {
     let mut descriptors = Vec::new();
-    let attach = |descriptor| {
+    let mut attach = |descriptor| {
         descriptors.push(AsFd::as_fd(descriptor));
         descriptors.len() - 1
     };
@@ -174,20 +190,24 @@ pub(super) fn encode_command(command: &Command) -> Result<(Vec<u8>, Vec<Borrowed
             CommandMessage::Plug { passthrough: passthrough_message(passthrough, attach) }
         }
         Command::Unplug { place } => CommandMessage::Unplug { place: *place },
+        Command::Backend { nic, socket } => CommandMessage::Backend { nic: *nic, socket: attach(socket) },
     };
     Ok((encode(&message)?, descriptors))
 }
 
 pub(super) fn decode_command(message: &[u8], descriptors: Vec<OwnedFd>) -> Result<Command, ControlError> {
     let message: CommandMessage = serde_json::from_slice(message).map_err(ControlError::Malformed)?;
-    let mut sent = Descriptors(descriptors.into_iter().map(Some).collect());
+    let mut sent = Descriptors::new(descriptors);
     let command = match message {
         CommandMessage::PowerButton => Command::PowerButton,
         CommandMessage::Stop => Command::Stop,
         CommandMessage::Plug { passthrough } => Command::Plug(sent.passthrough(passthrough)?),
         CommandMessage::Unplug { place } => Command::Unplug { place },
+        CommandMessage::Backend { nic, socket } => {
+            Command::Backend { nic, socket: sent.take(socket, || "socket".into())? }
+        }
     };
-    sent.all_taken(command)
+    sent.finish(command)
 }
 
 pub(super) fn decode_config(message: &[u8], descriptors: Vec<OwnedFd>) -> Result<VmmConfig, ControlError> {
@@ -210,7 +230,7 @@ pub(super) fn decode_config(message: &[u8], descriptors: Vec<OwnedFd>) -> Result
         places,
         passthrough,
     } = message;
-    let mut sent = Descriptors(descriptors.into_iter().map(Some).collect());
+    let mut sent = Descriptors::new(descriptors);
     let config = VmmConfig {
         vcpus,
         memory: memory_bytes,
@@ -228,13 +248,25 @@ pub(super) fn decode_config(message: &[u8], descriptors: Vec<OwnedFd>) -> Result
         places,
         passthrough: passthrough.map(|message| sent.passthrough(message)).transpose()?,
     };
-    sent.all_taken(config)
+    sent.finish(config)
 }
 
 /// The descriptors of a message; each can be taken once.
 struct Descriptors(Vec<Option<OwnedFd>>);
 
 impl Descriptors {
+    fn new(descriptors: Vec<OwnedFd>) -> Self {
+        Self(descriptors.into_iter().map(Some).collect())
+    }
+
+    /// `whole`, if it has taken all of them.
+    fn finish<T>(self, whole: T) -> Result<T, ControlError> {
+        match self.0.iter().flatten().count() {
+            0 => Ok(whole),
+            left => Err(ControlError::ExtraDescriptors(left)),
+        }
+    }
+
     fn take(&mut self, index: usize, field: impl FnOnce() -> String) -> Result<OwnedFd, ControlError> {
         self.0
             .get_mut(index)
@@ -248,13 +280,22 @@ impl Descriptors {
     }
 
     fn nic(&mut self, at: usize, nic: NicMessage) -> Result<Nic, ControlError> {
-        let NicMessage { queues, mac, mtu, slot } = nic;
-        let queues = queues
-            .into_iter()
-            .enumerate()
-            .map(|(queue, index)| self.take(index, || format!("nics[{at}].queues[{queue}]")))
-            .collect::<Result<_, _>>()?;
-        Ok(Nic { queues, mac, mtu, slot })
+        let NicMessage { backend, mac, mtu, slot } = nic;
+        let backend = match backend {
+            NicBackendMessage::Tap(queues) => NicBackend::Tap(
+                queues
+                    .into_iter()
+                    .enumerate()
+                    .map(|(queue, index)| self.take(index, || format!("nics[{at}].queues[{queue}]")))
+                    .collect::<Result<_, _>>()?,
+            ),
+            NicBackendMessage::VhostUser { socket, pairs } => {
+                let socket =
+                    socket.map(|index| self.take(index, || format!("nics[{at}].socket"))).transpose()?;
+                NicBackend::VhostUser { socket, pairs }
+            }
+        };
+        Ok(Nic { backend, mac, mtu, slot })
     }
 
     fn passthrough(&mut self, message: PassthroughMessage) -> Result<Passthrough, ControlError> {
@@ -268,13 +309,5 @@ impl Descriptors {
             Ok(HostFunction { address, group, device, place })
         });
         Ok(Passthrough { container, functions: functions.collect::<Result<_, _>>()? })
-    }
-
-    /// `message`, if it refers to all of them.
-    fn all_taken<T>(self, message: T) -> Result<T, ControlError> {
-        match self.0.iter().flatten().count() {
-            0 => Ok(message),
-            left => Err(ControlError::ExtraDescriptors(left)),
-        }
     }
 }

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use vm_api::manifest::Binding;
 
+use super::backends::{self, Backends};
 use super::console::Console;
 use super::hotplug::{Hotplug, Scene};
 use super::pod_nic::{PodNic, PodNicError};
@@ -19,7 +20,7 @@ use super::requests::Requests;
 use super::restarts::Ending;
 use super::status::Publisher;
 use super::stop::Stop;
-use super::vmm::{Disks, StartError, Vmm};
+use super::vmm::{Disks, StartError, Started, Vmm};
 use crate::control::{Command, Event};
 use crate::observer::Observer;
 use crate::vm::layout::{Layout, VmDir};
@@ -63,7 +64,9 @@ impl Machine<'_> {
             Disks::Fresh => self.status.new_instance(),
             Disks::Kept => self.status.restarting(),
         }
-        let (vmm, serial) = Vmm::start(&self.directory, &self.record, &self.netns, disks)?;
+        let Started { vmm, serial, unconnected } =
+            Vmm::start(&self.directory, &self.record, &self.netns, disks)?;
+        let mut backends = Backends::new(&self.record, &unconnected);
         let (addresses, mut changes) = mpsc::channel(16);
         let _observers = self.observe(addresses);
         let Self { layout, directory, record, console, requests, status, stop, reporter, .. } = self;
@@ -87,8 +90,10 @@ impl Machine<'_> {
                             break Some(Event::Error { message: crate::chain(&error).to_string() });
                         }
                     }
+                    Some(event) if backends.follow(&event, scene.status) => {}
                     last => break last,
                 },
+                (nic, socket) = backends.next() => vmm.command(&Command::Backend { nic, socket }),
                 asked = requests.next() => hotplug.asked(asked, &vmm, &mut scene).await,
                 () = hotplug.expired() => hotplug.expire(scene.record),
                 Some((nic, addresses)) = changes.recv() => scene.status.addresses(nic, &addresses),
@@ -122,6 +127,11 @@ impl Machine<'_> {
         }
         let nics = self.record.plan.nics.iter().zip(&self.record.nics).enumerate();
         for (index, (nic, wired)) in nics {
+            // What a backend carries, it alone sees.
+            if let ToGuest::VhostUser { socket, control, mtu: _ } = &wired.to_guest {
+                let ask = backends::Question::new(socket, control, wired.mac);
+                observers.spawn(ask.repeat(index, changes.clone()));
+            }
             // What goes through a function of the hardware is not seen here.
             let (Binding::Bridge(_), ToGuest::Tap { tap, .. }) = (&nic.binding, &wired.to_guest) else {
                 continue;
@@ -197,7 +207,14 @@ fn ending(said: Option<Event>, status: Option<ExitStatus>) -> Ending {
         Some(Event::Shutdown | Event::Stopped) => Ending::Shutdown,
         Some(Event::Reset) => Ending::Reset,
         Some(Event::Error { message }) => Ending::Failed(message),
-        Some(Event::Running | Event::Plugged { .. } | Event::NotPlugged { .. } | Event::Unplugged { .. })
+        Some(
+            Event::Running
+            | Event::BackendConnected { .. }
+            | Event::BackendLost { .. }
+            | Event::Plugged { .. }
+            | Event::NotPlugged { .. }
+            | Event::Unplugged { .. },
+        )
         | None => Ending::Failed(match status {
             Some(status) => format!("the VMM ended without a word: {status}"),
             None => "the VMM ended without a word".to_owned(),

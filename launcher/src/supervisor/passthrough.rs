@@ -34,7 +34,7 @@ fn nics(record: &Record) -> impl Iterator<Item = (usize, &PlannedNic)> {
 pub(super) fn function_of(record: &Record, index: usize) -> Option<PciAddress> {
     match record.nics.get(index)?.to_guest {
         ToGuest::Function(address) => Some(address),
-        ToGuest::Tap { .. } | ToGuest::Unplugged => None,
+        ToGuest::Tap { .. } | ToGuest::VhostUser { .. } | ToGuest::Unplugged => None,
     }
 }
 

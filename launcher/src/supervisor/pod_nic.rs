@@ -78,7 +78,7 @@ impl PodNic {
             Binding::Masquerade(masquerade) => {
                 Some(Self::look_at(index, nic, wired, masquerade, &record.plan.hostname, netns))
             }
-            Binding::Bridge(_) | Binding::Sriov(_) => None,
+            Binding::Bridge(_) | Binding::Sriov(_) | Binding::VhostUser(_) => None,
         })
         .collect()
     }

@@ -85,6 +85,7 @@ impl Publisher {
     pub(super) fn ended(&mut self, phase: Phase, reason: &str) {
         for interface in &mut self.vmi.status.interfaces {
             show_addresses(interface, &[], "");
+            "up".clone_into(&mut interface.link_state);
         }
         self.set(phase, reason, "GuestNotRunning", reason);
     }
@@ -98,6 +99,14 @@ impl Publisher {
         // One network each, of the same name.
         if let Some(interface) = interfaces.find(|interface| interface.name == network.name) {
             show_addresses(interface, addresses, if is_pod { "pod" } else { "wire" });
+        }
+        self.publish();
+    }
+
+    /// NIC `index` has a link, or has none for now.
+    pub(super) fn link(&mut self, index: usize, up: bool) {
+        if let Some(interface) = self.vmi.status.interfaces.get_mut(index) {
+            interface.link_state = if up { "up" } else { "down" }.to_owned();
         }
         self.publish();
     }
@@ -141,7 +150,7 @@ fn interfaces(record: &Record) -> Vec<Interface> {
             name: planned.name.clone(),
             mac: Some(wired.mac),
             pod_interface_name: wired.pod_interface.to_string(),
-            queue_count: matches!(wired.to_guest, ToGuest::Tap { .. }).then_some(1),
+            queue_count: (!matches!(wired.to_guest, ToGuest::Function(_))).then_some(1),
             link_state: "up".to_owned(),
             ..Interface::default()
         };
@@ -153,7 +162,7 @@ fn interfaces(record: &Record) -> Vec<Interface> {
 
 fn source(binding: &Binding) -> NetworkSource {
     match binding {
-        Binding::Bridge(nad) | Binding::Sriov(nad) => NetworkSource {
+        Binding::Bridge(nad) | Binding::Sriov(nad) | Binding::VhostUser(nad) => NetworkSource {
             multus: Some(MultusNetwork { network_name: nad.to_string(), default: false }),
             ..NetworkSource::default()
         },

@@ -16,9 +16,11 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr};
 use tokio::time::timeout;
 
-use super::passthrough;
 use super::spawn::{self, Confinement};
-use crate::control::{self, Channel, Command, ControlError, Event, Received, VmmConfig};
+use super::{backends, passthrough};
+use crate::control::{
+    self, Channel, Command, ControlError, Event, NicBackend, QueuePairs, Received, VmmConfig,
+};
 use crate::kvm::{self, KvmError};
 use crate::ready::Ready;
 use crate::vfio::{self, LockedMemory, VfioError};
@@ -37,6 +39,16 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub(super) struct Vmm {
     child: Child,
     channel: Ready<Channel>,
+}
+
+/// A VMM that was started.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) vmm: Vmm,
+    /// The host's end of the serial line.
+    pub(super) serial: UnixStream,
+    /// The NICs, by their place in the configuration, whose vhost-user backend was not there.
+    pub(super) unconnected: Vec<usize>,
 }
 
 /// Why a VMM could not be started.
@@ -74,13 +86,13 @@ pub(super) enum Disks {
 }
 
 impl Vmm {
-    /// Starts one for the VM of `record`. Also returns the host's end of the serial line.
+    /// Starts one for the VM of `record`.
     pub(super) fn start(
         directory: &VmDir,
         record: &Record,
         netns: &NetNs,
         disks: Disks,
-    ) -> Result<(Self, UnixStream), StartError> {
+    ) -> Result<Started, StartError> {
         let plan = &record.plan;
         if disks == Disks::Fresh {
             copy_disks(directory, &plan.disks)?;
@@ -123,7 +135,7 @@ impl Vmm {
         channel.send_config(&config)?;
         let channel = Ready::new(channel).map_err(StartError::Spawn)?;
         let serial = UnixStream::from_std(ours).map_err(StartError::Serial)?;
-        Ok((Self { child, channel }, serial))
+        Ok(Started { vmm: Self { child, channel }, serial, unconnected: unconnected(&config) })
     }
 
     /// The next event; none when the VMM has closed the channel, or says what is no event.
@@ -206,13 +218,38 @@ fn open_disk(directory: &VmDir, disk: &PlannedDisk) -> Result<control::Disk, Sta
     Ok(control::Disk { file: file.into(), read_only: *read_only, serial: serial.clone() })
 }
 
-/// A NIC on a tap; none if the guest has it otherwise.
+/// A virtio NIC; none if the guest has a function of the hardware.
 fn open_nic(netns: &NetNs, nic: &PlannedNic, wired: &Wired) -> Result<Option<control::Nic>, StartError> {
-    let ToGuest::Tap { tap, mtu } = &wired.to_guest else { return Ok(None) };
-    let queue = netns
-        .run(|| Queue::open(tap, false))?
-        .map_err(|source| StartError::Tap { interface: nic.name.clone(), source })?;
-    Ok(Some(control::Nic { queues: vec![queue.into()], mac: wired.mac, mtu: *mtu, slot: nic.slot }))
+    let (backend, mtu) = match &wired.to_guest {
+        ToGuest::Function(_) | ToGuest::Unplugged => return Ok(None),
+        ToGuest::Tap { tap, mtu } => {
+            let queue = netns
+                .run(|| Queue::open(tap, false))?
+                .map_err(|source| StartError::Tap { interface: nic.name.clone(), source })?;
+            (NicBackend::Tap(vec![queue.into()]), *mtu)
+        }
+        ToGuest::VhostUser { socket, mtu, control: _ } => {
+            let socket = match backends::connect(socket) {
+                Ok(socket) => Some(socket),
+                Err(error) => {
+                    let socket = socket.display();
+                    tracing::warn!(interface = nic.name, "no backend at {socket} yet: {error}");
+                    None
+                }
+            };
+            (NicBackend::VhostUser { socket, pairs: QueuePairs::ONE }, *mtu)
+        }
+    };
+    Ok(Some(control::Nic { backend, mac: wired.mac, mtu, slot: nic.slot }))
+}
+
+/// The NICs whose backend was not there.
+fn unconnected(config: &VmmConfig) -> Vec<usize> {
+    let nics = config.nics.iter().enumerate().filter_map(|(nic, config)| match config.backend {
+        NicBackend::VhostUser { socket: None, .. } => Some(nic),
+        NicBackend::VhostUser { socket: Some(_), .. } | NicBackend::Tap(_) => None,
+    });
+    nics.collect()
 }
 
 /// Puts the VMM's log lines into the supervisor's own log, which keeps them apart.

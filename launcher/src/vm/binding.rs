@@ -1,5 +1,7 @@
 //! How a NIC's binding is carried out: the plugin at the end of its network's chain, and the names in the pod.
 
+use std::path::PathBuf;
+
 use cni::runtime::{NetworkConfigError, NetworkConfigList};
 use kubevirt_names::Names;
 use net_types::IfNameError;
@@ -13,8 +15,20 @@ pub(crate) fn plugin(binding: &Binding) -> Option<&'static str> {
     match binding {
         Binding::Bridge(_) => Some("vm-tap"),
         Binding::Masquerade(_) => Some("masquerade"),
-        Binding::Sriov(_) => None,
+        Binding::Sriov(_) | Binding::VhostUser(_) => None,
     }
+}
+
+/// The plugin that a network for the binding `vhostuser` has at its end.
+pub(crate) const VHOST_USER: &str = "vhost-user";
+/// Where its daemon is asked, unless the network says otherwise.
+const VHOST_CONTROL: &str = "/run/guestwire/vhost.sock";
+
+/// The control socket of the daemon behind a network that ends in [`VHOST_USER`]; none if it does not.
+pub(crate) fn vhost_control(network: &NetworkConfigList) -> Option<PathBuf> {
+    let last = network.plugins().last().filter(|plugin| plugin.kind() == VHOST_USER)?;
+    let control = last.text("control").unwrap_or(VHOST_CONTROL);
+    Some(PathBuf::from(control))
 }
 
 impl PlannedNic {
@@ -31,7 +45,9 @@ impl PlannedNic {
     /// The names of the NIC's links in the pod, as KubeVirt gives them.
     pub(crate) fn names(&self) -> Result<Names, IfNameError> {
         let pod = match &self.binding {
-            Binding::Bridge(_) | Binding::Sriov(_) => kubevirt_names::secondary(&self.name)?,
+            Binding::Bridge(_) | Binding::Sriov(_) | Binding::VhostUser(_) => {
+                kubevirt_names::secondary(&self.name)?
+            }
             Binding::Masquerade(_) => kubevirt_names::primary()?,
         };
         Names::around(&pod)

@@ -158,6 +158,17 @@ pub(crate) enum PlanError {
         /// Where it was looked for.
         path: Vec<PathBuf>,
     },
+    /// A network without a vhost-user backend.
+    #[error(
+        "interface {interface}: the binding vhostuser needs a network whose last plugin is {}; {network} has another",
+        binding::VHOST_USER
+    )]
+    NoVhostUser {
+        /// Whose.
+        interface: String,
+        /// The network.
+        network: String,
+    },
     /// Two NICs on one CNI network name would be one attachment.
     #[error("{disks} disks and {nics} NICs; at most {MAX_DEVICES} together are supported")]
     TooManyDevices {
@@ -283,7 +294,7 @@ fn planned_nic(
 ) -> Result<PlannedNic, PlanError> {
     let manifest::Nic { name, mac, binding, pci_address } = nic;
     let (network, label) = match &binding {
-        Binding::Bridge(nad) | Binding::Sriov(nad) => {
+        Binding::Bridge(nad) | Binding::Sriov(nad) | Binding::VhostUser(nad) => {
             let found = sources.networks.network(nad);
             (found.map_err(|source| PlanError::Network { interface: name.clone(), source })?, nad.to_string())
         }
@@ -298,13 +309,16 @@ fn planned_nic(
         let (plugin, path) = (plugin.to_owned(), sources.plugin_path.to_owned());
         return Err(PlanError::Plugin { interface: name, network: label, plugin, path });
     }
+    if matches!(binding, Binding::VhostUser(_)) && binding::vhost_control(&network).is_none() {
+        return Err(PlanError::NoVhostUser { interface: name, network: label });
+    }
     let devices = match &binding {
         Binding::Sriov(nad) => {
             let resource = sources.networks.resource(nad);
             let devices = sources.devices.of_network(&network, resource);
             devices.map_err(|source| PlanError::Devices { interface: name.clone(), source })?
         }
-        Binding::Bridge(_) | Binding::Masquerade(_) => Vec::new(),
+        Binding::Bridge(_) | Binding::Masquerade(_) | Binding::VhostUser(_) => Vec::new(),
     };
     let slot = pci_address.map(|address| PciSlot::try_from(address.device())).transpose()?;
     Ok(PlannedNic { name, binding, network, mac, devices, slot, expected })

@@ -65,6 +65,15 @@ pub(crate) enum ToGuest {
         /// What the guest is told.
         mtu: Mtu,
     },
+    /// By the vhost-user backend that listens at a socket.
+    VhostUser {
+        /// The socket.
+        socket: PathBuf,
+        /// Where the backend is asked what it has seen.
+        control: PathBuf,
+        /// What the guest is told.
+        mtu: Mtu,
+    },
     /// As a PCI function of the node.
     Function(PciAddress),
     /// Not now: its PCI function was unplugged, and given back.

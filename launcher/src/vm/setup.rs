@@ -15,6 +15,7 @@ use netns::{NetNs, NetNsError};
 use serde_json::json;
 use vm_api::manifest::Binding;
 
+use super::binding;
 use super::layout::{Layout, VmDir};
 use super::mac::{self, MacStoreError};
 use super::plan::{Plan, PlannedNic};
@@ -58,6 +59,10 @@ pub(crate) enum SetupError {
     Inspect { interface: String, source: netlink::Error },
     #[error("interface {interface}: the plugins left no {missing} in the VM's namespace")]
     Missing { interface: String, missing: String },
+    #[error(
+        "interface {interface}: its network's plugins gave it the MAC address {has}, not {asked}; its backend lets a guest use no other"
+    )]
+    OtherMac { interface: String, asked: Mac, has: Mac },
     #[error("interface {interface}")]
     Mtu { interface: String, source: ValueError },
     #[error("cannot read {}, which guests on the pod network resolve names by (--resolv-conf)", path.display())]
@@ -129,21 +134,47 @@ fn attach(
         .add(&chain, &invocation)
         .map_err(|source| SetupError::Attach { interface: interface(), source })?;
     let tap = nic.names().map_err(named)?.tap;
-    let missing =
-        |missing: &IfName| SetupError::Missing { interface: interface(), missing: missing.to_string() };
-    if !reports(&success, &tap) {
-        return Err(missing(&tap));
-    }
     let link = Netlink::open_in(netns)
         .and_then(|netlink| netlink.link_by_name(pod_interface.as_str()))
         .map_err(|source| SetupError::Inspect { interface: interface(), source })?
-        .ok_or_else(|| missing(&pod_interface))?;
+        .ok_or_else(|| SetupError::Missing { interface: interface(), missing: pod_interface.to_string() })?;
     let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
     let mtu = Mtu::try_from(mtu).map_err(|source| SetupError::Mtu { interface: interface(), source })?;
+    let to_guest = match binding::vhost_control(&nic.network) {
+        Some(control) if matches!(nic.binding, Binding::VhostUser(_)) => {
+            let socket = socket(&success, &pod_interface).ok_or_else(|| SetupError::Missing {
+                interface: interface(),
+                missing: "vhost-user socket".to_owned(),
+            })?;
+            own_mac(nic, link.mac)?;
+            ToGuest::VhostUser { socket, control, mtu }
+        }
+        _ if reports(&success, &tap) => ToGuest::Tap { tap, mtu },
+        _ => return Err(SetupError::Missing { interface: interface(), missing: tap.to_string() }),
+    };
     // A plugin that cannot set a MAC leaves its own, and the network may know no other; a manifest's stands.
     let mac = nic.mac.or(link.mac).unwrap_or(mac);
     let resolv_conf = resolv_conf(&record.plan, nic, &success)?;
-    Ok(Wired { pod_interface, mac, to_guest: ToGuest::Tap { tap, mtu }, resolv_conf })
+    Ok(Wired { pod_interface, mac, to_guest, resolv_conf })
+}
+
+/// The pod interface has the address that the manifest wants, if it wants one.
+fn own_mac(nic: &PlannedNic, has: Option<Mac>) -> Result<(), SetupError> {
+    match (nic.mac, has) {
+        (Some(asked), Some(has)) if asked != has => {
+            Err(SetupError::OtherMac { interface: nic.name.clone(), asked, has })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where a backend listens for the guest, as the plugin at the end of the chain says.
+fn socket(success: &Success, pod_interface: &IfName) -> Option<PathBuf> {
+    let ours = success
+        .interfaces
+        .iter()
+        .find(|interface| interface.name == pod_interface.as_str() && !interface.socket_path.is_empty())?;
+    Some(PathBuf::from(&ours.socket_path))
 }
 
 /// What the plugins of `nic` are called with.

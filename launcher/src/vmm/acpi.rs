@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_guest_finds_every_table_from_the_rsdp_on() {
-        let ram = memory::map((32 << 20).try_into().unwrap()).unwrap();
+        let ram = memory::map((32 << 20).try_into().unwrap(), memory::Users::Own).unwrap();
         let slots: Vec<_> = (1..=PciSlot::MAX).map(|slot| slot.try_into().unwrap()).collect();
         write(&ram, 254.try_into().unwrap(), &slots).unwrap();
         let xsdt_at: u64 = ram.read_obj(GuestAddress(layout::ACPI + 24)).unwrap();

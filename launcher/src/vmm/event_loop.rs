@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::VmmError;
 use super::bus::Bus;
+use super::guest::Backends;
 use super::outcome::{End, Outcome};
 use super::vfio::{PassthroughError, Places};
 use crate::control::{Channel, Command, Event, Passthrough, Received};
@@ -24,6 +25,7 @@ enum Source {
     Control,
     Serial,
     Ejected,
+    Backends,
 }
 
 /// Serves until the end has come.
@@ -33,6 +35,7 @@ pub(crate) struct EventLoop<'a> {
     bus: Arc<Bus>,
     power_button: EventFd,
     places: Option<Places>,
+    backends: Backends,
     end: End,
 }
 
@@ -43,6 +46,7 @@ impl<'a> EventLoop<'a> {
         bus: Arc<Bus>,
         power_button: EventFd,
         places: Option<Places>,
+        backends: Backends,
         end: End,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
@@ -56,7 +60,8 @@ impl<'a> EventLoop<'a> {
         add(bus.serial.socket_fd(), edges, Source::Serial)?;
         add(bus.serial.wake_fd(), EventSet::IN | EventSet::EDGE_TRIGGERED, Source::Serial)?;
         add(bus.hotplug.as_raw_fd(), EventSet::IN, Source::Ejected)?;
-        Ok(Self { epoll, channel, bus, power_button, places, end })
+        add(backends.outbox.as_raw_fd(), EventSet::IN, Source::Backends)?;
+        Ok(Self { epoll, channel, bus, power_button, places, backends, end })
     }
 
     /// Returns once the end has come, with the functions of the host.
@@ -78,6 +83,9 @@ impl<'a> EventLoop<'a> {
             if is(Source::Ejected) {
                 self.let_go();
             }
+            if is(Source::Backends) {
+                self.tell_of_backends();
+            }
             if is(Source::Control) {
                 self.obey();
             }
@@ -85,6 +93,14 @@ impl<'a> EventLoop<'a> {
         // The guest's last words.
         self.bus.serial.transfer();
         self.places
+    }
+
+    fn tell_of_backends(&self) {
+        for event in self.backends.outbox.take() {
+            if let Err(error) = self.channel.send_event(&event) {
+                self.end.come(Outcome::Failed(VmmError::Control(error)));
+            }
+        }
     }
 
     fn obey(&mut self) {
@@ -97,6 +113,12 @@ impl<'a> EventLoop<'a> {
             Ok(Received::Message(Command::Stop) | Received::Closed) => self.end.come(Outcome::Stopped),
             Ok(Received::Message(Command::Plug(passthrough))) => self.plug(passthrough),
             Ok(Received::Message(Command::Unplug { place })) => self.unplug(place),
+            Ok(Received::Message(Command::Backend { nic, socket })) => {
+                let mailbox = self.backends.mailboxes.iter().find(|mailbox| mailbox.nic == nic);
+                if let Some(mailbox) = mailbox {
+                    mailbox.connection(socket);
+                }
+            }
             Ok(Received::Nothing) => {}
             Err(error) => self.end.come(Outcome::Failed(VmmError::Control(error))),
         }

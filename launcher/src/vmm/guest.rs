@@ -15,9 +15,11 @@ use super::machine::{Machine, failed};
 use super::outcome::End;
 use super::pci::{PciRoot, Wiring};
 use super::vfio::Places;
-use super::virtio::{Block, Device, Net, Rng, Transport};
+use super::virtio::{Block, Device, Mailbox, Net, Outbox, Rng, Transport, VhostSettings, VhostUser};
 use super::{VmmError, acpi, memory, seccomp, vcpu};
-use crate::control::{Channel, Disk, Event, Nic, Passthrough, PciSlot, Place, VcpuCount, VmmConfig};
+use crate::control::{
+    Channel, Disk, Event, Nic, NicBackend, Passthrough, PciSlot, Place, VcpuCount, VmmConfig,
+};
 
 /// A guest that is ready to run.
 pub(super) struct Guest {
@@ -25,9 +27,18 @@ pub(super) struct Guest {
     vcpus: Vec<VcpuFd>,
     bus: Arc<Bus>,
     places: Option<Places>,
+    backends: Backends,
     power_button: EventFd,
     /// Says how it ended, once it has.
     pub(super) end: End,
+}
+
+/// NICs with a vhost-user backend, as the main thread sees them.
+pub(super) struct Backends {
+    /// One per such NIC.
+    pub(super) mailboxes: Vec<Arc<Mailbox>>,
+    /// What all of them have to say.
+    pub(super) outbox: Arc<Outbox>,
 }
 
 impl Guest {
@@ -46,11 +57,18 @@ impl Guest {
             places,
             passthrough,
         } = config;
-        let machine = Arc::new(Machine::new(kvm, memory::map(memory)?)?);
+        let lends = nics.iter().any(|nic| matches!(nic.backend, NicBackend::VhostUser { .. }));
+        let users = if lends { memory::Users::Backends } else { memory::Users::Own };
+        let machine = Arc::new(Machine::new(kvm, memory::map(memory, users)?)?);
         let end = End::new().map_err(|source| VmmError::Resource { what: "an eventfd", source })?;
         let serial = SerialPort::new(serial, interrupt_line(&machine, gsi::SERIAL)?)
             .map_err(|source| VmmError::Resource { what: "the serial port", source })?;
-        let (pci, places) = devices(&machine, &end, disks, nics, &places, passthrough)?;
+        let outbox = Outbox::new().map_err(|source| VmmError::Resource { what: "an eventfd", source })?;
+        let mut backends = Backends { mailboxes: Vec::new(), outbox: Arc::new(outbox) };
+        let wanted = nics.iter().filter_map(|nic| nic.slot);
+        let mut pci = PciRoot::new(wanted.chain(places.iter().filter_map(|place| place.slot)))?;
+        let devices = virtio_devices(&machine, &end, disks, nics, &mut backends)?;
+        let places = plug_in(&machine, &end, &mut pci, devices, &places, passthrough)?;
         let hotplug = Hotplug::new(interrupt_line(&machine, gsi::HOTPLUG)?)
             .map_err(|source| VmmError::Resource { what: "an eventfd", source })?;
         let bus = Arc::new(Bus {
@@ -65,15 +83,17 @@ impl Guest {
         acpi::write(&machine.ram, vcpus, &slots).map_err(VmmError::Acpi)?;
         let power_button = interrupt_line(&machine, gsi::POWER_BUTTON)?;
         let vcpus = set_up_vcpus(&machine, vcpus, entry)?;
-        Ok(Self { machine, vcpus, bus, places, power_button, end })
+        Ok(Self { machine, vcpus, bus, places, backends, power_button, end })
     }
 
     /// Runs until the end; its reason is in `self.end`.
     pub(super) fn run(self, channel: &Channel) -> Result<(), VmmError> {
-        let Self { machine: _machine, vcpus, bus, places, power_button, end } = self;
-        let has_places = places.is_some();
-        let event_loop = EventLoop::new(channel, Arc::clone(&bus), power_button, places, end.clone())
-            .map_err(|source| VmmError::Resource { what: "the event loop", source })?;
+        let Self { machine: _machine, vcpus, bus, places, backends, power_button, end } = self;
+        let extras =
+            seccomp::Extras { host_functions: places.is_some(), backends: !backends.mailboxes.is_empty() };
+        let event_loop =
+            EventLoop::new(channel, Arc::clone(&bus), power_button, places, backends, end.clone())
+                .map_err(|source| VmmError::Resource { what: "the event loop", source })?;
         let start = Arc::new(Barrier::new(vcpus.len() + 1));
         for (index, vcpu) in vcpus.into_iter().enumerate() {
             vcpu::spawn(index, vcpu, Arc::clone(&bus), end.clone(), Arc::clone(&start))
@@ -81,7 +101,7 @@ impl Guest {
         }
         // Every thread is through its beginnings; none has run the guest.
         start.wait();
-        seccomp::confine(has_places)?;
+        seccomp::confine(extras)?;
         channel.send_event(&Event::Running)?;
         start.wait();
         if let Some(places) = event_loop.run() {
@@ -93,43 +113,77 @@ impl Guest {
     }
 }
 
-/// The PCI bus with all devices: disks, NICs, randomness, the host's functions, each in the order of the configuration.
-fn devices(
-    machine: &Arc<Machine>,
+/// A virtio device, and where the guest finds it; in the first free slot if nowhere in particular.
+type Placed = (Box<dyn Device>, Option<PciSlot>);
+
+/// All virtio devices: disks, NICs, randomness, each in the order of the configuration.
+fn virtio_devices(
+    machine: &Machine,
     end: &End,
     disks: Vec<Disk>,
     nics: Vec<Nic>,
-    places: &[Place],
-    passthrough: Option<Passthrough>,
-) -> Result<(PciRoot, Option<Places>), VmmError> {
-    let places_slots = places.iter().filter_map(|place| place.slot);
-    let wanted = nics.iter().filter_map(|nic| nic.slot).chain(places_slots);
-    let mut root = PciRoot::new(wanted)?;
-    let mut devices: Vec<(Box<dyn Device>, Option<PciSlot>)> = Vec::new();
+    backends: &mut Backends,
+) -> Result<Vec<Placed>, VmmError> {
+    let mut devices: Vec<Placed> = Vec::new();
     for (index, disk) in disks.into_iter().enumerate() {
         let disk = Block::new(disk).map_err(|source| VmmError::Disk { index, source })?;
         devices.push((Box::new(disk), None));
     }
     for (index, nic) in nics.into_iter().enumerate() {
         let slot = nic.slot;
-        let nic = Net::new(nic).map_err(|source| VmmError::Nic { index, source })?;
-        devices.push((Box::new(nic), slot));
+        devices.push((network_device(machine, end, index, nic, backends)?, slot));
     }
     devices.push((Box::new(Rng::new()), None));
+    Ok(devices)
+}
+
+fn network_device(
+    machine: &Machine,
+    end: &End,
+    index: usize,
+    nic: Nic,
+    backends: &mut Backends,
+) -> Result<Box<dyn Device>, VmmError> {
+    let Nic { backend, mac, mtu, slot: _ } = nic;
+    match backend {
+        NicBackend::Tap(queues) => {
+            let net = Net::new(queues, mac, mtu).map_err(|source| VmmError::Nic { index, source })?;
+            Ok(Box::new(net))
+        }
+        NicBackend::VhostUser { socket, pairs } => {
+            let settings = VhostSettings { nic: index, socket, pairs, mac, mtu };
+            let (ram, outbox) = (Arc::clone(&machine.ram), Arc::clone(&backends.outbox));
+            let net = VhostUser::new(settings, ram, outbox, end.clone())
+                .map_err(|source| VmmError::Resource { what: "a vhost-user device", source })?;
+            backends.mailboxes.push(net.mailbox());
+            Ok(Box::new(net))
+        }
+    }
+}
+
+/// Puts the devices on the bus, the places for the host's functions last.
+fn plug_in(
+    machine: &Arc<Machine>,
+    end: &End,
+    root: &mut PciRoot,
+    devices: Vec<Placed>,
+    places: &[Place],
+    passthrough: Option<Passthrough>,
+) -> Result<Option<Places>, VmmError> {
     let wiring = Arc::new(Wiring::new(Arc::clone(&machine.vm)));
     for (device, slot) in devices {
         let (ram, wiring) = (Arc::clone(&machine.ram), Arc::clone(&wiring));
-        let transport = Transport::new(device, &mut root, ram, wiring, end.clone())?;
+        let transport = Transport::new(device, root, ram, wiring, end.clone())?;
         root.add(Box::new(transport), slot)?;
     }
     if places.is_empty() {
-        return passthrough.map_or(Ok((root, None)), |_nowhere| Err(VmmError::NoPlaces));
+        return passthrough.map_or(Ok(None), |_nowhere| Err(VmmError::NoPlaces));
     }
-    let mut places = Places::new(places, machine, &wiring, &mut root)?;
+    let mut places = Places::new(places, machine, &wiring, root)?;
     if let Some(passthrough) = passthrough {
-        places.fill(passthrough, &mut root)?;
+        places.fill(passthrough, root)?;
     }
-    Ok((root, Some(places)))
+    Ok(Some(places))
 }
 
 /// An event that raises an IOAPIC pin.

@@ -226,12 +226,16 @@ pub(crate) mod tests {
             .write(true)
             .open("/dev/kvm")
             .expect("these tests need /dev/kvm");
-        Machine::new(kvm.into(), memory::map((32 << 20).try_into().unwrap()).unwrap()).unwrap()
+        Machine::new(
+            kvm.into(),
+            memory::map((32 << 20).try_into().unwrap(), memory::Users::Backends).unwrap(),
+        )
+        .unwrap()
     }
 
     #[test]
     fn a_descriptor_that_is_not_kvm_is_refused() {
-        let ram = memory::map((32 << 20).try_into().unwrap()).unwrap();
+        let ram = memory::map((32 << 20).try_into().unwrap(), memory::Users::Own).unwrap();
         let error = Machine::new(tempfile::tempfile().unwrap().into(), ram).err().unwrap();
         assert!(matches!(error, MachineError::ApiVersion { found: -1 }), "{error}");
     }

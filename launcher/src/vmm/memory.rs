@@ -9,7 +9,12 @@
 //! 4 GiB        the rest of RAM
 //! ```
 
-use vm_memory::{GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap};
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap};
 
 use crate::control::MemorySize;
 
@@ -60,20 +65,57 @@ pub(crate) mod layout {
 
 /// The guest's memory could not be had.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot map {bytes} bytes of guest memory")]
-pub(crate) struct MemoryError {
-    bytes: u64,
-    source: vm_memory::mmap::FromRangesError,
+pub(crate) enum MemoryError {
+    /// No mapping.
+    #[error("cannot map {bytes} bytes of guest memory")]
+    Map {
+        /// How many.
+        bytes: u64,
+        /// Why not.
+        source: vm_memory::mmap::FromRangesError,
+    },
+    /// No file that another process can map too.
+    #[error("cannot make a memory file of {bytes} bytes")]
+    File {
+        /// How many.
+        bytes: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Who uses the guest's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Users {
+    /// This process and its guest.
+    Own,
+    /// Backends in other processes too: the memory is a file that they can be given.
+    Backends,
 }
 
 /// Maps the guest's memory. Pages are taken from the host as the guest touches them.
-pub(crate) fn map(size: MemorySize) -> Result<GuestRam, MemoryError> {
+pub(crate) fn map(size: MemorySize, users: Users) -> Result<GuestRam, MemoryError> {
     let bytes = u64::from(size);
-    let ranges: Vec<_> = ranges(bytes)
-        .into_iter()
-        .filter_map(|(start, length)| Some((GuestAddress(start), usize::try_from(length).ok()?)))
-        .collect();
-    GuestRam::from_ranges(&ranges).map_err(|source| MemoryError { bytes, source })
+    let file = match users {
+        Users::Own => None,
+        Users::Backends => Some(Arc::new(file(bytes).map_err(|source| MemoryError::File { bytes, source })?)),
+    };
+    let mut offset = 0;
+    let mut pieces = Vec::new();
+    for (start, length) in ranges(bytes) {
+        let part = file.clone().map(|file| FileOffset::from_arc(file, offset));
+        offset += length;
+        pieces.extend(usize::try_from(length).ok().map(|length| (GuestAddress(start), length, part)));
+    }
+    GuestRam::from_ranges_with_files(pieces).map_err(|source| MemoryError::Map { bytes, source })
+}
+
+/// A memory file whose size nobody can change: what is mapped from it stays there.
+fn file(bytes: u64) -> io::Result<File> {
+    let file = memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ftruncate(&file, bytes)?;
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file.into())
 }
 
 /// Start and length of each piece of RAM.
@@ -103,7 +145,22 @@ mod tests {
 
     #[test]
     fn low_ram_ends_where_the_first_piece_does() {
-        assert_eq!(low_ram_end(&map((64 << 20).try_into().unwrap()).unwrap()), 64 << 20);
-        assert_eq!(low_ram_end(&map((4 << 30).try_into().unwrap()).unwrap()), layout::HOLE);
+        let end = |bytes: u64| low_ram_end(&map(bytes.try_into().unwrap(), Users::Own).unwrap());
+        assert_eq!((end(64 << 20), end(4 << 30)), (64 << 20, layout::HOLE));
+    }
+
+    #[test]
+    fn backends_find_all_of_ram_in_one_file_that_keeps_its_size() {
+        use vm_memory::{Bytes as _, GuestMemoryRegion as _};
+        let ram = map((4 << 30).try_into().unwrap(), Users::Backends).unwrap();
+        let parts: Vec<_> =
+            ram.iter().map(|region| (region.file_offset().unwrap().start(), region.len())).collect();
+        assert_eq!(parts, [(0, layout::HOLE), (layout::HOLE, 1 << 30)]);
+        ram.write_obj(7_u8, GuestAddress(layout::ABOVE_HOLE)).unwrap();
+        let file = ram.iter().next().unwrap().file_offset().unwrap();
+        let mut byte = [0];
+        std::os::unix::fs::FileExt::read_exact_at(file.file(), &mut byte, layout::HOLE).unwrap();
+        assert_eq!(byte, [7]);
+        assert!(file.file().set_len(0).is_err(), "it would fault whoever has mapped it");
     }
 }

@@ -61,11 +61,11 @@ mod ioctls {
     pub(super) const KVM_RUN: u64 = 0xae80;
     pub(super) const KVM_SET_GSI_ROUTING: u64 = 0x4008_ae6a;
     pub(super) const KVM_IOEVENTFD: u64 = 0x4040_ae79;
+    pub(super) const KVM_IRQFD: u64 = 0x4020_ae76;
     pub(super) const TUNSETOFFLOAD: u64 = 0x4004_54d0;
-    /// Moves device memory about in the guest, wires a device's interrupts, tells KVM of its group; only for guests
+    /// Moves device memory about in the guest, tells KVM of a device's group; only for guests
     /// that may have functions of the host.
     pub(super) const KVM_SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
-    pub(super) const KVM_IRQFD: u64 = 0x4020_ae76;
     pub(super) const KVM_SET_DEVICE_ATTR: u64 = 0x4018_aee1;
 }
 
@@ -80,23 +80,40 @@ pub(crate) enum ConfineError {
     Filter(#[from] seccompiler::Error),
 }
 
-/// Confines all threads of the process, for good. No thread may be starting at that moment. `host_functions`: whether
-/// the guest has places for PCI functions of the host.
-pub(crate) fn confine(host_functions: bool) -> Result<(), ConfineError> {
+/// What a guest has that not every guest has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Extras {
+    /// PCI functions of the host.
+    pub(crate) host_functions: bool,
+    /// NICs with a vhost-user backend.
+    pub(crate) backends: bool,
+}
+
+/// Confines all threads of the process, for good. No thread may be starting at that moment.
+pub(crate) fn confine(extras: Extras) -> Result<(), ConfineError> {
     rustix::thread::set_no_new_privs(true).map_err(|error| ConfineError::NoNewPrivileges(error.into()))?;
-    seccompiler::apply_filter_all_threads(&filter(host_functions)?)?;
+    seccompiler::apply_filter_all_threads(&filter(extras)?)?;
     Ok(())
 }
 
-fn filter(host_functions: bool) -> Result<BpfProgram, seccompiler::Error> {
+fn filter(extras: Extras) -> Result<BpfProgram, seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.into_iter().map(|call| (call, Vec::new())).collect();
-    let mut requests =
-        vec![ioctls::KVM_RUN, ioctls::KVM_SET_GSI_ROUTING, ioctls::KVM_IOEVENTFD, ioctls::TUNSETOFFLOAD];
-    if host_functions {
+    if extras.backends {
+        // Waiting for a connection that comes and goes.
+        rules.extend([libc::SYS_poll, libc::SYS_ppoll].map(|call| (call, Vec::new())));
+    }
+    let mut requests = vec![
+        ioctls::KVM_RUN,
+        ioctls::KVM_SET_GSI_ROUTING,
+        ioctls::KVM_IOEVENTFD,
+        ioctls::KVM_IRQFD,
+        ioctls::TUNSETOFFLOAD,
+    ];
+    if extras.host_functions {
         // Not among them: opening another device of a group.
         requests.extend(vfio::REQUESTS_OF_A_VMM);
-        requests.extend([ioctls::KVM_SET_USER_MEMORY_REGION, ioctls::KVM_IRQFD, ioctls::KVM_SET_DEVICE_ATTR]);
+        requests.extend([ioctls::KVM_SET_USER_MEMORY_REGION, ioctls::KVM_SET_DEVICE_ATTR]);
         rules.insert(libc::SYS_eventfd2, Vec::new());
         rules.insert(libc::SYS_prlimit64, vec![asking_limits()?]);
     }
@@ -152,7 +169,7 @@ mod tests {
     fn confined_child() {
         let Ok(role) = std::env::var(ROLE) else { return };
         let null = File::open("/dev/null").unwrap();
-        confine(false).unwrap();
+        confine(Extras::default()).unwrap();
         match role.as_str() {
             "behave" => drop(null),
             "open" => drop(File::open("/dev/null")),

@@ -9,21 +9,26 @@
 
 mod blk;
 mod common;
+mod device_config;
 mod net;
 mod queue;
 mod rng;
 mod segments;
 mod transport;
+mod vhost_user;
 mod worker;
 
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 pub(crate) use blk::{Block, BlockError};
 pub(crate) use net::{Net, NetError};
 pub(crate) use rng::Rng;
 pub(crate) use transport::{Transport, TransportError};
+pub(crate) use vhost_user::{Mailbox, Outbox, VhostSettings, VhostUser};
 
-use queue::VirtQueue;
+use device_config::DeviceConfig;
+use queue::{LentRing, VirtQueue};
 
 /// What kind of device this is.
 #[derive(Debug, Clone, Copy)]
@@ -44,12 +49,26 @@ pub(crate) trait Device: Send {
     fn features(&self) -> u64;
     /// The largest size of each of its queues; their number is fixed.
     fn queue_sizes(&self) -> &[u16];
+    /// The feature bits of its rings, of those that the transport offers.
+    fn ring_features(&self) -> u64 {
+        u64::MAX
+    }
     /// Its configuration space, which no guest can write.
-    fn config(&self) -> &[u8];
+    fn config(&self) -> Arc<DeviceConfig>;
+    /// Whether somebody outside this process serves queue `index`.
+    fn lends(&self, _index: usize) -> bool {
+        false
+    }
+    /// The queues to lend from the next [`Device::activate`] on.
+    fn lend(&mut self, _rings: Vec<LentRing>) {}
     /// A driver is ready, with these features.
     fn activate(&mut self, features: u64);
     /// The driver is gone: back to the state before [`Device::activate`].
     fn reset(&mut self);
+    /// Whether what was lent may still be in use after a reset. Until it is not, the driver sees the reset under way.
+    fn is_stopping(&self) -> bool {
+        false
+    }
     /// Something outside the guest to wait for, edge-triggered, for reading and writing.
     fn event_fd(&self) -> Option<RawFd> {
         None

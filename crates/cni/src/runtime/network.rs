@@ -185,6 +185,11 @@ impl PluginConfig {
         self.config.get("ipam")?.get("type")?.as_str().filter(|kind| !kind.is_empty())
     }
 
+    /// A text in the plugin's configuration.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.config.get(key)?.as_str()
+    }
+
     /// What the plugin reads on standard input.
     pub(super) fn for_call(
         &self,

@@ -204,7 +204,11 @@ pub(super) const INSTANCE: Section = Section {
         ("domain.devices.interfaces[].macvtap", Refused, "not offered; use bridge"),
         ("domain.devices.interfaces[].passt", Refused, "not offered; use bridge"),
         ("domain.devices.interfaces[].passtBinding", Refused, "not offered; use bridge"),
-        ("domain.devices.interfaces[].binding", Refused, "binding plugins are not offered yet; use bridge"),
+        (
+            "domain.devices.interfaces[].binding.name",
+            Honoured,
+            "vhostuser, with a multus network that ends in the plugin vhost-user; any other is refused",
+        ),
         ("domain.devices.rng", Honoured, "a virtio entropy device, which is always there"),
         (
             "domain.devices.autoattachPodInterface",

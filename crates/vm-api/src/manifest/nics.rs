@@ -29,7 +29,11 @@ enum Kind {
     Bridge,
     Masquerade,
     Sriov,
+    VhostUser,
 }
+
+/// The names of `binding` that are known.
+const PLUGIN_BINDINGS: &str = "vhostuser";
 
 /// Joins `domain.devices.interfaces` with `networks`; `at` is the instance's spec.
 pub(super) fn nics(
@@ -109,16 +113,7 @@ fn networks_by_name(
 /// Checks everything of an interface that is the same for all bindings.
 fn checked_interface(interface: &raw::Interface, at: &At) -> Result<(Kind, Option<Mac>), FieldError> {
     interface_name(&interface.name, &at.field("name"))?;
-    let raw::Interface { bridge, masquerade, sriov, .. } = interface;
-    let kind = match (bridge, masquerade, sriov) {
-        (Some(_), None, None) => Kind::Bridge,
-        (None, Some(_), None) => Kind::Masquerade,
-        (None, None, Some(_)) => Kind::Sriov,
-        (None, None, None) => {
-            return Err(at.conflict("a binding is required: bridge: {}, masquerade: {} or sriov: {}"));
-        }
-        _ => return Err(at.conflict("bridge, masquerade and sriov exclude one another")),
-    };
+    let kind = kind(interface, at)?;
     match interface.model.as_deref() {
         None | Some("" | "virtio") => {}
         Some(other) => {
@@ -136,10 +131,30 @@ fn checked_interface(interface: &raw::Interface, at: &At) -> Result<(Kind, Optio
     Ok((kind, mac))
 }
 
+fn kind(interface: &raw::Interface, at: &At) -> Result<Kind, FieldError> {
+    let raw::Interface { bridge, masquerade, sriov, binding, .. } = interface;
+    match (bridge, masquerade, sriov, binding) {
+        (Some(_), None, None, None) => Ok(Kind::Bridge),
+        (None, Some(_), None, None) => Ok(Kind::Masquerade),
+        (None, None, Some(_), None) => Ok(Kind::Sriov),
+        (None, None, None, Some(raw::PluginBinding { name })) if name == PLUGIN_BINDINGS => {
+            Ok(Kind::VhostUser)
+        }
+        (None, None, None, Some(raw::PluginBinding { name })) => {
+            Err(at.field("binding").field("name").not_allowed(name, PLUGIN_BINDINGS))
+        }
+        (None, None, None, None) => Err(at.conflict(
+            "a binding is required: bridge: {}, masquerade: {}, sriov: {} or binding: {name: vhostuser}",
+        )),
+        _ => Err(at.conflict("bridge, masquerade, sriov and binding exclude one another")),
+    }
+}
+
 fn binding(kind: Kind, source: Source, interface: raw::Interface, at: &At) -> Result<Binding, FieldError> {
     match (kind, source) {
         (Kind::Bridge, Source::Multus(nad)) => Ok(Binding::Bridge(nad)),
         (Kind::Sriov, Source::Multus(nad)) => Ok(Binding::Sriov(nad)),
+        (Kind::VhostUser, Source::Multus(nad)) => Ok(Binding::VhostUser(nad)),
         (Kind::Masquerade, Source::Pod(subnets)) => {
             let raw::Interface { ports, port_ranges, dhcp_options, .. } = interface;
             masquerade::checked(subnets, ports, port_ranges, dhcp_options, at).map(Binding::Masquerade)
@@ -151,6 +166,9 @@ fn binding(kind: Kind, source: Source, interface: raw::Interface, at: &At) -> Re
         (Kind::Sriov, Source::Pod(_)) => Err(at
             .field("sriov")
             .conflict("the pod network takes masquerade: {}; sriov takes a multus network")),
+        (Kind::VhostUser, Source::Pod(_)) => Err(at
+            .field("binding")
+            .conflict("the pod network takes masquerade: {}; vhostuser takes a multus network")),
         (Kind::Masquerade, Source::Multus(_)) => Err(at
             .field("masquerade")
             .conflict("goes with the pod network only; a multus network takes bridge: {}")),

@@ -148,6 +148,7 @@ pub(super) struct Interface {
     pub(super) bridge: Option<Value>,
     pub(super) masquerade: Option<Value>,
     pub(super) sriov: Option<Value>,
+    pub(super) binding: Option<PluginBinding>,
     pub(super) pci_address: Option<String>,
     pub(super) mac_address: Option<String>,
     pub(super) model: Option<String>,
@@ -155,6 +156,13 @@ pub(super) struct Interface {
     pub(super) ports: Vec<Port>,
     pub(super) port_ranges: Vec<PortRange>,
     pub(super) dhcp_options: DhcpOptions,
+}
+
+/// KubeVirt's `PluginBinding`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PluginBinding {
+    pub(super) name: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -150,6 +150,8 @@ pub enum Binding {
     Bridge(NadName),
     /// `sriov: {}` on a multus network: the guest has a virtual function of one of the node's NICs.
     Sriov(NadName),
+    /// `binding: {name: vhostuser}` on a multus network: a vhost-user backend has the guest's rings.
+    VhostUser(NadName),
     /// `masquerade: {}` on the pod network: the guest shares the pod's address by NAT.
     Masquerade(Masquerade),
 }

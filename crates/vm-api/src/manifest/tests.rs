@@ -116,6 +116,12 @@ fn what_is_not_offered_is_refused_with_its_reason() {
 }
 
 #[test]
+fn a_nic_can_be_bound_to_a_vhost_user_backend() {
+    let vm = changed("other, bridge: {}}", "other, binding: {name: vhostuser}}").unwrap().vm;
+    assert!(matches!(&vm.nics[1].binding, Binding::VhostUser(nad) if nad.to_string() == "default/blue"));
+}
+
+#[test]
 fn a_function_of_a_nic_is_put_where_the_manifest_wants_it() {
     let wanted = |address: &str| {
         let to = format!("{{name: other, sriov: {{}}, pciAddress: \"{address}\"}}");
@@ -196,8 +202,18 @@ fn joins_that_do_not_fit_are_refused() {
         ("{name: other, bridge: {}}", "{name: other}", "interfaces[1]: a binding is required"),
         (
             "other, bridge: {}}",
+            "other, binding: {name: passt}}",
+            "interfaces[1].binding.name: \"passt\" is not allowed: vhostuser",
+        ),
+        (
+            "other, bridge: {}}",
+            "other, bridge: {}, binding: {name: vhostuser}}",
+            "bridge, masquerade, sriov and binding exclude one another",
+        ),
+        (
+            "other, bridge: {}}",
             "other, bridge: {}, masquerade: {}}",
-            "bridge, masquerade and sriov exclude one another",
+            "bridge, masquerade, sriov and binding exclude one another",
         ),
         (
             "other, bridge: {}}",

@@ -162,7 +162,7 @@ mod tests {
     use crate::vmm::memory;
 
     fn ram() -> GuestRam {
-        memory::map((32 << 20).try_into().unwrap()).unwrap()
+        memory::map((32 << 20).try_into().unwrap(), memory::Users::Own).unwrap()
     }
 
     fn file(content: &[u8]) -> File {

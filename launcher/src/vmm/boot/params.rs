@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn the_memory_map_has_all_ram_and_no_overlap() {
         for bytes in [64_u64 << 20, 3 << 30, 5 << 30] {
-            let map = memory_map(&memory::map(bytes.try_into().unwrap()).unwrap());
+            let map = memory_map(&memory::map(bytes.try_into().unwrap(), memory::Users::Own).unwrap());
             for pair in map.windows(2) {
                 assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:x?}");
             }
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_command_line_is_written_or_refused_whole() {
-        let ram = memory::map((32 << 20).try_into().unwrap()).unwrap();
+        let ram = memory::map((32 << 20).try_into().unwrap(), memory::Users::Own).unwrap();
         write(&ram, setup_header::default(), "console=ttyS0").unwrap();
         let params: boot_params = ram.read_obj(GuestAddress(layout::ZERO_PAGE)).unwrap();
         assert_eq!(({ params.hdr.cmd_line_ptr }, { params.hdr.cmdline_size }), (0x2_0000, 13));

@@ -1,7 +1,9 @@
-//! MSI-X of a device that lives in this process: [`MsixTable`] with an event per vector.
+//! MSI-X of a device that lives in this process, or whose queues a backend serves: [`MsixTable`] with an event per
+//! vector.
 //!
-//! Shared between the vCPU that changes the table and the device's thread that signals a vector. Each vector has an
-//! event of its own, bound to an interrupt number whose route follows the table.
+//! Who writes a vector's event (the device's thread, or a backend to which it was lent) need not know the table: while
+//! the vector is open, the event is bound to KVM (irqfd) and interrupts the guest; while it is masked, the event holds
+//! the interrupt, and KVM takes it when the event is bound again.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +16,7 @@ use super::wiring::{Wiring, WiringError};
 pub(crate) struct Msix {
     wiring: Arc<Wiring>,
     vectors: Vec<Vector>,
-    table: Mutex<MsixTable>,
+    state: Mutex<State>,
 }
 
 struct Vector {
@@ -22,13 +24,20 @@ struct Vector {
     gsi: u32,
 }
 
+struct State {
+    table: MsixTable,
+    /// Which vectors' events are bound.
+    bound: Vec<bool>,
+}
+
 impl Msix {
     /// A table of `count` vectors, all masked.
     pub(crate) fn new(wiring: Arc<Wiring>, count: u16) -> Result<Self, WiringError> {
         let vectors = (0..count)
-            .map(|_| wiring.interrupt().map(|(event, gsi)| Vector { event, gsi }))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { wiring, vectors, table: Mutex::new(MsixTable::new(count)) })
+            .map(|_| wiring.held_interrupt().map(|(event, gsi)| Vector { event, gsi }))
+            .collect::<Result<_, _>>()?;
+        let state = State { table: MsixTable::new(count), bound: vec![false; count.into()] };
+        Ok(Self { wiring, vectors, state: Mutex::new(state) })
     }
 
     /// How many vectors there are.
@@ -38,71 +47,77 @@ impl Msix {
 
     /// Interrupts the guest by `vector`; one that does not exist (0xffff stands for none) interrupts nobody.
     pub(crate) fn signal(&self, vector: u16) {
-        let index = usize::from(vector);
-        let mut table = self.table();
-        if table.is_open(index) {
-            if let Some(vector) = self.vectors.get(index) {
-                vector.fire();
-            }
-        } else if table.is_enabled() {
-            table.set_pending(index);
+        if let Some(vector) = self.vectors.get(usize::from(vector)) {
+            // A full counter means that the interrupt is on its way already.
+            let _ = vector.event.write(1);
+        }
+    }
+
+    /// The event of `vector`, for another process to signal; if there is no such vector, one that nobody hears.
+    pub(crate) fn event(&self, vector: u16) -> std::io::Result<EventFd> {
+        match self.vectors.get(usize::from(vector)) {
+            Some(vector) => vector.event.try_clone(),
+            None => EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK),
         }
     }
 
     /// The guest has written message control.
     pub(crate) fn set_control(&self, control: u16) {
-        let mut table = self.table();
-        table.set_control(control);
-        self.deliver(&mut table);
+        let mut state = self.state();
+        state.table.set_control(control);
+        (0..self.vectors.len()).for_each(|vector| self.follow(&mut state, vector));
     }
 
     /// Reads the table; beyond it is zero.
     pub(crate) fn read_table(&self, offset: u64, data: &mut [u8]) {
-        self.table().read(offset, data);
+        self.state().table.read(offset, data);
     }
 
     /// Writes the table.
     pub(crate) fn write_table(&self, offset: u64, data: &[u8]) {
-        let mut table = self.table();
-        if let Some(index) = table.write(offset, data) {
-            self.route(&table, index);
-            self.deliver(&mut table);
+        let mut state = self.state();
+        if let Some(index) = state.table.write(offset, data) {
+            self.follow(&mut state, index);
         }
     }
 
     /// Reads the pending bits, one a vector.
     pub(crate) fn read_pending(&self, offset: u64, data: &mut [u8]) {
-        self.table().read_pending(offset, data);
+        let State { table, bound } = &mut *self.state();
+        for (index, vector) in self.vectors.iter().enumerate() {
+            if bound.get(index) == Some(&false) && vector.event.read().is_ok() {
+                table.set_pending(index);
+            }
+        }
+        table.read_pending(offset, data);
     }
 
-    /// Takes a finished message to KVM.
-    fn route(&self, table: &MsixTable, index: usize) {
-        if let (Some((address, data)), Some(vector)) = (table.message(index), self.vectors.get(index))
+    /// Does for a vector what the table says of it.
+    fn follow(&self, State { table, bound }: &mut State, index: usize) {
+        let (Some(vector), Some(bound)) = (self.vectors.get(index), bound.get_mut(index)) else { return };
+        if let Some((address, data)) = table.message(index)
             && let Err(error) = self.wiring.route(vector.gsi, address, data)
         {
             // The guest loses its own interrupt; nothing else depends on it.
             tracing::debug!("vector {index} is not routed: {error}");
         }
-    }
-
-    /// Fires what became unmasked while pending.
-    fn deliver(&self, table: &mut MsixTable) {
-        for (index, vector) in self.vectors.iter().enumerate() {
-            if table.is_open(index) && table.take_pending(index) {
-                vector.fire();
-            }
+        let open = table.is_open(index);
+        if open == *bound {
+            return;
+        }
+        if open && table.take_pending(index) {
+            // What the pending bits showed: back to where KVM finds it.
+            let _ = vector.event.write(1);
+        }
+        let change = if open { Wiring::bind } else { Wiring::unbind };
+        match change(&self.wiring, &vector.event, vector.gsi) {
+            Ok(()) => *bound = open,
+            Err(error) => tracing::debug!("vector {index}: {error}"),
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, MsixTable> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Vector {
-    fn fire(&self) {
-        // A full counter means that the interrupt is on its way already.
-        let _ = self.event.write(1);
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

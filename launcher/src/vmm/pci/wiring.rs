@@ -65,6 +65,13 @@ impl Wiring {
 
     /// An event that interrupts the guest as [`Wiring::route`] says, and its number.
     pub(crate) fn interrupt(&self) -> Result<(EventFd, u32), WiringError> {
+        let (event, gsi) = self.held_interrupt()?;
+        self.bind(&event, gsi)?;
+        Ok((event, gsi))
+    }
+
+    /// An event that interrupts the guest once it is bound ([`Wiring::bind`]), and its number.
+    pub(crate) fn held_interrupt(&self) -> Result<(EventFd, u32), WiringError> {
         let mut routes = self.routes();
         let next = IOAPIC_PINS + routes.allocated;
         let gsi = routes.free.last().copied().unwrap_or(next);
@@ -72,7 +79,6 @@ impl Wiring {
             return Err(WiringError::NoInterruptLeft);
         }
         let event = event()?;
-        self.vm.register_irqfd(&event, gsi).map_err(failed("KVM_IRQFD"))?;
         match routes.free.pop() {
             Some(_) => {}
             None => routes.allocated += 1,
@@ -91,6 +97,16 @@ impl Wiring {
             // A number is lost, of some thousands.
             Err(error) => tracing::error!("KVM_IRQFD failed: {error}"),
         }
+    }
+
+    /// Lets `event` interrupt the guest; at once, if it was signalled before.
+    pub(crate) fn bind(&self, event: &EventFd, gsi: u32) -> Result<(), WiringError> {
+        self.vm.register_irqfd(event, gsi).map_err(failed("KVM_IRQFD"))
+    }
+
+    /// Undoes [`Wiring::bind`]: from now on the event holds what is signalled.
+    pub(crate) fn unbind(&self, event: &EventFd, gsi: u32) -> Result<(), WiringError> {
+        self.vm.unregister_irqfd(event, gsi).map_err(failed("KVM_IRQFD"))
     }
 
     /// Sends interrupt `gsi` to where the guest wants it. Any address and data are allowed: KVM drops what makes no

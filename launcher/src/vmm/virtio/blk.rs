@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR,
@@ -13,6 +14,7 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_OUT,
 };
 
+use super::device_config::DeviceConfig;
 use super::queue::VirtQueue;
 use super::segments::{BadBuffer, Segments};
 use super::{Cause, Device, Kind, Progress, Queues};
@@ -173,8 +175,8 @@ impl Device for Block {
         &QUEUE_SIZES
     }
 
-    fn config(&self) -> &[u8] {
-        &self.config
+    fn config(&self) -> Arc<DeviceConfig> {
+        DeviceConfig::new(&self.config)
     }
 
     fn activate(&mut self, _features: u64) {}

@@ -44,9 +44,10 @@ pub(super) struct QueueSetup {
     size: u16,
     pub(super) vector: u16,
     pub(super) enabled: bool,
-    descriptors: u64,
-    driver: u64,
-    device: u64,
+    /// Guest-physical addresses of the ring's three parts.
+    pub(super) descriptors: u64,
+    pub(super) driver: u64,
+    pub(super) device: u64,
 }
 
 impl QueueSetup {
@@ -74,17 +75,17 @@ pub(super) struct CommonConfig {
     accepted: u64,
     device_feature_select: u32,
     driver_feature_select: u32,
-    config_vector: u16,
-    status: u8,
+    pub(super) config_vector: u16,
+    pub(super) status: u8,
     queue_select: u16,
     pub(super) queues: Vec<QueueSetup>,
 }
 
 impl CommonConfig {
-    /// A device that offers `features` and the transport's.
-    pub(super) fn new(features: u64, queue_sizes: &[u16]) -> Self {
+    /// A device that offers `features`, and those of the transport that are in `rings`.
+    pub(super) fn new(features: u64, rings: u64, queue_sizes: &[u16]) -> Self {
         Self {
-            offered: features | TRANSPORT_FEATURES,
+            offered: features | TRANSPORT_FEATURES & (rings | 1 << VIRTIO_F_VERSION_1),
             accepted: 0,
             device_feature_select: 0,
             driver_feature_select: 0,
@@ -160,7 +161,7 @@ impl CommonConfig {
     fn write_status(&mut self, value: u8) -> Action {
         if value == 0 {
             let sizes: Vec<u16> = self.queues.iter().map(|queue| queue.max_size).collect();
-            *self = Self::new(self.offered, &sizes);
+            *self = Self::new(self.offered, 0, &sizes);
             return Action::Reset;
         }
         let new = value & !self.status;
@@ -250,7 +251,7 @@ mod tests {
     const ACKNOWLEDGE_AND_DRIVER: u8 = 3;
 
     fn config() -> CommonConfig {
-        CommonConfig::new(1 << 5, &[256, 256])
+        CommonConfig::new(1 << 5, u64::MAX, &[256, 256])
     }
 
     fn accept(config: &mut CommonConfig, features: u64) -> u8 {

@@ -8,7 +8,9 @@ mod receive;
 mod transmit;
 
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
+use std::sync::Arc;
 
+use net_types::Mac;
 use tap::{Offloads, Queue as Tap, TapError};
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
@@ -16,8 +18,9 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
 };
 
+use super::device_config::DeviceConfig;
 use super::{Cause, Device, Kind, Progress, Queues};
-use crate::control::Nic;
+use crate::control::Mtu;
 use receive::Receive;
 use transmit::Transmit;
 
@@ -50,9 +53,8 @@ pub(crate) struct Net {
 }
 
 impl Net {
-    /// A device on the NIC's tap; it does not look at the tap before a driver is ready.
-    pub(crate) fn new(nic: Nic) -> Result<Self, NetError> {
-        let Nic { queues, mac, mtu, slot: _ } = nic;
+    /// A device on a tap with these queues; it does not look at the tap before a driver is ready.
+    pub(crate) fn new(queues: Vec<OwnedFd>, mac: Mac, mtu: Mtu) -> Result<Self, NetError> {
         let [queue]: [OwnedFd; 1] =
             queues.try_into().map_err(|queues: Vec<_>| NetError::Queues(queues.len()))?;
         let tap = Tap::from_fd(queue)?;
@@ -116,8 +118,8 @@ impl Device for Net {
         &QUEUE_SIZES
     }
 
-    fn config(&self) -> &[u8] {
-        &self.config
+    fn config(&self) -> Arc<DeviceConfig> {
+        DeviceConfig::new(&self.config)
     }
 
     fn activate(&mut self, features: u64) {

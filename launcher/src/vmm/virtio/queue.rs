@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT as _, QueueT as _};
 
+use vmm_sys_util::eventfd::EventFd;
+
 use super::segments::{Direction, Segments};
 use crate::vmm::memory::GuestRam;
 use crate::vmm::pci::Msix;
@@ -16,6 +18,22 @@ pub(crate) struct VirtQueue {
     vector: u16,
     /// The guest has broken its ring; it is left alone until a reset.
     broken: bool,
+}
+
+/// A ring that somebody outside this process serves, and its events.
+#[derive(Debug)]
+pub(crate) struct LentRing {
+    /// The queue's number.
+    pub(super) index: usize,
+    pub(super) size: u16,
+    /// Guest-physical addresses, each checked to lie in RAM with all that belongs to it.
+    pub(super) descriptors: u64,
+    pub(super) available: u64,
+    pub(super) used: u64,
+    /// The guest signals it.
+    pub(super) kick: EventFd,
+    /// Interrupts the guest.
+    pub(super) call: EventFd,
 }
 
 /// A chain of descriptors that the driver has made available, by its head's index.

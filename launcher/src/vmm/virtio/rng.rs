@@ -1,7 +1,10 @@
 //! Entropy (virtio 1.2, 5.4): fills whatever the guest makes available with the host's random bytes.
 
+use std::sync::Arc;
+
 use rustix::rand::GetRandomFlags;
 
+use super::device_config::DeviceConfig;
 use super::segments::{Direction, Segments};
 use super::{Cause, Device, Kind, Progress, Queues};
 
@@ -36,8 +39,8 @@ impl Device for Rng {
         &QUEUE_SIZES
     }
 
-    fn config(&self) -> &[u8] {
-        &[]
+    fn config(&self) -> Arc<DeviceConfig> {
+        DeviceConfig::new(&[])
     }
 
     fn activate(&mut self, _features: u64) {}

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use virtio_queue::QueueT as _;
 
-use super::common::{Action, CommonConfig};
-use super::queue::VirtQueue;
+use super::common::{Action, CommonConfig, QueueSetup};
+use super::device_config::DeviceConfig;
+use super::queue::{LentRing, VirtQueue};
 use super::worker::{self, Shared};
 use super::{Device, Queues};
 use crate::vmm::memory::GuestRam;
@@ -29,6 +30,10 @@ const DEVICE: u32 = 0x2000;
 const NOTIFY: u32 = 0x3000;
 const MSIX_TABLE: u32 = 0x4000;
 const MSIX_PENDING: u32 = 0x5000;
+
+/// Registers of the common configuration that say what the device says.
+const STATUS: u64 = 0x14;
+const GENERATION: u64 = 0x15;
 
 /// Bytes between the notify registers of two queues.
 const NOTIFY_MULTIPLIER: u32 = 4;
@@ -65,8 +70,9 @@ pub(crate) struct Transport {
     msix: Arc<Msix>,
     msix_capability: usize,
     common: CommonConfig,
-    /// The device's own configuration, which never changes.
-    device_config: Vec<u8>,
+    device_config: Arc<DeviceConfig>,
+    /// The status before the last reset: what a driver sees until the device has stopped.
+    status_before: u8,
     shared: Arc<Shared>,
     ram: Arc<GuestRam>,
     wiring: Arc<Wiring>,
@@ -84,12 +90,13 @@ impl Transport {
         end: End,
     ) -> Result<Self, TransportError> {
         let kind = device.kind();
-        let common = CommonConfig::new(device.features(), device.queue_sizes());
-        let device_config = device.config().to_vec();
+        let common = CommonConfig::new(device.features(), device.ring_features(), device.queue_sizes());
+        let device_config = device.config();
         let queues = common.queues.len();
         // One vector a queue, and one for changes of the configuration, as drivers ask for.
         let vectors = u16::try_from(queues + 1).map_err(|_many| WiringError::NoInterruptLeft)?;
         let msix = Arc::new(Msix::new(Arc::clone(&wiring), vectors)?);
+        device_config.tell_by(Arc::clone(&msix));
         let kicks = (0..queues).map(|_| event()).collect::<Result<Vec<_>, _>>()?;
         let shared = Arc::new(Shared::new(device, kicks));
         worker::spawn(Arc::clone(&shared), end).map_err(TransportError::Thread)?;
@@ -112,6 +119,7 @@ impl Transport {
             msix_capability,
             common,
             device_config,
+            status_before: 0,
             shared,
             ram,
             wiring,
@@ -164,23 +172,28 @@ impl Transport {
         }
     }
 
-    /// Builds the live queues and hands them to the device's thread. `None` if a ring is not wholly in memory.
+    /// Builds the live queues and hands them to the device's thread, or to the device if it lends them. `None` if a ring
+    /// is not wholly in memory.
     fn activate(&mut self) -> Option<()> {
-        let mut queues = Vec::new();
-        for setup in &self.common.queues {
-            let queue = if setup.enabled {
+        let mut state = self.shared.state();
+        let (mut queues, mut lent) = (Vec::new(), Vec::new());
+        for (index, setup) in self.common.queues.iter().enumerate() {
+            let mut own = None;
+            if setup.enabled {
                 let queue = setup.build(self.common.event_idx())?;
                 if !queue.is_valid(self.ram.as_ref()) {
                     return None;
                 }
-                let (ram, msix) = (Arc::clone(&self.ram), Arc::clone(&self.msix));
-                Some(VirtQueue::new(queue, ram, msix, setup.vector))
-            } else {
-                None
-            };
-            queues.push(queue);
+                if state.device.lends(index) {
+                    lent.push(self.lent(index, setup, queue.size())?);
+                } else {
+                    let (ram, msix) = (Arc::clone(&self.ram), Arc::clone(&self.msix));
+                    own = Some(VirtQueue::new(queue, ram, msix, setup.vector));
+                }
+            }
+            queues.push(own);
         }
-        let mut state = self.shared.state();
+        state.device.lend(lent);
         state.device.activate(self.common.features());
         state.queues = Some(Queues(queues));
         // The driver may have filled its rings before it was ready, and the outside may have spoken already.
@@ -188,6 +201,34 @@ impl Transport {
             let _ = kick.write(1);
         }
         Some(())
+    }
+
+    /// A ring with the events of its queue, for somebody else to serve. `None` if the process has no descriptors left.
+    fn lent(&self, index: usize, setup: &QueueSetup, size: u16) -> Option<LentRing> {
+        Some(LentRing {
+            index,
+            size,
+            descriptors: setup.descriptors,
+            available: setup.driver,
+            used: setup.device,
+            kick: self.shared.kicks.get(index)?.try_clone().ok()?,
+            call: self.msix.event(setup.vector).ok()?,
+        })
+    }
+
+    /// Reads the common configuration, with what the device has to say in it.
+    fn read_common(&self, offset: u64, data: &mut [u8]) {
+        self.common.read(offset, data);
+        let mut put = |register: u64, value: u8| {
+            let place = register.checked_sub(offset).and_then(|at| usize::try_from(at).ok());
+            if let Some(byte) = place.and_then(|at| data.get_mut(at)) {
+                *byte = value;
+            }
+        };
+        put(GENERATION, self.device_config.generation());
+        if self.common.status == 0 && self.shared.state().device.is_stopping() {
+            put(STATUS, self.status_before);
+        }
     }
 }
 
@@ -236,8 +277,8 @@ impl Function for Transport {
         data.fill(0);
         let (part, offset) = split(at);
         match part {
-            COMMON => self.common.read(offset, data),
-            DEVICE => read_bytes(&self.device_config, offset, data),
+            COMMON => self.read_common(offset, data),
+            DEVICE => self.device_config.read(offset, data),
             MSIX_TABLE => self.msix.read_table(offset, data),
             MSIX_PENDING => self.msix.read_pending(offset, data),
             _ => {}
@@ -248,7 +289,12 @@ impl Function for Transport {
         let (part, offset) = split(at);
         match part {
             COMMON => {
+                let status = self.common.status;
                 let action = self.common.write(offset, data, self.msix.count());
+                if action == Action::Reset && status != 0 {
+                    self.status_before = status;
+                }
+                self.device_config.set_vector(self.common.config_vector);
                 self.perform(action);
             }
             NOTIFY => {
@@ -268,12 +314,6 @@ fn split(at: BarOffset) -> (u32, u64) {
     let size = u64::from(PART_SIZE);
     // Decoding has checked that the offset is inside the BAR.
     (u32::try_from(at.offset / size * size).unwrap_or(u32::MAX), at.offset % size)
-}
-
-fn read_bytes(bytes: &[u8], offset: u64, data: &mut [u8]) {
-    let start = usize::try_from(offset).unwrap_or(usize::MAX);
-    let rest = bytes.get(start..).unwrap_or_default();
-    data.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
 }
 
 #[cfg(test)]

@@ -51,13 +51,17 @@ impl Shared {
 /// Starts the thread, and waits until it is through its beginnings. It ends with the process; a panic in it ends the
 /// run.
 pub(super) fn spawn(shared: Arc<Shared>, end: End) -> io::Result<()> {
-    let (name, event_fd) = {
-        let state = shared.state();
-        (state.device.kind().name, state.device.event_fd())
+    let (name, event_fd, lent) = {
+        let device = &shared.state().device;
+        let lent: Vec<_> = (0..shared.kicks.len()).map(|queue| device.lends(queue)).collect();
+        (device.kind().name, device.event_fd(), lent)
     };
     let epoll = Epoll::new()?;
     let edges = EventSet::IN | EventSet::EDGE_TRIGGERED;
-    for (queue, kick) in (0..).zip(&shared.kicks) {
+    for ((queue, kick), lent) in (0..).zip(&shared.kicks).zip(lent) {
+        if lent {
+            continue;
+        }
         epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), EpollEvent::new(edges, queue))?;
     }
     if let Some(fd) = event_fd {

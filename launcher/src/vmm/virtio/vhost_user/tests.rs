@@ -1,0 +1,266 @@
+//! The device against backends that answer, lie, stall and go: a thread at the other end of a socket pair.
+
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use vm_memory::{Bytes as _, GuestAddress};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::connection::{Connection, Request};
+use super::*;
+use crate::control::Event;
+use crate::vmm::memory::{self, Users};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const FEATURES: u64 = 1 << 32 | 1 << 30 | 1 << 15 | 1;
+/// A message as it arrived: its request and its body.
+type Message = (u32, Vec<u8>);
+
+/// Answers what is asked, until `mute` is asked; tells every message.
+fn backend(mute: Option<Request>) -> (OwnedFd, Receiver<Message>) {
+    let (ours, theirs) = pair();
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        let mut socket = ours;
+        let mut head = [0; 12];
+        while socket.read_exact(&mut head).is_ok() {
+            let [request, flags, length] =
+                [0, 4, 8].map(|at: usize| u32::from_le_bytes(head[at..at + 4].try_into().unwrap()));
+            let mut body = vec![0; length as usize];
+            socket.read_exact(&mut body).unwrap();
+            let reply = match request {
+                1 => Some(FEATURES),
+                15 => Some(1 << 3 | 1),
+                17 => Some(1),
+                11 => Some(u64::from(body[0]) | 7 << 32),
+                _ => (flags & 8 != 0).then_some(0),
+            };
+            let silent = mute.is_some_and(|mute| mute as u32 == request);
+            if tell.send((request, body)).is_err() {
+                return;
+            }
+            if let (Some(reply), false) = (reply, silent) {
+                let message = [request, 5, 8].into_iter().flat_map(|word| word.to_le_bytes());
+                let message: Vec<u8> = message.chain(reply.to_le_bytes()).collect();
+                socket.write_all(&message).unwrap();
+            }
+        }
+    });
+    (theirs.into(), told)
+}
+
+/// A socket pair; the second end has the time limits of one that the supervisor made, only shorter.
+fn pair() -> (UnixStream, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    (ours, theirs)
+}
+
+struct Bench {
+    device: VhostUser,
+    ram: Arc<GuestRam>,
+    outbox: Arc<Outbox>,
+}
+
+impl Bench {
+    fn new(socket: Option<OwnedFd>) -> Self {
+        let ram = Arc::new(memory::map((32 << 20).try_into().unwrap(), Users::Backends).unwrap());
+        let outbox = Arc::new(Outbox::new().unwrap());
+        let settings = VhostSettings {
+            nic: 3,
+            socket,
+            pairs: QueuePairs::ONE,
+            mac: "02:00:00:00:00:01".parse().unwrap(),
+            mtu: 1500.try_into().unwrap(),
+        };
+        let end = End::new().unwrap();
+        let device = VhostUser::new(settings, Arc::clone(&ram), Arc::clone(&outbox), end).unwrap();
+        Self { device, ram, outbox }
+    }
+
+    /// The driver becomes ready, with rings one after the other from 1 MiB on.
+    fn activate(&mut self) {
+        let event = || EventFd::new(EFD_NONBLOCK).unwrap();
+        let ring = |index: usize| {
+            let at = 0x10_0000 + 0x1_0000 * index as u64;
+            let (descriptors, available, used) = (at, at + 0x4000, at + 0x8000);
+            LentRing { index, size: 256, descriptors, available, used, kick: event(), call: event() }
+        };
+        self.device.lend(vec![ring(0), ring(1)]);
+        self.device.activate(1 << 32 | 1 << 15 | 1 << 5);
+    }
+
+    /// The next event.
+    fn event(&self) -> Event {
+        let mut events = Vec::new();
+        eventually(|| {
+            events.extend(self.outbox.take());
+            !events.is_empty()
+        });
+        assert_eq!(events.len(), 1, "{events:?}");
+        events.remove(0)
+    }
+
+    fn link_is_up(&self) -> bool {
+        let mut status = [0; 2];
+        self.device.config().read(STATUS as u64, &mut status);
+        u16::from_le_bytes(status) == LINK_UP
+    }
+}
+
+fn eventually(mut holds: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + LIMIT;
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "it does not come about");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits for a message of this kind; returns its body.
+fn heard(messages: &Receiver<Message>, wanted: Request) -> Vec<u8> {
+    loop {
+        let (request, body) = messages.recv_timeout(LIMIT).unwrap();
+        if request == wanted as u32 {
+            return body;
+        }
+    }
+}
+
+#[test]
+fn what_is_offered_is_what_both_know() {
+    let (socket, _messages) = backend(None);
+    let bench = Bench::new(Some(socket));
+    assert_eq!(bench.device.features(), 1 << 32 | 1 << 15 | 1 | bits(&OWN));
+    assert_eq!(bench.device.ring_features() & bits(&[VIRTIO_RING_F_EVENT_IDX]), 0);
+    assert_eq!(bench.event(), Event::BackendConnected { nic: 3 });
+    assert!(bench.link_is_up());
+}
+
+#[test]
+fn rings_go_on_where_a_lost_backend_left_them() {
+    let (socket, first) = backend(None);
+    let hangs_up = UnixStream::from(socket.try_clone().unwrap());
+    let mut bench = Bench::new(Some(socket));
+    assert_eq!(bench.event(), Event::BackendConnected { nic: 3 });
+    bench.activate();
+    assert_eq!(heard(&first, Request::SET_VRING_BASE), [0; 8]);
+    eventually(|| !bench.device.is_stopping());
+    // It has given back five buffers of the second ring, and dies.
+    bench.ram.write_obj(5_u16, GuestAddress(0x11_8002)).unwrap();
+    hangs_up.shutdown(Shutdown::Both).unwrap();
+    assert!(matches!(bench.event(), Event::BackendLost { nic: 3, .. }));
+    assert!(!bench.link_is_up());
+
+    let (socket, second) = backend(None);
+    bench.device.mailbox().connection(socket);
+    assert_eq!(bench.event(), Event::BackendConnected { nic: 3 });
+    assert!(bench.link_is_up());
+    let bases = |messages: &Receiver<Message>| [0; 2].map(|_| heard(messages, Request::SET_VRING_BASE));
+    assert_eq!(bases(&second), [[0; 8], [1, 0, 0, 0, 5, 0, 0, 0]], "as guest memory has it");
+
+    // One that is only replaced says itself how far it came.
+    let (socket, third) = backend(None);
+    bench.device.mailbox().connection(socket);
+    assert_eq!(bench.event(), Event::BackendConnected { nic: 3 });
+    assert_eq!(bases(&third), [[0, 0, 0, 0, 7, 0, 0, 0], [1, 0, 0, 0, 7, 0, 0, 0]]);
+}
+
+#[test]
+fn a_reset_takes_the_rings_back() {
+    let (socket, messages) = backend(None);
+    let mut bench = Bench::new(Some(socket));
+    bench.activate();
+    heard(&messages, Request::SET_VRING_ENABLE);
+    bench.device.reset();
+    assert_eq!(heard(&messages, Request::GET_VRING_BASE), [0; 8]);
+    assert_eq!(heard(&messages, Request::GET_VRING_BASE)[0], 1);
+    eventually(|| !bench.device.is_stopping());
+    bench.activate();
+    assert_eq!(heard(&messages, Request::SET_VRING_BASE), [0; 8], "a new driver begins at the beginning");
+}
+
+#[test]
+fn a_backend_that_stalls_costs_the_link_and_no_more() {
+    let (socket, messages) = backend(Some(Request::GET_VRING_BASE));
+    let mut bench = Bench::new(Some(socket));
+    assert_eq!(bench.event(), Event::BackendConnected { nic: 3 });
+    bench.activate();
+    heard(&messages, Request::SET_VRING_ENABLE);
+    bench.device.reset();
+    match bench.event() {
+        Event::BackendLost { nic: 3, reason } => {
+            assert!(reason.starts_with("GET_VRING_BASE: the backend does not answer"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+    eventually(|| !bench.device.is_stopping());
+    assert!(!bench.link_is_up());
+}
+
+#[test]
+fn without_a_backend_everything_is_offered_and_there_is_no_link() {
+    let mut bench = Bench::new(None);
+    assert_eq!(bench.device.ring_features(), bits(&SHARED));
+    assert!(!bench.link_is_up());
+    bench.activate();
+    bench.device.reset();
+    eventually(|| !bench.device.is_stopping());
+    assert_eq!(bench.outbox.take(), []);
+}
+
+#[test]
+fn a_backend_that_lacks_what_the_guest_uses_is_refused() {
+    let mut bench = Bench::new(None);
+    bench.device.lend(Vec::new());
+    bench.device.activate(1 << 32 | 1 << 11);
+    let (socket, _messages) = backend(None);
+    bench.device.mailbox().connection(socket);
+    match bench.event() {
+        Event::BackendLost { reason, .. } => assert!(reason.ends_with("lacks: 0x800"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(!bench.link_is_up());
+}
+
+#[test]
+fn what_is_no_answer_ends_the_connection() {
+    let reply = |request: u32, flags: u32, length: u32| {
+        let words = [request, flags, length].into_iter().flat_map(|word| word.to_le_bytes());
+        words.chain([0; 8]).collect::<Vec<u8>>()
+    };
+    for answer in [
+        reply(1, 1, 8),
+        reply(1, 6, 8),
+        reply(2, 5, 8),
+        reply(1, 5, 0),
+        reply(1, 5, u32::MAX),
+        vec![0xff; 4096],
+        reply(1, 5, 8)[..15].to_vec(),
+        Vec::new(),
+    ] {
+        let (mut ours, theirs) = pair();
+        ours.write_all(&answer).unwrap();
+        let mut connection = Connection::new(theirs.into());
+        connection.ask(Request::GET_FEATURES, &[]).unwrap_err();
+    }
+    let (ours, theirs) = pair();
+    drop(ours);
+    Connection::new(theirs.into()).ask(Request::GET_FEATURES, &[]).unwrap_err();
+}
+
+#[test]
+fn a_backend_that_speaks_out_of_turn_is_dropped() {
+    let (mut ours, theirs) = pair();
+    for answer in [FEATURES, 0] {
+        let request: u32 = if answer == 0 { 15 } else { 1 };
+        let words = [request, 5, 8].into_iter().flat_map(|word| word.to_le_bytes());
+        ours.write_all(&words.chain(answer.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+    }
+    let bench = Bench::new(Some(theirs.into()));
+    assert_eq!(bench.event(), Event::BackendConnected { nic: 3 });
+    ours.write_all(b"hello").unwrap();
+    assert!(matches!(bench.event(), Event::BackendLost { nic: 3, .. }));
+}

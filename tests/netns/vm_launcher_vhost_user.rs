@@ -1,0 +1,120 @@
+//! `vm-launcher up` with `binding: {name: vhostuser}`: the supervisor connects the VMM to vhost-net-backend, again after the
+//! backend has died, and `down` leaves nothing. The guests here are deaf and mute; the node's tests have one that speaks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use e2e::{Daemon, Launcher, Sandbox, Snapshot, binary, eventually, output, run, sh};
+
+use crate::vhost_guests::await_socket;
+
+const SOON: Duration = Duration::from_secs(60);
+const CONTROL: &str = "/run/guestwire/vhost.sock";
+const NAME: &str = "fast1";
+
+struct Node {
+    launcher: Launcher,
+    folder: tempfile::TempDir,
+    _sandbox: Sandbox,
+}
+
+impl Node {
+    fn new() -> Self {
+        let sandbox = Sandbox::enter();
+        sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+        let folder = tempfile::tempdir().unwrap();
+        Self { launcher: Launcher::new(folder.path()), folder, _sandbox: sandbox }
+    }
+
+    /// The example, on a bridge without VLANs, changed.
+    fn manifest(&self, from: &str, to: &str) -> PathBuf {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/vm-vhostuser.yaml");
+        let text = fs::read_to_string(example).unwrap().replace(r#""vlan": 100, "#, "");
+        assert!(text.contains(from), "{from:?} is not in the example");
+        let path = self.folder.path().join("vm.yaml");
+        fs::write(&path, text.replace(from, to)).unwrap();
+        path
+    }
+
+    fn link_is(&self, state: &str) {
+        eventually(&format!("the link is {state}"), SOON, || {
+            let status = self.launcher.status(NAME);
+            (status["status"]["interfaces"][0]["linkState"] == state).then_some(())
+        });
+    }
+
+    /// What the launcher says of a manifest that it refuses.
+    fn refusal(&self, manifest: &Path) -> String {
+        let up = self.launcher.up_halted(manifest, &[]);
+        assert!(!up.status.success());
+        String::from_utf8_lossy(&up.stderr).into_owned()
+    }
+}
+
+fn ctl(arguments: &[&str]) -> String {
+    run(Command::new(binary("vhost-net-backend")).arg("ctl").args(arguments))
+}
+
+fn daemon() -> Daemon {
+    let mut command = Command::new(binary("vhost-net-backend"));
+    let daemon = Daemon::start(command.args(["--control", CONTROL, "--state", "/run/guestwire/state"]));
+    await_socket(Path::new(CONTROL));
+    eventually("the daemon answers", SOON, || {
+        let list = output(Command::new(binary("vhost-net-backend")).args(["ctl", "list"]));
+        list.status.success().then_some(())
+    });
+    daemon
+}
+
+fn connected() -> bool {
+    let list: serde_json::Value = serde_json::from_str(&ctl(&["list"])).unwrap();
+    list["links"].as_array().is_some_and(|links| links.len() == 1)
+}
+
+#[test]
+fn a_vmm_is_connected_to_its_backend_whenever_there_is_one() {
+    let node = Node::new();
+    let before = Snapshot::take(&[&node.launcher.run_dir()]);
+    let mut backend = daemon();
+    let up = node.launcher.up_halted(&node.manifest("fast", "fast"), &[]);
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    assert!(connected());
+    for _ in 0..2 {
+        backend.child().kill().unwrap();
+        backend.child().wait().unwrap();
+        node.link_is("down");
+        backend = daemon();
+        node.link_is("up");
+    }
+    let status = node.launcher.status(NAME);
+    assert_eq!(status["status"]["phase"], "Running", "the guest never noticed more than its link");
+    assert_eq!(status["status"]["interfaces"][0]["mac"], "02:00:00:00:0f:01");
+    // One link can be asked for by its name; nobody else's is told.
+    let links: serde_json::Value = serde_json::from_str(&ctl(&["list"])).unwrap();
+    let name = links["links"][0]["name"].as_str().unwrap().to_owned();
+    assert!(ctl(&["list", &name]).contains(&name));
+    assert!(!ctl(&["list", "other"]).contains(&name));
+    node.launcher.run("down", &[NAME, "--now"]);
+    assert_eq!(ctl(&["list", &name]), ctl(&["list", "other"]), "no link is left");
+    assert_eq!(fs::read_dir("/run/guestwire/vhost").unwrap().count(), 0, "no socket either");
+    drop(backend);
+    before.assert_unchanged();
+}
+
+#[test]
+fn what_a_backend_cannot_be_had_for_is_refused_by_name() {
+    let node = Node::new();
+    let _backend = daemon();
+    let before = Snapshot::take(&[&node.launcher.run_dir()]);
+    let other = node.refusal(&node.manifest("{name: vhostuser}", "{name: passt}"));
+    assert!(other.contains(r#"interfaces[0].binding.name: "passt" is not allowed: vhostuser"#), "{other}");
+    let chain = node.manifest(",\n        {\"type\": \"vhost-user\"}", "");
+    let without = node.refusal(&chain);
+    assert!(
+        without.contains("binding vhostuser needs a network whose last plugin is vhost-user"),
+        "{without}"
+    );
+    before.assert_unchanged();
+}
