@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::SystemTime;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -24,6 +24,9 @@ use vm_api::status_dir::read_file;
 use super::State;
 use crate::name::Name;
 use crate::zone::{Policy, VmRecords, ZoneWriter, serial, vm_name};
+
+/// How old a serial gets: see [`serial`].
+const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why a directory cannot be a source.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +64,7 @@ impl DirSource {
     /// Reads `root` once, for `dump`.
     pub fn read_once(root: PathBuf, policy: Policy, writer: ZoneWriter) -> Result<(), DirError> {
         let watches = Watches::new(&root)?;
-        Follower { policy, writer, state: Arc::default(), watches, root }.read_all()
+        Follower { policy, writer, state: Arc::default(), watches, root, renewal: RENEWAL }.read_all()
     }
 
     /// Reads `root` (which need not exist) into the zone, then follows its changes on a thread of its own.
@@ -72,7 +75,8 @@ impl DirSource {
         state: Arc<State>,
     ) -> Result<Self, DirError> {
         let (stop, stopped) = UnixStream::pair().map_err(DirError::Thread)?;
-        let mut follower = Follower { policy, writer, state, watches: Watches::new(&root)?, root };
+        let watches = Watches::new(&root)?;
+        let mut follower = Follower { policy, writer, state, watches, root, renewal: RENEWAL };
         follower.read_all()?;
         let thread = thread::Builder::new()
             .name("source-dir".to_owned())
@@ -158,16 +162,20 @@ struct Follower {
     writer: ZoneWriter,
     state: Arc<State>,
     watches: Watches,
+    /// After how long without a change the serial is renewed.
+    renewal: Duration,
 }
 
 impl Follower {
     fn run(mut self, stopped: &UnixStream) {
+        let renewal = PollTimeout::try_from(self.renewal).unwrap_or(PollTimeout::MAX);
         loop {
             let mut waiting = [
                 PollFd::new(self.watches.inotify.as_fd(), PollFlags::POLLIN),
                 PollFd::new(stopped.as_fd(), PollFlags::POLLIN),
             ];
-            match poll(&mut waiting, PollTimeout::NONE) {
+            match poll(&mut waiting, renewal) {
+                Ok(0) => self.writer.publish(serial::follow(self.writer.serial())),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => {
                     self.state.broken(&format!("poll: {error}"));
@@ -246,7 +254,7 @@ impl Follower {
         }
         self.writer.retain(&present);
         if !self.state.is_synced() {
-            self.writer.publish(serial::next(self.writer.serial(), SystemTime::now()));
+            self.writer.publish(serial::follow(self.writer.serial()));
             self.state.connected();
             self.state.synced();
         }
@@ -303,7 +311,7 @@ impl Follower {
 
     fn publish(&mut self) {
         if self.writer.has_changes() {
-            self.writer.publish(serial::next(self.writer.serial(), SystemTime::now()));
+            self.writer.publish(serial::follow(self.writer.serial()));
         }
     }
 }
@@ -331,4 +339,37 @@ fn file_names(path: &Path) -> Result<Vec<String>, DirError> {
 fn inotify_error(operation: &'static str, path: &Path) -> impl FnOnce(Errno) -> DirError {
     let path = path.to_owned();
     move |source| DirError::Inotify { operation, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zone::{Settings, SharedZone, Zone};
+
+    #[test]
+    fn the_serial_is_renewed_though_nothing_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings::new(&"example.com".parse().unwrap(), &[], &[], 30, 5).unwrap();
+        let shared = Arc::new(SharedZone::new(Zone::new(Arc::new(settings), 1)));
+        let policy = Policy { trusted: Vec::new(), only_ready: false, ttl: 30, room: 200 };
+        let follower = Follower {
+            policy,
+            writer: ZoneWriter::new(Arc::clone(&shared)),
+            state: Arc::default(),
+            watches: Watches::new(folder.path()).unwrap(),
+            root: folder.path().to_owned(),
+            renewal: Duration::from_millis(5),
+        };
+        let mut serials = shared.serials();
+        let (stop, stopped) = UnixStream::pair().unwrap();
+        let thread = thread::spawn(move || follower.run(&stopped));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for _ in 0..3 {
+            let last = *serials.borrow_and_update();
+            runtime.block_on(serials.changed()).unwrap();
+            assert!(serial::is_newer(*serials.borrow(), last));
+        }
+        drop(stop);
+        thread.join().unwrap();
+    }
 }
