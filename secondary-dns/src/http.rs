@@ -15,14 +15,16 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
+use crate::connections::Connections;
 use crate::source::State;
 use crate::stats::{AllStats, header, line};
 use crate::zone::SharedZone;
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 64;
+/// Connections at once from one client: who holds them all does not keep the kubelet from asking.
+const MAX_PER_CLIENT: usize = 8;
 /// How long a client may take to send its request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -40,21 +42,21 @@ pub struct Pages {
 
 /// Serves until it is dropped.
 pub async fn serve(pages: Arc<Pages>, listener: TcpListener) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Connections::new(MAX_CONNECTIONS, MAX_PER_CLIENT);
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "accept");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
+        // A connection beyond the limits is closed at once.
+        let Some(admitted) = connections.admit(peer.ip()) else { continue };
         let pages = Arc::clone(&pages);
         tokio::spawn(async move {
-            let _permit = permit;
+            let _admitted = admitted;
             let service = service_fn(move |request| {
                 let page = pages.page(&request);
                 async move { Ok::<_, Infallible>(page) }

@@ -8,11 +8,15 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
+use socket2::{Domain, Socket, Type};
 use support::{Dns, vmi, write};
 
 /// Status and body of a page.
 fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
+    get_by(TcpStream::connect(address).unwrap(), path)
+}
+
+fn get_by(mut stream: TcpStream, path: &str) -> (u16, String) {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: dns\r\nConnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
@@ -47,6 +51,21 @@ fn health_readiness_and_metrics_are_served() {
         assert!(text.lines().any(|line| line == expected), "{expected} in\n{text}");
     }
     assert!(text.contains(&format!("secondary_dns_serial {}", dns.serial())), "{text}");
+}
+
+#[test]
+fn a_client_that_holds_connections_keeps_nobody_else_from_the_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let dns = Dns::start(dir.path(), &["--http", "127.0.0.1:0"]);
+    let http = dns.http.unwrap();
+    let held: Vec<_> = (0..100).map(|_| TcpStream::connect(http).unwrap()).collect();
+    // A connection beyond the limit is closed, which is the sign that those before it were accepted.
+    assert_eq!((&held[99]).read(&mut [0]).unwrap(), 0);
+    let other = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    other.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+    other.connect(&http.into()).unwrap();
+    assert_eq!(get_by(other.into(), "/readyz").0, 200);
+    assert!((&held[0]).set_nonblocking(true).and_then(|()| (&held[0]).read(&mut [0])).is_err(), "still held");
 }
 
 #[test]

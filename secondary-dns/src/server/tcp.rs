@@ -3,10 +3,9 @@
 //! Strangers can open connections, so everything is bounded: how many there are, how many per client network, and
 //! how long each may stay silent. Messages on one connection are answered in order.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -15,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::{Server, ServerError};
+use crate::connections::Connections;
 use crate::message::{Handled, Transfer};
 use crate::stats::Stats;
 use crate::transfer::messages;
@@ -23,7 +23,7 @@ use crate::zone::Zone;
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 1024;
-/// Connections at once from one address (IPv6: one /64).
+/// Connections at once from one client.
 const MAX_PER_CLIENT: usize = 64;
 /// How long a client may take to send its next message, or to read a reply.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -49,7 +49,7 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Serves connections until it is dropped.
 pub(super) async fn serve(server: Arc<Server>, listener: TcpListener, stats: Arc<Stats>) {
-    let connections = Arc::new(Connections::default());
+    let connections = Connections::new(MAX_CONNECTIONS, MAX_PER_CLIENT);
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -139,65 +139,4 @@ async fn read_length(stream: &mut TcpStream) -> io::Result<Option<u16>> {
 
 async fn patiently<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-/// Who is connected how many times.
-#[derive(Debug, Default)]
-struct Connections(Mutex<HashMap<IpAddr, usize>>);
-
-/// One admitted connection; dropping it makes room.
-struct Admitted {
-    connections: Arc<Connections>,
-    client: IpAddr,
-}
-
-impl Connections {
-    fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Admitted> {
-        let client = network(peer);
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = all.get(&client).copied().unwrap_or_default();
-        if mine >= MAX_PER_CLIENT || all.values().sum::<usize>() >= MAX_CONNECTIONS {
-            return None;
-        }
-        all.insert(client, mine + 1);
-        Some(Admitted { connections: Arc::clone(self), client })
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        let mut all = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = all.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                all.remove(&self.client);
-            }
-        }
-    }
-}
-
-/// What one client can choose its addresses from.
-fn network(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) >> 64 << 64)),
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_client_cannot_take_all_connections_and_gives_back_what_it_had() {
-        let connections = Arc::new(Connections::default());
-        let flood: Vec<Admitted> = (0..200)
-            .filter_map(|n: u16| connections.admit(IpAddr::V6(Ipv6Addr::new(1, 2, 3, 4, 5, 6, 7, n))))
-            .collect();
-        assert_eq!(flood.len(), MAX_PER_CLIENT);
-        let other: IpAddr = "192.0.2.1".parse().unwrap();
-        assert!(connections.admit(other).is_some());
-        drop(flood);
-        assert!(connections.0.lock().unwrap().is_empty());
-    }
 }
