@@ -108,8 +108,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ADDR:PORT")]
     pub http: Option<SocketAddr>,
 
-    /// UDP threads per address.
-    #[arg(long, value_name = "N", default_value_t = cores())]
+    /// UDP threads per address, 1 to 1024.
+    #[arg(long, value_name = "N", default_value_t = cores(), value_parser = threads)]
     pub threads: usize,
 
     /// A server that may transfer the zones and is notified of changes. With a key's name it must sign; without,
@@ -133,6 +133,11 @@ pub struct ServeArgs {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=1024).contains(number));
+    number.ok_or_else(|| "not a number from 1 to 1024".to_owned())
 }
 
 fn nsid(text: &str) -> Result<String, String> {

@@ -127,6 +127,7 @@ fn a_wrong_command_line_is_refused_with_its_reason() {
             "read /nonexistent",
         ),
         (vec!["--source", "dir:x", "--domain", "example.com", "--ttl", "90000"], "0..=86400"),
+        (vec!["--source", "dir:x", "--domain", "example.com", "--threads", "0"], "from 1 to 1024"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_secondary-dns")).args(&arguments).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
