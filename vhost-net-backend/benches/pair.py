@@ -22,7 +22,7 @@ from peers import EAL, HEAD, OURS, WINDOW, await_sockets, compare, free_port, hu
 
 METRICS = free_port()
 # What testpmd says with --record-core-cycles: cycles, frames, MHz.
-RECORDED = r"total cycles=(\d+) / total RX packets=(\d+)\) at (\d+) MHz"
+RECORDED = r"total cycles=(\d+) / total (?:RX|io) packets=(\d+)\) at (\d+) MHz"
 
 
 def dpdk_backend(sockets, *more):

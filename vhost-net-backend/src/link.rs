@@ -33,6 +33,8 @@ pub struct Turn {
     pub awake: bool,
     /// Some lane had frames.
     pub moved: bool,
+    /// Some lane is to be woken by its source.
+    pub asleep: bool,
 }
 
 /// What one poll of a lane came to.
@@ -116,10 +118,14 @@ impl Link {
         for side in [0, 1] {
             for queue in 0..self.lanes[side].len() {
                 if self.lanes[side][queue].asleep {
+                    turn.asleep = true;
                     continue;
                 }
                 match self.turn_lane(side, queue) {
-                    Ok(Turned::Moved) => turn = Turn { awake: true, moved: true },
+                    Ok(Turned::Moved) => {
+                        turn.awake = true;
+                        turn.moved = true;
+                    }
                     Ok(Turned::Empty) => turn.awake = true,
                     Ok(Turned::Quiet) => turn.awake |= !self.fall_asleep(me, side, queue, poller),
                     Err((end, fault)) => {

@@ -58,9 +58,10 @@ impl Links {
         let mut all = Turn::default();
         for (place, link) in self.links.iter_mut().enumerate() {
             if let Some(link) = link {
-                let Turn { awake, moved } = link.turn(place, &self.poller);
+                let Turn { awake, moved, asleep } = link.turn(place, &self.poller);
                 all.awake |= awake;
                 all.moved |= moved;
+                all.asleep |= asleep;
             }
         }
         all
@@ -198,7 +199,8 @@ fn run(mut links: Links, inbox: &Receiver<Job>, waiting: &AtomicBool, busy: &Cou
         if links.stop {
             break;
         }
-        if !turn.awake || round == 0 {
+        // The look costs a system call, which is much beside a round of small frames.
+        if !turn.awake || (round == 0 && turn.asleep) {
             let all = &mut links.links;
             links.poller.wait(!turn.awake && !waiting.load(Ordering::Acquire), |token| {
                 if let Some(link) = all.get_mut(token.link).and_then(Option::as_mut) {
