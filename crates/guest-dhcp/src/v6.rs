@@ -26,6 +26,35 @@ const MAX_SEARCH_BYTES: usize = 512;
 /// Associations of one message that are answered; a guest's NIC needs one.
 const MAX_ASSOCIATIONS: usize = 4;
 
+/// The options that decide, each as long as it must be. The decoder believes the length of others: it subtracts from it
+/// what they must have, and does not skip what they have too much.
+fn sound(mut options: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::new();
+    while let Some(([c0, c1, l0, l1], rest)) = options.split_first_chunk() {
+        let length = usize::from(u16::from_be_bytes([*l0, *l1]));
+        let Some((body, next)) = rest.split_at_checked(length) else { break };
+        options = next;
+        // RFC 8415, 21: what comes before the options inside.
+        let fixed = match OptionCode::from(u16::from_be_bytes([*c0, *c1])) {
+            OptionCode::ClientId | OptionCode::ServerId | OptionCode::ORO => length,
+            OptionCode::RapidCommit if length == 0 => 0,
+            OptionCode::IANA | OptionCode::IAPD => 12,
+            OptionCode::IATA => 4,
+            OptionCode::IAAddr => 24,
+            OptionCode::IAPrefix => 25,
+            _ => continue,
+        };
+        let Some((before, inside)) = body.split_at_checked(fixed) else { continue };
+        let body = [before, &sound(inside)].concat();
+        // No longer than it was.
+        let length = u16::try_from(body.len()).unwrap_or_default();
+        kept.extend([*c0, *c1]);
+        kept.extend(length.to_be_bytes());
+        kept.extend(body);
+    }
+    kept
+}
+
 /// The answer to a message that came to `to`; none if it needs none.
 pub(crate) fn reply(guest: &Guest, v6: &Dhcpv6, to: Ipv6Addr, message: &[u8]) -> Option<Vec<u8>> {
     // Relays' messages are left out before anything nested in them is looked at.
@@ -33,7 +62,8 @@ pub(crate) fn reply(guest: &Guest, v6: &Dhcpv6, to: Ipv6Addr, message: &[u8]) ->
     if to != SERVERS || !is_a_client_s(kind) {
         return None;
     }
-    let request = Message::from_bytes(message).ok()?;
+    let (head, options) = message.split_at_checked(4)?;
+    let request = Message::from_bytes(&[head, &sound(options)].concat()).ok()?;
     let own = server_id(guest.server_mac);
     let server = match request.opts().get(OptionCode::ServerId) {
         Some(DhcpOption::ServerId(id)) => Some(id),

@@ -193,3 +193,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn options_that_lie_about_their_length_are_not_decoded() {
+    let option = |code: u16, body: &[u8]| {
+        let length = u16::try_from(body.len()).unwrap();
+        [&code.to_be_bytes()[..], &length.to_be_bytes(), body].concat()
+    };
+    let honest = request(MessageType::Solicit, vec![association(1, &[])]).to_vec().unwrap();
+    let guest = guest();
+    let answer = |message: &[u8]| reply(&guest, guest.v6.as_ref().unwrap(), SERVERS, message);
+    let expected = answer(&honest).unwrap();
+    for (code, least) in [(11, 11), (13, 2), (16, 4), (17, 4)] {
+        let short = option(code, &vec![0; least - 1]);
+        // Behind the others, in an address of an association, and where the decoder would come to by itself.
+        let address = option(5, &[&[0; 24][..], &short].concat());
+        let nested = option(4, &[&[0; 4][..], &address].concat());
+        for lie in [short.clone(), nested, option(14, &short), option(7, &[&[0][..], &short].concat())] {
+            let heard = answer(&[&honest[..], &lie].concat());
+            assert!(heard.is_some_and(|heard| heard.starts_with(&expected[..4])), "{code}");
+        }
+    }
+}
