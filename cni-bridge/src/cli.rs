@@ -55,20 +55,12 @@ struct Apply {
 pub fn main() -> ExitCode {
     let CommandLine { log_format, command: Command::Policy { command: Policy::Apply(apply) } } =
         CommandLine::parse();
-    let run = || {
-        telemetry::init(log_format, telemetry::Level::WARN)?;
+    telemetry::run("cnv-bridge", log_format, telemetry::Level::WARN, || {
         let Apply { file, dry_run, take_default_route } = apply;
         let report = policy::apply(&read(&file)?, dry_run, take_default_route)?;
         io::stdout().lock().write_all(report.as_bytes())?;
         Ok::<_, Box<dyn Error>>(())
-    };
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("cnv-bridge: {}", telemetry::chain(&*error));
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
 #[derive(Debug, thiserror::Error)]

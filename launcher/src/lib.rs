@@ -57,32 +57,22 @@ enum Command {
 
 /// Runs the command of the process's arguments.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if let Err(error) = telemetry::init(cli.log_format, telemetry::Level::INFO) {
-        eprintln!("vm-launcher: {error:#}");
-        return ExitCode::FAILURE;
-    }
-    match cli.command {
-        Command::Up(command) => ended(command.run()),
-        Command::List(command) => ended(command.run()),
-        Command::Status(command) => ended(command.run()),
-        Command::Console(command) => ended(command.run()),
-        Command::Plug(command) => ended(command.run()),
-        Command::Unplug(command) => ended(command.run()),
-        Command::Down(command) => ended(command.run()),
-        Command::Gc(command) => ended(command.run()),
-        Command::Supervise(command) => ended(command.run()),
-        Command::Vmm => vmm::main(),
-    }
+    let Cli { log_format, command } = Cli::parse();
+    telemetry::run("vm-launcher", log_format, telemetry::Level::INFO, || run(command))
 }
 
-/// The exit code, after a failure has been told.
-fn ended<E: Error + 'static>(result: Result<(), E>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("vm-launcher: {}", chain(&error));
-            ExitCode::FAILURE
-        }
+fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
+    match command {
+        Command::Up(command) => command.run()?,
+        Command::List(command) => command.run()?,
+        Command::Status(command) => command.run()?,
+        Command::Console(command) => command.run()?,
+        Command::Plug(command) => command.run()?,
+        Command::Unplug(command) => command.run()?,
+        Command::Down(command) => command.run()?,
+        Command::Gc(command) => command.run()?,
+        Command::Supervise(command) => command.run()?,
+        Command::Vmm => return Ok(vmm::main()),
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,10 +1,11 @@
 //! `macpool`: see the library.
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 use macpool::cli::Args;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let args = Args::parse();
-    telemetry::init(args.log_format, telemetry::Level::INFO)?;
-    macpool::run(args)
+    telemetry::run("macpool", args.log_format, telemetry::Level::INFO, || macpool::run(args))
 }

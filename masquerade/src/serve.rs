@@ -22,7 +22,7 @@ use crate::pod;
 
 /// What `masquerade serve` takes.
 #[derive(Debug, Parser)]
-#[command(name = "masquerade serve", version = telemetry::VERSION)]
+#[command(name = "masquerade serve", bin_name = "masquerade serve", version = telemetry::VERSION)]
 #[command(about = "Tells a guest its addresses by DHCPv4, DHCPv6 and router advertisements")]
 pub struct Options {
     /// The bridge to the guest, as masquerade made it.

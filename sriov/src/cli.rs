@@ -84,19 +84,11 @@ enum Output {
 /// Runs it.
 pub(crate) fn main() -> ExitCode {
     let CommandLine { log_format, command } = CommandLine::parse();
-    let run = || {
-        telemetry::init(log_format, telemetry::Level::WARN)?;
+    telemetry::run("sriov", log_format, telemetry::Level::WARN, || {
         let text = run(command)?;
         io::stdout().lock().write_all(text.as_bytes())?;
         Ok::<_, Box<dyn Error>>(())
-    };
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("sriov: {}", telemetry::chain(&*error));
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
 fn run(command: Command) -> Result<String, Box<dyn Error>> {

@@ -1,11 +1,14 @@
 //! What every guestwire binary says about itself: its version, its log, and what went wrong.
 //!
-//! Logs go to stderr, never to stdout, which belongs to each binary's protocol. [`init`] is called once, first
-//! thing in `main`; libraries only use the `tracing` macros.
+//! Logs go to stderr, never to stdout, which belongs to each binary's protocol. [`run`] is what `main` does once it has
+//! read its arguments; a CNI plugin, which tells its failures on stdout, calls [`init`] alone. Libraries only use the
+//! `tracing` macros.
 
 mod chain;
 
+use std::error::Error;
 use std::io;
+use std::process::{ExitCode, Termination};
 
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, ParseError};
 
@@ -52,6 +55,39 @@ pub fn init(format: LogFormat, default_level: LevelFilter) -> Result<(), InitErr
         LogFormat::Json => subscriber.json().init(),
     }
     Ok(())
+}
+
+/// Runs a program: starts the log, and tells a failure on one line, with its causes, in the log's format.
+///
+/// The line does not pass the log's filter: whoever silences the log is still told why the program ended.
+pub fn run<T: Termination, E: Into<Box<dyn Error>>>(
+    name: &str,
+    format: LogFormat,
+    default_level: LevelFilter,
+    program: impl FnOnce() -> Result<T, E>,
+) -> ExitCode {
+    let result = match init(format, default_level) {
+        Ok(()) => program().map_err(Into::into),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(value) => value.report(),
+        Err(error) => {
+            tell(name, format, &*error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tell(name: &str, format: LogFormat, error: &(dyn Error + 'static)) {
+    match format {
+        LogFormat::Text => eprintln!("{name}: {}", chain(error)),
+        LogFormat::Json => {
+            let subscriber =
+                tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).json().finish();
+            tracing::subscriber::with_default(subscriber, || tracing::error!("{}", chain(error)));
+        }
+    }
 }
 
 pub use chain::{Chain, chain};
