@@ -65,7 +65,7 @@ fn a_client_that_holds_connections_keeps_nobody_else_from_the_pages() {
     other.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
     other.connect(&http.into()).unwrap();
     assert_eq!(get_by(other.into(), "/readyz").0, 200);
-    assert!((&held[0]).set_nonblocking(true).and_then(|()| (&held[0]).read(&mut [0])).is_err(), "still held");
+    assert!(held[0].set_nonblocking(true).and_then(|()| (&held[0]).read(&mut [0])).is_err(), "still held");
 }
 
 #[test]
