@@ -31,7 +31,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         match (&args.command, &args.store) {
             (Some(Command::Inspect { mac }), StoreKind::Dir(path)) => crate::inspect::dir(path, *mac),
             (Some(Command::Inspect { mac }), StoreKind::Kube) => {
-                crate::inspect::kube(::kube::Client::try_default().await?, *mac).await
+                crate::inspect::kube(::kube::Client::try_from(api_server().await?)?, *mac).await
             }
             (None, StoreKind::Dir(path)) => serve_dir(&args, path).await,
             (None, StoreKind::Kube) => serve_kube(&args).await,
@@ -58,7 +58,7 @@ async fn serve_kube(args: &Args) -> anyhow::Result<()> {
         args.l2_domain.is_empty() || !args.range.is_empty(),
         "--l2-domain needs --range: without it the ConfigMap's L2_DOMAINS count"
     );
-    let config = ::kube::Config::infer().await.context("find the API server")?;
+    let config = api_server().await?;
     let namespace = args
         .namespace
         .clone()
@@ -91,6 +91,11 @@ async fn serve_kube(args: &Args) -> anyhow::Result<()> {
     let result = serve(args, store.clone(), certificate).await;
     store.stop().await;
     result
+}
+
+/// Where the API server is, by the pod's service account, or by KUBECONFIG or ~/.kube/config.
+async fn api_server() -> anyhow::Result<::kube::Config> {
+    ::kube::Config::infer().await.context("find the API server (in a pod, or by KUBECONFIG)")
 }
 
 /// The networks that the command line says never meet.

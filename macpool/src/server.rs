@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use connections::Connections;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -16,7 +17,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admit::{self, Answer};
@@ -24,8 +25,10 @@ use crate::metrics::{Metrics, Path};
 use crate::review::envelope::MAX_REVIEW;
 use crate::store::Store;
 
-/// Connections at once. The API servers of a cluster hold some dozens.
-const CONNECTIONS: usize = 1024;
+/// Connections for reviews at once: in all, and from one client. The API servers of a cluster hold some dozens.
+const REVIEWS: (usize, usize) = (512, 128);
+/// Connections for metrics and probes at once: in all, and from one client.
+const OPERATIONS: (usize, usize) = (64, 8);
 /// For a handshake, for a header, and for a body.
 const CLIENT_TIME: Duration = Duration::from_secs(10);
 /// For what is under way when we stop.
@@ -37,7 +40,6 @@ type Reply = Response<Full<Bytes>>;
 pub struct Server<S> {
     store: S,
     metrics: Arc<Metrics>,
-    slots: Arc<Semaphore>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -55,7 +57,7 @@ pub enum Phase {
 impl<S: Store> Server<S> {
     /// Serves from `store` until `phase` says [`Phase::Closing`].
     pub fn new(store: S, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>) -> Arc<Self> {
-        Arc::new(Self { store, metrics, slots: Arc::new(Semaphore::new(CONNECTIONS)), phase })
+        Arc::new(Self { store, metrics, phase })
     }
 
     /// Serves reviews; ends when stopping, with every review answered that had begun.
@@ -70,32 +72,42 @@ impl<S: Store> Server<S> {
                 }
             }
         };
-        Arc::clone(&self).accept(listener, serve).await;
+        self.accept(listener, REVIEWS, serve).await;
     }
 
     /// Serves metrics and probes.
     pub async fn operations(self: Arc<Self>, listener: TcpListener) {
         let serve = |server: Arc<Self>, stream| async move { server.connection(stream, false).await };
-        Arc::clone(&self).accept(listener, serve).await;
+        self.accept(listener, OPERATIONS, serve).await;
     }
 
-    async fn accept<F>(self: Arc<Self>, listener: TcpListener, serve: impl Fn(Arc<Self>, TcpStream) -> F)
-    where
+    async fn accept<F>(
+        self: Arc<Self>,
+        listener: TcpListener,
+        (most, per_client): (usize, usize),
+        serve: impl Fn(Arc<Self>, TcpStream) -> F,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
         let mut phase = self.phase.clone();
+        let limits = Connections::new(most, per_client);
         let mut connections = tokio::task::JoinSet::new();
         loop {
             let accepted = tokio::select! {
-                accepted = next(&listener, &self.slots) => accepted,
+                accepted = next(&listener) => accepted,
                 Some(_ended) = connections.join_next() => continue,
                 () = closing_time(&mut phase) => break,
             };
-            let Some((slot, stream, _peer)) = accepted else { continue };
+            // A connection beyond the limits is closed at once.
+            let Some((admitted, stream)) =
+                accepted.and_then(|(stream, peer)| Some((limits.admit(peer.ip())?, stream)))
+            else {
+                continue;
+            };
             let connection = serve(Arc::clone(&self), stream);
             connections.spawn(async move {
                 connection.await;
-                drop(slot);
+                drop(admitted);
             });
         }
         drop(listener);
@@ -190,18 +202,14 @@ async fn closing_time(phase: &mut watch::Receiver<Phase>) {
     let _closing = phase.wait_for(|phase| *phase == Phase::Closing).await;
 }
 
-/// The next connection, once there is room for one.
-async fn next(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> Option<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
-    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+/// The next connection.
+async fn next(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
         Ok((stream, peer)) => {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "cannot set TCP_NODELAY");
             }
-            Some((slot, stream, peer))
+            Some((stream, peer))
         }
         Err(error) => {
             // Out of descriptors, mostly: a moment later some will be free.

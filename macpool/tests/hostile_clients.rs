@@ -1,13 +1,16 @@
 //! What clients send that no API server would: it is told so, costs the others nothing, and is forgotten.
 
+#![expect(clippy::unwrap_used, reason = "a helper's failure is the test's failure")]
+
 mod support;
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use support::{Macpool, VMS, create};
 
 #[test]
@@ -114,18 +117,42 @@ fn only_tls_1_3_is_spoken() {
     macpool.assert_serves();
 }
 
+/// A connection from another client than curl is.
+fn stranger(server: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+    socket.connect(&server.into()).unwrap();
+    socket.into()
+}
+
+/// It is closed by the server. A limit on what a read waits, far beyond the server's patience: an error would be a timeout.
+fn await_end(mut stream: TcpStream) {
+    stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    let end = stream.read_to_end(&mut Vec::new());
+    let reset = matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset);
+    assert!(end.is_ok() || reset, "{end:?}");
+}
+
 #[test]
 fn clients_that_say_nothing_keep_nobody_out_and_are_let_go() {
     let macpool = Macpool::start(&[]);
-    let mut silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(macpool.reviews).unwrap()).collect();
-    silent.iter_mut().step_by(2).for_each(|stream| stream.write_all(&[22, 3, 1, 0]).unwrap());
+    let mut silent: Vec<TcpStream> = (0..300).map(|_| stranger(macpool.reviews)).collect();
+    silent.iter_mut().step_by(2).for_each(|stream| {
+        // Those beyond the limit are closed already.
+        let _refused = stream.write_all(&[22, 3, 1, 0]);
+    });
     macpool.assert_serves();
-    for mut stream in silent {
-        // A limit on what a read waits, far beyond the server's patience: an error here would be a timeout.
-        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
-        let end = stream.read_to_end(&mut Vec::new());
-        let reset = matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset);
-        assert!(end.is_ok() || reset, "{end:?}");
+    silent.into_iter().for_each(await_end);
+}
+
+#[test]
+fn a_client_that_holds_connections_keeps_nobody_else_from_reviews_or_metrics() {
+    let macpool = Macpool::start(&[]);
+    for (server, more_than_all) in [(macpool.reviews, 520), (macpool.metrics, 70)] {
+        let held: Vec<TcpStream> = (0..more_than_all).map(|_| stranger(server)).collect();
+        macpool.assert_serves();
+        assert_eq!(macpool.readyz(), 200);
+        drop(held);
     }
 }
 

@@ -7,7 +7,6 @@
 //! Names and zones are those of KubeSecondaryDNS, so that it can be replaced without a change for users.
 
 pub mod cli;
-mod connections;
 pub mod dump;
 pub mod http;
 pub mod limit;

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use crate::message::Transfer;
 use crate::name::Name;
-use crate::wire::{CLASS_IN, HEADER, TYPE_PTR};
+use crate::wire::{CLASS_IN, HEADER, PLAIN_OPT, TYPE_PTR};
 use crate::zone::{AddressSet, Origin, Settings, Zone, reverse};
 
 /// Octets at which a message is complete; one owner's addresses may come on top (at most 7 kB). A compression pointer
@@ -64,6 +64,8 @@ struct Chunk {
     head: Vec<u8>,
     octets: Vec<u8>,
     answers: u16,
+    /// Every message ends with an OPT record, as the request did (RFC 5936 section 2.2.5).
+    edns: bool,
 }
 
 impl Chunk {
@@ -73,7 +75,7 @@ impl Chunk {
         let mut head = vec![high, low, 0x84, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         debug_assert_eq!(head.len(), HEADER);
         head.extend_from_slice(&transfer.question);
-        Self { octets: head.clone(), head, answers: 0 }
+        Self { octets: head.clone(), head, answers: 0, edns: transfer.edns }
     }
 
     fn is_full(&self) -> bool {
@@ -87,6 +89,10 @@ impl Chunk {
             count.copy_from_slice(&self.answers.to_be_bytes());
         }
         self.answers = 0;
+        if let Some(count) = message.get_mut(11).filter(|_| self.edns) {
+            *count = 1;
+            message.extend_from_slice(&PLAIN_OPT);
+        }
         message
     }
 

@@ -28,6 +28,12 @@ fn code(reply: &[u8]) -> &'static str {
     }
 }
 
+/// EDNS is answered with EDNS, also in an error (RFC 6891 section 6.1.1); and nobody else gets it.
+fn assert_edns(reply: &[u8], case: &Case) {
+    let has_opt = |octets: &[u8]| octets.windows(3).any(|record| record == [0, 0, 41]);
+    assert_eq!(has_opt(reply), has_opt(&case.octets), "{}", case.description);
+}
+
 fn by_udp(server: SocketAddr, case: &Case) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -42,6 +48,9 @@ fn by_udp(server: SocketAddr, case: &Case) {
     let length = socket.recv(&mut reply).unwrap();
     let got = if reply[..2] == [0x12, 0x34] { "silence" } else { code(&reply[..length]) };
     assert_eq!(got, *expected, "{description}, by UDP");
+    if got != "silence" {
+        assert_edns(&reply[..length], case);
+    }
 }
 
 fn by_tcp(server: SocketAddr, case: &Case) {
@@ -52,8 +61,9 @@ fn by_tcp(server: SocketAddr, case: &Case) {
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut reply = Vec::new();
     stream.read_to_end(&mut reply).unwrap();
-    let got = reply.get(2..).filter(|reply| !reply.is_empty()).map_or("silence", code);
-    assert_eq!(got, case.expected, "{}, by TCP", case.description);
+    let reply = reply.get(2..).filter(|reply| !reply.is_empty());
+    assert_eq!(reply.map_or("silence", code), case.expected, "{}, by TCP", case.description);
+    reply.inspect(|reply| assert_edns(reply, case));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -34,9 +34,9 @@ fn run(program: &str, arguments: &[&str]) -> Secondary {
     Secondary(child.unwrap_or_else(|error| panic!("{program} (packages bind9, knot, nsd): {error}")))
 }
 
-/// A port nobody uses now.
-fn free_port() -> u16 {
-    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+/// A port of this test's own: below those that the kernel gives to clients, and one for each process.
+fn own_port() -> u16 {
+    20_000 + u16::try_from(std::process::id() % 10_000).unwrap()
 }
 
 fn await_answer(server: SocketAddr, name: &str, kind: &str, expected: &str) {
@@ -60,7 +60,7 @@ fn holds_and_follows(start: fn(&Path, u16, u16) -> Secondary) {
     fs::write(&keys, format!("# shared with the enterprise\nhmac-sha256:corp.key:{SECRET}\n")).unwrap();
     write(&vmis, &vmi("ns1", "vm1", &[("blue", &["10.1.0.5", "2001:db8::5"])]));
     write_many(&vmis, MANY);
-    let port = free_port();
+    let port = own_port();
     let secondary = format!("127.0.0.1:{port},corp.key");
     let dns = Dns::start(
         &vmis,
@@ -172,7 +172,7 @@ fn only_those_listed_get_the_zone_and_every_message_is_signed() {
     fs::write(&keys, format!("hmac-sha256:corp.key:{SECRET}\n")).unwrap();
     let vmis = dir.path().join("vmis");
     write_many(&vmis, MANY);
-    let secondary = format!("127.0.0.1:{},corp.key", free_port());
+    let secondary = format!("127.0.0.1:{},corp.key", own_port());
     let dns = Dns::start(&vmis, &["--tsig-keys", keys.to_str().unwrap(), "--secondary", &secondary]);
     let axfr = |key: &[&str]| dig(dns.address, &[&["vm.example.com", "AXFR", "+onesoa"], key].concat()).1;
     assert!(axfr(&[]).contains("Transfer failed"));

@@ -50,3 +50,17 @@ fn a_failure_is_one_object_for_log_collectors() {
         assert!(message.starts_with("GUESTWIRE_LOG=\"cni=loud\" is not a log filter"), "{told}");
     }
 }
+
+#[test]
+fn a_kubeconfig_that_is_missing_is_told_once() {
+    for (program, arguments) in
+        [("macpool", &["inspect"][..]), ("secondary-dns", &["dump", "--source", "kube", "--domain", "x.org"])]
+    {
+        let output = output(Command::new(binary(program)).args(arguments).env("KUBECONFIG", "/missing"));
+        assert_eq!(output.status.code(), Some(1), "{program}: {output:?}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.starts_with(&format!("{program}: find the API server")), "{told}");
+        assert_eq!(told.matches("/missing").count(), 1, "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+}

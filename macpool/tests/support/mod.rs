@@ -77,6 +77,14 @@ impl Macpool {
         assert!(response["patch"].is_string(), "{response}");
     }
 
+    /// The status code of `/readyz` (0: no answer).
+    pub(crate) fn readyz(&self) -> u16 {
+        let url = format!("http://{}/readyz", self.metrics);
+        let output =
+            Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &url]).output();
+        String::from_utf8(output.unwrap().stdout).unwrap().parse().unwrap()
+    }
+
     /// Any request.
     pub(crate) fn curl(&self, path: &str, arguments: &[&str]) -> (u16, String) {
         let output = self.curl_with(&self.ca(), path, arguments);

@@ -57,7 +57,8 @@ pub(super) fn soa_only(zone: &Zone, origin: &Origin, request: &Message) -> Messa
     reply
 }
 
-fn edns(asked: &Edns, identity: &Identity) -> Edns {
+/// The OPT record that answers one.
+pub(super) fn edns(asked: &Edns, identity: &Identity) -> Edns {
     let mut edns = Edns::new();
     edns.set_max_payload(u16::try_from(MAX_UDP).unwrap_or(u16::MAX));
     edns.set_dnssec_ok(asked.flags().dnssec_ok);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
 
 pub(crate) use answer::soa;
@@ -20,12 +20,9 @@ pub use answer::{answer, to_hickory};
 
 use crate::name::NameBuf;
 use crate::secondaries::Secondaries;
-use crate::wire::{HEADER, Identity, MAX_TCP, MAX_UDP, PLAIN_UDP, Transport};
+use crate::wire::{self, HEADER, Identity, MAX_TCP, MAX_UDP, PLAIN_UDP, Transport};
 use crate::zone::{Found, Zone};
 use tsig::{Keyring, Session, Verdict};
-
-/// Octets kept back for a TSIG record in a UDP reply: two names of 255 would not fit, common ones do by far.
-const TSIG_ROOM: usize = 160;
 
 /// What special messages are judged by.
 #[derive(Debug, Default)]
@@ -63,6 +60,8 @@ pub struct Transfer {
     pub question: Vec<u8>,
     /// The zone's place: `None` for the forward zone, else in [`crate::zone::Settings::reverse`].
     pub reverse: Option<usize>,
+    /// The request has an OPT record.
+    pub edns: bool,
     /// Signs every message, if the request was signed.
     pub session: Option<Session>,
 }
@@ -99,11 +98,14 @@ impl Special {
             Verdict::Invalid { record, session } => {
                 let reply = error(&request, ResponseCode::NotAuth);
                 let Some(record) = record else { return signed(reply, session, limit) };
-                let mut octets = encode(&reply, limit);
+                let mut octets = encode(&reply, limit.saturating_sub(tsig::length(&record)));
                 tsig::append(&mut octets, &record);
                 return reply_of(&reply, octets);
             }
         };
+        if request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+            return signed(error(&request, ResponseCode::BADVERS), session, limit);
+        }
         let kind = request.queries.first().map(hickory_proto::op::Query::query_type);
         match (request.op_code, kind) {
             (OpCode::Query, Some(RecordType::AXFR | RecordType::IXFR)) => {
@@ -158,7 +160,8 @@ impl Special {
         let settings = zone.settings();
         let reverse = settings.reverse.iter().position(|(known, _)| known.name() == origin.name());
         let question = octets.get(HEADER..HEADER + name.as_bytes().len() + 4).unwrap_or_default().to_vec();
-        Ok(Transfer { id: request.id, question, reverse, session: session.take() })
+        let edns = request.edns.is_some();
+        Ok(Transfer { id: request.id, question, reverse, edns, session: session.take() })
     }
 }
 
@@ -172,16 +175,22 @@ fn decode(octets: &[u8]) -> Option<Message> {
 fn form_error(octets: &[u8]) -> Handled {
     let Some(&[a, b, flags, _]) = octets.first_chunk::<4>() else { return Handled::Nothing };
     let opcode = OpCode::from_u8((flags >> 3) & 0xf);
-    let reply = Message::error_msg(u16::from_be_bytes([a, b]), opcode, ResponseCode::FormErr);
+    let mut reply = Message::error_msg(u16::from_be_bytes([a, b]), opcode, ResponseCode::FormErr);
+    if wire::has_opt(octets) {
+        reply.set_edns(answer::edns(&Edns::new(), &Identity::default()));
+    }
     let octets = encode(&reply, PLAIN_UDP);
     reply_of(&reply, octets)
 }
 
-/// The beginning of every reply: identity, and the question.
+/// The beginning of every reply: identity, the question, and an OPT record if the request has one (RFC 6891 section 6.1.1).
 fn reply_to(request: &Message) -> Message {
     let mut reply = Message::response(request.id, request.op_code);
     reply.metadata.recursion_desired = request.recursion_desired;
     reply.queries.clone_from(&request.queries);
+    if let Some(asked) = &request.edns {
+        reply.set_edns(answer::edns(asked, &Identity::default()));
+    }
     reply
 }
 
@@ -191,7 +200,8 @@ fn error(request: &Message, code: ResponseCode) -> Message {
     reply
 }
 
-/// Encodes; a reply that does not fit loses its records and says so.
+/// Encodes; a reply that does not fit loses its records and says so. Without records it fits, except beside a signature
+/// whose names are as long as names can be: then it loses the question too.
 fn encode(reply: &Message, limit: usize) -> Vec<u8> {
     let whole = reply.to_vec().unwrap_or_default();
     if whole.len() <= limit && !whole.is_empty() {
@@ -200,6 +210,11 @@ fn encode(reply: &Message, limit: usize) -> Vec<u8> {
     let mut cut = reply.clone();
     cut.metadata.truncation = true;
     (cut.answers, cut.authorities, cut.additionals) = (Vec::new(), Vec::new(), Vec::new());
+    let short = cut.to_vec().unwrap_or_default();
+    if short.len() <= limit {
+        return short;
+    }
+    cut.queries.clear();
     cut.to_vec().unwrap_or_default()
 }
 
@@ -208,8 +223,9 @@ fn signed(reply: Message, session: Option<Session>, limit: usize) -> Handled {
         let octets = encode(&reply, limit);
         return reply_of(&reply, octets);
     };
-    let mut octets = encode(&reply, limit - TSIG_ROOM);
-    match session.sign(&mut octets, SystemTime::now()) {
+    let now = SystemTime::now();
+    let mut octets = encode(&reply, limit.saturating_sub(session.room(now)));
+    match session.sign(&mut octets, now) {
         Ok(()) => reply_of(&reply, octets),
         Err(error) => {
             tracing::error!(%error, "sign a reply");

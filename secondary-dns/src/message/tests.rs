@@ -148,3 +148,43 @@ fn zone_once() -> &'static Arc<Zone> {
     static ZONE: std::sync::OnceLock<Arc<Zone>> = std::sync::OnceLock::new();
     ZONE.get_or_init(zone)
 }
+
+/// A key, and a query for more addresses than UDP carries, signed with it.
+fn signed_query(algorithm: &str, key: &str, edns: bool) -> (Keyring, Vec<u8>) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{algorithm}:{key}:c2VjcmV0IHNlY3JldCBzZWNyZXQ=\n")).unwrap();
+    let keys = Keyring::read(file.path()).unwrap();
+    let mut message = Message::query();
+    message.add_query(Query::query(Name::from_ascii("vm2.ns1.vm.example.com.").unwrap(), RecordType::A));
+    if edns {
+        message.set_edns(Edns::new());
+    }
+    let signer = keys.get(&Name::from_ascii(format!("{key}.")).unwrap()).unwrap();
+    message.finalize(signer, tsig::seconds(SystemTime::now())).unwrap();
+    (keys, message.to_vec().unwrap())
+}
+
+#[test]
+fn a_signature_fits_behind_the_reply_however_long_its_names() {
+    let long = [63, 63, 63, 61].map(|length| "k".repeat(length)).join(".");
+    for (algorithm, key) in [("hmac-sha256", "k"), ("hmac-sha512", "k"), ("hmac-sha512", &*long)] {
+        for (edns, limit) in [(false, PLAIN_UDP), (true, MAX_UDP)] {
+            let (keys, octets) = signed_query(algorithm, key, edns);
+            let peer = "192.0.2.1".parse().unwrap();
+            let handle = |keys| {
+                let special = Special { keys, ..Special::default() };
+                let handled =
+                    special.handle(zone_once(), &Identity::default(), &octets, Transport::Udp, peer);
+                let Handled::Reply { octets, .. } = handled else { panic!("a reply") };
+                assert!(octets.len() <= limit, "{algorithm} {edns}: {} octets", octets.len());
+                let reply = Message::from_vec(&octets).unwrap();
+                assert!(reply.signature().is_some());
+                assert_eq!(reply.edns.is_some(), edns);
+                reply
+            };
+            assert!(handle(keys).truncation);
+            // Nobody knows the key: refused with a record of the same names.
+            assert_eq!(handle(Keyring::default()).response_code, ResponseCode::NotAuth);
+        }
+    }
+}

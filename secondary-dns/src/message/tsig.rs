@@ -161,26 +161,38 @@ impl Session {
         self.key.signer_name()
     }
 
+    /// Octets that [`Self::sign`] will append. One key's MACs are all of one length.
+    pub(super) fn room(&self, now: SystemTime) -> usize {
+        length(&self.record(self.unsigned(now), &self.mac))
+    }
+
     /// Appends the TSIG record to an encoded message.
     pub fn sign(&mut self, message: &mut Vec<u8>, now: SystemTime) -> Result<(), SignError> {
-        let algorithm = self.key.algorithm().clone();
+        let tsig = self.unsigned(now);
+        let signed = if self.first {
+            self.key.encode_response_tbs(&self.mac, message, &tsig)?
+        } else {
+            following(&self.mac, message, tsig.time)
+        };
+        self.mac = self.key.sign(&signed)?;
+        self.first = false;
+        append(message, &self.record(tsig, &self.mac));
+        Ok(())
+    }
+
+    /// The signature's data without the MAC.
+    fn unsigned(&self, now: SystemTime) -> TSIG {
         let now = seconds(now);
         // A wrong time is answered with the client's time, and ours beside it.
         let (time, error, other) = match self.bad_time {
             None => (now, None, Vec::new()),
             Some(theirs) => (theirs, Some(TsigError::BadTime), now.to_be_bytes()[2..].to_vec()),
         };
-        let tsig = TSIG::new(algorithm, time, FUDGE, Vec::new(), self.id, error, other);
-        let signed = if self.first {
-            self.key.encode_response_tbs(&self.mac, message, &tsig)?
-        } else {
-            following(&self.mac, message, time)
-        };
-        self.mac = self.key.sign(&signed)?;
-        self.first = false;
-        let record = make_tsig_record(self.key.signer_name().clone(), tsig.set_mac(self.mac.clone()));
-        append(message, &record);
-        Ok(())
+        TSIG::new(self.key.algorithm().clone(), time, FUDGE, Vec::new(), self.id, error, other)
+    }
+
+    fn record(&self, tsig: TSIG, mac: &[u8]) -> Record<TSIG> {
+        make_tsig_record(self.key.signer_name().clone(), tsig.set_mac(mac.to_vec()))
     }
 }
 
@@ -191,10 +203,24 @@ fn following(mac: &[u8], message: &[u8], time: u64) -> Vec<u8> {
     [&length.to_be_bytes()[..], mac, message, &time, &FUDGE.to_be_bytes()].concat()
 }
 
+/// A record in octets: none, if it cannot be written.
+fn encoded(record: &Record<TSIG>) -> Vec<u8> {
+    let mut octets = Vec::new();
+    match record.emit(&mut BinEncoder::new(&mut octets)) {
+        Ok(()) => octets,
+        Err(_too_long) => Vec::new(),
+    }
+}
+
+/// Octets that [`append`] will add.
+pub(super) fn length(record: &Record<TSIG>) -> usize {
+    encoded(record).len()
+}
+
 /// Appends a record to the additional section of an encoded message.
 pub(super) fn append(message: &mut Vec<u8>, record: &Record<TSIG>) {
-    let mut octets = Vec::new();
-    if record.emit(&mut BinEncoder::new(&mut octets)).is_err() {
+    let octets = encoded(record);
+    if octets.is_empty() {
         return;
     }
     if let Some([high, low]) = message.get_mut(10..12) {

@@ -7,8 +7,10 @@
 mod query;
 mod reply;
 
+pub(crate) use query::has_opt;
 pub use query::{Edns, Query};
 use query::{Unusual, parse};
+pub(crate) use reply::PLAIN_OPT;
 use reply::{Full, Reply};
 
 use crate::zone::{AddressSet, Found, Origin, Zone};

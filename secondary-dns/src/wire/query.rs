@@ -124,6 +124,42 @@ fn asks_nsid(mut options: &[u8]) -> Option<bool> {
     Some(found)
 }
 
+/// Is there an OPT record in a message that makes no sense otherwise? Looks no further than can be read.
+pub(crate) fn has_opt(message: &[u8]) -> bool {
+    find_opt(message).unwrap_or(false)
+}
+
+fn find_opt(message: &[u8]) -> Option<bool> {
+    let counts = [4, 6, 8, 10].map(|at| u16_at(message, at).unwrap_or_default());
+    let [questions, answers, authorities, additionals] = counts.map(u32::from);
+    let mut rest = message.get(HEADER..)?;
+    for _ in 0..questions {
+        rest = after_name(rest)?.get(4..)?;
+    }
+    // Every record takes octets: the message's end bounds the loop, whatever the counts say.
+    for n in 0..answers + authorities + additionals {
+        let is_root = rest.first() == Some(&0);
+        rest = after_name(rest)?;
+        if is_root && n >= answers + authorities && u16_at(rest, 0)? == TYPE_OPT {
+            return Some(true);
+        }
+        rest = rest.get(10 + usize::from(u16_at(rest, 8)?)..)?;
+    }
+    Some(false)
+}
+
+/// What follows a name: its labels, then the root or a compression pointer.
+fn after_name(mut octets: &[u8]) -> Option<&[u8]> {
+    loop {
+        match *octets.first()? {
+            0 => return octets.get(1..),
+            length @ 1..=0x3f => octets = octets.get(1 + usize::from(length)..)?,
+            0x40..=0xbf => return None,
+            0xc0..=0xff => return octets.get(2..),
+        }
+    }
+}
+
 pub(super) fn u16_at(octets: &[u8], at: usize) -> Option<u16> {
     octets.get(at..)?.first_chunk::<2>().map(|pair| u16::from_be_bytes(*pair))
 }

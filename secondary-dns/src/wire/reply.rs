@@ -1,6 +1,6 @@
 //! Writing a reply into a buffer that may be too small for it.
 
-use super::query::Query;
+use super::query::{Query, has_opt};
 use super::{CLASS_IN, HEADER, Identity, MAX_UDP, TYPE_OPT, TYPE_PTR};
 use crate::name::Name;
 use crate::zone::{AddressSet, Origin};
@@ -19,6 +19,13 @@ const REPEATED: u8 = 0x79;
 const ANSWERS: usize = 6;
 const AUTHORITIES: usize = 8;
 const ADDITIONALS: usize = 10;
+
+/// An OPT record that says nothing but what we accept: [`MAX_UDP`] octets.
+pub(crate) const PLAIN_OPT: [u8; 11] = {
+    let [kind_high, kind_low] = TYPE_OPT.to_be_bytes();
+    let [.., size_high, size_low] = MAX_UDP.to_be_bytes();
+    [0, kind_high, kind_low, size_high, size_low, 0, 0, 0, 0, 0, 0]
+};
 
 /// The record does not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,7 +215,8 @@ impl<'q, 'b> Reply<'q, 'b> {
     }
 }
 
-/// A reply that is only a header: the question could not be read. `message` holds a header.
+/// A reply that is only a header, and an OPT record if the message has one: the question could not be read. `message`
+/// holds a header.
 pub(super) fn bare(message: &[u8], rcode: u16, buffer: &mut [u8]) -> usize {
     let (Some(&[a, b, flags, _]), Some(place)) =
         (message.first_chunk::<4>(), buffer.first_chunk_mut::<HEADER>())
@@ -217,5 +225,13 @@ pub(super) fn bare(message: &[u8], rcode: u16, buffer: &mut [u8]) -> usize {
     };
     let low = u8::try_from(rcode & 0xf).unwrap_or_default();
     *place = [a, b, QR | flags & REPEATED, low, 0, 0, 0, 0, 0, 0, 0, 0];
-    HEADER
+    if !has_opt(message) {
+        return HEADER;
+    }
+    place[ADDITIONALS + 1] = 1;
+    match buffer.get_mut(HEADER..HEADER + PLAIN_OPT.len()) {
+        Some(place) => place.copy_from_slice(&PLAIN_OPT),
+        None => return 0,
+    }
+    HEADER + PLAIN_OPT.len()
 }

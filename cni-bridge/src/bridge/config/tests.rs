@@ -1,6 +1,5 @@
 //! What a configuration may say.
 
-use cni::{Code, Error, Request};
 use serde_json::{Value, json};
 
 use super::*;

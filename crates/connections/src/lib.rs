@@ -1,4 +1,7 @@
-//! How many connections there are, and whose: a client that opens many keeps nobody else out.
+//! How many connections a server has, and whose: a client that opens many keeps nobody else out.
+//!
+//! Every server of strangers asks [`Connections::admit`] after it has accepted, closes what is not admitted, and holds the
+//! [`Admitted`] for as long as the connection.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -6,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Who is connected how many times.
 #[derive(Debug)]
-pub(crate) struct Connections {
+pub struct Connections {
     /// At once, in all.
     most: usize,
     /// At once from one address (IPv6: one /64).
@@ -16,18 +19,19 @@ pub(crate) struct Connections {
 
 /// One admitted connection; dropping it makes room.
 #[derive(Debug)]
-pub(crate) struct Admitted {
+pub struct Admitted {
     connections: Arc<Connections>,
     client: IpAddr,
 }
 
 impl Connections {
-    pub(crate) fn new(most: usize, per_client: usize) -> Arc<Self> {
+    /// No connection yet, and at most as many.
+    pub fn new(most: usize, per_client: usize) -> Arc<Self> {
         Arc::new(Self { most, per_client, clients: Mutex::default() })
     }
 
     /// Lets a client connect once more, if that is within the limits.
-    pub(crate) fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Admitted> {
+    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Admitted> {
         let client = network(peer);
         let mut all = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let mine = all.get(&client).copied().unwrap_or_default();
