@@ -67,12 +67,22 @@ pub(crate) fn install(
     guard: &Guard,
     comment: &str,
 ) -> Result<(), NfTablesError> {
-    let chain = chain(port);
-    let mut transaction = Transaction::default().add_table(chain.table).add_chain(&chain).flush_chain(&chain);
+    nf_tables.commit(&installation(&chain(port), guard, comment))
+}
+
+fn installation(chain: &Chain<'_>, guard: &Guard, comment: &str) -> Transaction {
+    let mut transaction = Transaction::default().add_table(chain.table).add_chain(chain).flush_chain(chain);
     for expressions in rules::of(guard) {
-        transaction = transaction.add_rule(&chain, &Rule { expressions, comment });
+        transaction = transaction.add_rule(chain, &Rule { expressions, comment });
     }
-    nf_tables.commit(&transaction)
+    transaction
+}
+
+/// Has the kernel look at what [`install`] would do, by the one device that is always there.
+pub(crate) fn try_out(nf_tables: &NfTables) -> Result<(), NfTablesError> {
+    let loopback = chain_of("lo");
+    let guard = Guard::new(Some(Mac::ZERO), Some(Vec::new()));
+    nf_tables.try_out(&installation(&loopback, &guard, ""))
 }
 
 /// Takes the check of `port` away. Absent is fine.
@@ -90,6 +100,8 @@ pub(crate) enum State {
     Allows(Guard),
     /// There is no chain, or nothing in it.
     Absent,
+    /// What is in the chain does not matter: the port's packets do not meet it.
+    NotInForce,
     /// Something that [`install`] did not write.
     Foreign,
 }
@@ -99,6 +111,7 @@ impl fmt::Display for State {
         match self {
             Self::Allows(guard) => guard.fmt(f),
             Self::Absent => f.write_str("absent"),
+            Self::NotInForce => f.write_str("not in force"),
             Self::Foreign => f.write_str("not ours"),
         }
     }
@@ -106,9 +119,13 @@ impl fmt::Display for State {
 
 /// Reads back what [`install`] wrote.
 pub(crate) fn state(nf_tables: &NfTables, port: &IfName) -> Result<State, NfTablesError> {
-    let found = nf_tables.rules(&chain(port))?;
+    let chain = chain(port);
+    let found = nf_tables.rules(&chain)?;
     if found.is_empty() {
         return Ok(State::Absent);
+    }
+    if !nf_tables.is_in_force(&chain)? {
+        return Ok(State::NotInForce);
     }
     let guard = rules::read(&found);
     let written = rules::of(&guard);
@@ -118,7 +135,10 @@ pub(crate) fn state(nf_tables: &NfTables, port: &IfName) -> Result<State, NfTabl
 }
 
 fn chain(port: &IfName) -> Chain<'_> {
-    let hook = Hook::Ingress { device: port.as_str(), priority: PRIORITY };
-    let table = Table { family: Family::Netdev, name: port.as_str() };
-    Chain { table, name: port.as_str(), hook: Some(hook) }
+    chain_of(port.as_str())
+}
+
+fn chain_of(device: &str) -> Chain<'_> {
+    let hook = Hook::Ingress { device, priority: PRIORITY };
+    Chain { table: Table { family: Family::Netdev, name: device }, name: device, hook: Some(hook) }
 }

@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::net::Ipv6Addr;
 
 use net_types::Mac;
-use nf_tables::{FoundRule, NfTables, same};
+use nf_tables::{FoundRule, FoundTable, NfTables, same};
 
 use crate::attach::BRIDGE_MAC;
 use crate::config::{Config, Subnet};
@@ -69,9 +69,12 @@ fn check_settings(pod: &Pod, target: &Target) -> Result<(), MasqueradeError> {
 
 fn check_rules(nf_tables: &NfTables, ruleset: &Ruleset) -> Result<(), MasqueradeError> {
     let table = ruleset.table();
-    let Some(holds) = nf_tables.holds(table)? else {
-        return Err(differs(&format_args!("table {}", table.name), "absent", "present"));
-    };
+    let named_table = format_args!("table {}", table.name);
+    let FoundTable { holds, is_dormant } =
+        nf_tables.table(table)?.ok_or_else(|| differs(&named_table, "absent", "present"))?;
+    if is_dormant {
+        return Err(differs(&named_table, "dormant", "in force"));
+    }
     let found = nf_tables.chains(table)?;
     let named = |name: &str| format!("chain {name} of {}", table.name);
     for chain in ruleset.chains() {

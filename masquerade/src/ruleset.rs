@@ -122,7 +122,7 @@ impl Ruleset {
     /// Puts the rules in place, all at once, instead of those that an earlier ADD may have left. Only where there are
     /// some are they deleted: the kernel waits for the last packet in what is deleted, some 10 ms.
     pub(crate) fn install(&self, nf_tables: &NfTables) -> Result<(), NfTablesError> {
-        if nf_tables.holds(self.table())?.is_none() {
+        if nf_tables.table(self.table())?.is_none() {
             match nf_tables.commit(&self.fill(Transaction::default().create_table(self.table()))) {
                 // Somebody was faster.
                 Err(error) if error.already_exists() => {}
@@ -167,7 +167,7 @@ impl Ruleset {
 pub(crate) fn remove(nf_tables: &NfTables, pod: &IfName) -> Result<(), NfTablesError> {
     let name = name_of(pod);
     // Asked first, because a transaction that fails waits until no packet is in any rule.
-    if nf_tables.holds(table(&name))?.is_none() {
+    if nf_tables.table(table(&name))?.is_none() {
         return Ok(());
     }
     match nf_tables.commit(&Transaction::default().delete_table(table(&name))) {

@@ -151,6 +151,8 @@ fn del_minds_nothing_that_somebody_took_away_by_hand() {
         "nft flush chain netdev PORT PORT",
         "ip link delete PORT",
         "ip link set PORT nomaster",
+        "ip link set PORT down name other",
+        "nft add table netdev PORT { flags dormant ; }",
         "ip link delete br1",
     ];
     for change in changes {
@@ -161,7 +163,7 @@ fn del_minds_nothing_that_somebody_took_away_by_hand() {
         sh(&change.replace("PORT", port));
         call.call("DEL").success();
         assert_eq!(sh("nft list ruleset"), "", "{change}");
-        assert!(!sh("ip -brief link").contains(port), "{change}");
+        assert_eq!(sh("ip -brief link show type veth"), "", "{change}");
         assert!(!pod.sh("ip -brief link").contains("net1"), "{change}");
         if change != "ip link delete br1" {
             sh("ip link delete br1");
@@ -235,7 +237,13 @@ fn check_names_the_first_difference() {
         ),
         (format!("ip link set {host} down"), format!("ip link set {host} up"), "state of"),
         (format!("ip link set {host} master br2"), format!("ip link set {host} master br1"), "master of"),
-        (format!("nft flush table netdev {host}"), String::new(), "spoof check of"),
+        (
+            format!("nft add table netdev {host} {{ flags dormant ; }}"),
+            format!("nft add table netdev {host}"),
+            "is not in force",
+        ),
+        (format!("nft add rule netdev {host} {host} accept"), String::new(), "is not ours"),
+        (format!("nft flush table netdev {host}"), String::new(), "is absent"),
     ];
     for (change, restore, message) in table {
         // An alias has blanks, which the words of a line cannot.

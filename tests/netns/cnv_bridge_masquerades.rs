@@ -124,6 +124,7 @@ fn check_names_what_is_missing_and_del_minds_none_of_it() {
             "nft flush chain inet cnv-bridge postrouting; delete map inet cnv-bridge masquerade6",
             "is not looked up",
         ),
+        ("nft add table inet cnv-bridge { flags dormant ; }", "is not looked up"),
         ("nft delete table inet cnv-bridge", "is not looked up"),
     ];
     for (change, message) in changes {
@@ -144,6 +145,22 @@ fn check_names_what_is_missing_and_del_minds_none_of_it() {
         // Else host-local goes on with the next address of its range.
         std::fs::remove_dir_all("/run/ipam").unwrap();
     }
+}
+
+#[test]
+fn the_next_add_wakes_a_table_that_somebody_switched_off() {
+    let _sandbox = Sandbox::enter();
+    let (first, second) = (Namespace::new("pod"), Namespace::new("pod"));
+    let checks = [&first, &second].map(|pod| {
+        let call = call(pod, json!({}));
+        let result = call.call("ADD").success();
+        sh("nft add table inet cnv-bridge { flags dormant ; }");
+        call.with("prevResult", result)
+    });
+    checks[0].call("CHECK").error();
+    let third = Namespace::new("pod");
+    call(&third, json!({})).call("ADD").success();
+    checks.iter().for_each(|check| drop(check.call("CHECK").success()));
 }
 
 #[test]

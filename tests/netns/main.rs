@@ -20,6 +20,7 @@ mod masquerade_lives;
 mod masquerade_refuses;
 mod masquerade_tells;
 mod names_resolve;
+mod nf_tables_answers;
 mod programs_tell_failures;
 mod sandbox;
 mod vhost_af_xdp;

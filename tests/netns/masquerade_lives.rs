@@ -181,6 +181,7 @@ fn check_names_the_first_difference() {
         (&format!("nft flush chain {table} inbound"), "rule \"reserved\" in chain inbound"),
         (&format!("nft add rule {table} inbound accept"), "rule \"without a comment\" in chain inbound"),
         (&format!("nft add chain {table} more"), "chain more of guestwire-masquerade-eth0 is present"),
+        (&format!("nft add table {table} {{ flags dormant ; }}"), "guestwire-masquerade-eth0 is dormant"),
         (&format!("nft delete table {table}"), "guestwire-masquerade-eth0 is absent"),
         ("ip link del k6t-eth0", "k6t-eth0 is absent"),
     ];

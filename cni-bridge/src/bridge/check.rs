@@ -129,12 +129,14 @@ fn mac_in_result(port: &Port, sandbox: &str, previous: Option<&Success>) -> Resu
     own.and_then(|one| one.mac.parse().ok()).ok_or_else(|| BridgeError::NoPrevResult(port.if_name.clone()))
 }
 
-/// An ADD could work now: the bridge is there and does what the network needs, and so is the packet filter.
+/// An ADD could work now: the bridge is there and does what the network needs, and the kernel would take the rules.
 pub(super) fn status(config: &Config, ipam: Option<&Ipam<'_>>) -> Result<(), BridgeError> {
     device::survey(&Netlink::open()?, config)?;
     ipam.map_or(Ok(()), Ipam::status)?;
     if config.has_spoof_check() || config.masquerade {
-        NfTables::open()?;
+        let nf_tables = NfTables::open()?;
+        spoof::try_out(&nf_tables)?;
+        masquerade::try_out(&nf_tables)?;
     }
     Ok(())
 }

@@ -33,11 +33,21 @@ pub(super) fn remove_known_port(port: &Port) -> Result<(), BridgeError> {
 /// Removes the port, its check and its masquerading; those its network does not have (`config`, if known) are not
 /// looked for. The pod's end goes with the host's, wherever it is and whatever it is called by now.
 pub(super) fn remove_port(config: Option<&Config>, port: &Port, host: &Netlink) -> Result<(), BridgeError> {
-    let removed = match host.link_by_name(port.host_name.as_str())? {
-        Some(link) if is_ours(&link, port) => delete_link(host, &link),
-        _ => Ok(()),
+    let removed = match find(port, host)? {
+        Some(link) => delete_link(host, &link),
+        None => Ok(()),
     };
     removed.and(remove_rules(config, &port.host_name))
+}
+
+/// The port's host end. Its name finds it, unless somebody has renamed it: its alias still tells then. That look costs with
+/// the number of links, and only a DEL takes it that has no link by the name, as when the pod's namespace went first.
+fn find(port: &Port, host: &Netlink) -> Result<Option<Link>, BridgeError> {
+    let named = host.link_by_name(port.host_name.as_str())?;
+    if let Some(link) = named.filter(|link| is_ours(link, port)) {
+        return Ok(Some(link));
+    }
+    Ok(host.links()?.into_iter().find(|link| link.kind == "veth" && link.alias == port.alias))
 }
 
 /// Removes what the packet filter knows of the port with that host end.

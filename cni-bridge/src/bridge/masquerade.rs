@@ -72,10 +72,10 @@ pub(super) fn install(
     port: &Port,
     addresses: &[IpNetwork],
 ) -> Result<(), NfTablesError> {
-    if !nf_tables.rules(&chain(&port.host_name))?.is_empty() {
+    if !nf_tables.rules(&chain(port.host_name.as_str()))?.is_empty() {
         remove_chain(nf_tables, port.host_name.as_str())?;
     }
-    let transaction = installation(port, addresses);
+    let transaction = installation(port.host_name.as_str(), &port.alias, addresses);
     match nf_tables.commit(&transaction) {
         Err(error) if error.already_exists() => {
             for address in addresses {
@@ -87,8 +87,13 @@ pub(super) fn install(
     }
 }
 
-fn installation(port: &Port, addresses: &[IpNetwork]) -> Transaction {
-    let own = chain(&port.host_name);
+/// Has the kernel look at what [`install`] would do for any port.
+pub(super) fn try_out(nf_tables: &NfTables) -> Result<(), NfTablesError> {
+    nf_tables.try_out(&installation("any", "", &[]))
+}
+
+fn installation(host_name: &str, comment: &str, addresses: &[IpNetwork]) -> Transaction {
+    let own = chain(host_name);
     let mut transaction = Transaction::default().add_table(TABLE);
     transaction =
         transaction.add_map(&V4.map).add_map(&V6.map).add_chain(&POSTROUTING).flush_chain(&POSTROUTING);
@@ -98,7 +103,7 @@ fn installation(port: &Port, addresses: &[IpNetwork]) -> Transaction {
     }
     transaction = transaction.add_chain(&own);
     for address in addresses {
-        let rule = Rule { expressions: masquerade(*address), comment: &port.alias };
+        let rule = Rule { expressions: masquerade(*address), comment };
         let map = &Version::of(address.ip()).map;
         transaction = transaction.add_rule(&own, &rule).add_element(map, &octets(address.ip()), own.name);
     }
@@ -116,7 +121,7 @@ fn dispossess(nf_tables: &NfTables, address: IpAddr) -> Result<(), NfTablesError
 pub(super) fn remove(nf_tables: &NfTables, host_name: &IfName) -> Result<(), NfTablesError> {
     remove_chain(nf_tables, host_name.as_str())?;
     // Asked first, because a transaction that fails waits until no packet is in the rules any more.
-    if nf_tables.holds(TABLE)?.is_none_or(|objects| objects > OF_ALL_PORTS) {
+    if nf_tables.table(TABLE)?.is_none_or(|table| table.holds > OF_ALL_PORTS) {
         return Ok(());
     }
     remove_table(nf_tables)
@@ -151,7 +156,7 @@ fn remove_table(nf_tables: &NfTables) -> Result<(), NfTablesError> {
 }
 
 fn remove_chain(nf_tables: &NfTables, name: &str) -> Result<(), NfTablesError> {
-    let own = Chain { table: TABLE, name, hook: None };
+    let own = chain(name);
     let mut transaction = Transaction::default();
     for rule in nf_tables.rules(&own)? {
         for version in [&V4, &V6] {
@@ -190,10 +195,10 @@ pub(super) fn check(nf_tables: &NfTables, port: &Port, addresses: &[IpNetwork]) 
     let general = nf_tables.rules(&POSTROUTING)?;
     let whole = general.len() == 2
         && general.iter().zip([&V4, &V6]).all(|(rule, version)| same(&rule.expressions, &look_up(version)));
-    if !whole {
+    if !whole || !nf_tables.is_in_force(&POSTROUTING)? {
         return Err(difference(what(), "not looked up", "looked up in chain postrouting").into());
     }
-    let rules = nf_tables.rules(&chain(&port.host_name))?;
+    let rules = nf_tables.rules(&chain(port.host_name.as_str()))?;
     let wanted =
         |address: &IpNetwork| rules.iter().any(|rule| same(&rule.expressions, &masquerade(*address)));
     match addresses.iter().find(|address| !wanted(address)) {
@@ -215,8 +220,8 @@ fn absent(what: &str, address: IpNetwork) -> Difference {
     difference(what, format!("without {address}"), format!("with {address}"))
 }
 
-fn chain(host_name: &IfName) -> Chain<'_> {
-    Chain { table: TABLE, name: host_name.as_str(), hook: None }
+fn chain(host_name: &str) -> Chain<'_> {
+    Chain { table: TABLE, name: host_name, hook: None }
 }
 
 /// `ip saddr vmap @masquerade4`, or the same for IPv6.

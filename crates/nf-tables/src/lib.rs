@@ -21,20 +21,15 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket,
     sockopt,
 };
-use nix::sys::time::TimeVal;
 
 use attribute::{Attributes, Writer};
 pub use expression::{Base, Compare, Conntrack, Expression, Field, Meta, Translated, compared, same};
 pub use object::{Chain, Family, Hook, Key, Place, Rule, Table, VerdictMap};
-pub use reply::{FoundChain, FoundRule};
+pub use reply::{FoundChain, FoundRule, FoundTable};
 pub use transaction::Transaction;
 
 use message::Message;
 use reply::{FoundElement, Reply};
-
-/// How long the kernel may take to answer. It answers within the system call; this only bounds the wait for an
-/// answer that was lost.
-const ANSWER_WITHIN_SECONDS: i64 = 10;
 
 /// Bytes that any socket can send at once.
 const PLAIN_BATCH: usize = 65536;
@@ -58,6 +53,9 @@ pub enum NfTablesError {
     /// An answer that does not follow the protocol.
     #[error("nf_tables sent an answer that cannot be read")]
     Answer,
+    /// An answer that ends too early.
+    #[error("nf_tables did not answer")]
+    NoAnswer,
 }
 
 impl NfTablesError {
@@ -99,7 +97,6 @@ impl NfTables {
             let flags = SockFlag::SOCK_CLOEXEC;
             let socket =
                 socket(AddressFamily::Netlink, SockType::Raw, flags, Some(SockProtocol::NetlinkNetFilter))?;
-            setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(ANSWER_WITHIN_SECONDS, 0))?;
             Ok(Self { socket })
         };
         open().map_err(|errno: nix::Error| NfTablesError::Socket(errno.into()))
@@ -124,12 +121,12 @@ impl NfTables {
                 .map_err(|errno| NfTablesError::Socket(errno.into()))?;
         }
         self.send(&batch)?;
-        // One answer for each message that is refused, and for the last; one for the batch (sequence number 0) if
-        // committing fails.
+        // One answer for each message that is refused, and for the last; one for the batch (sequence number 0) if it is
+        // refused as a whole, and then there may be no other.
         let mut refused: Option<NfTablesError> = None;
         let mut is_answered = messages.is_empty();
-        while !is_answered {
-            for reply in self.receive()? {
+        while let Some(replies) = self.receive()? {
+            for reply in replies {
                 let Reply::Answer { sequence, errno } = reply? else { return Err(NfTablesError::Answer) };
                 is_answered |= usize::try_from(sequence).is_ok_and(|sequence| sequence == messages.len());
                 if errno != 0 {
@@ -138,7 +135,11 @@ impl NfTables {
                 }
             }
         }
-        refused.map_or(Ok(()), Err)
+        match refused {
+            Some(error) => Err(error),
+            None if is_answered => Ok(()),
+            None => Err(NfTablesError::NoAnswer),
+        }
     }
 
     /// The chains of `table`; none if there is no such table. Its cost grows with all the chains of the node.
@@ -186,20 +187,30 @@ impl NfTables {
         Ok(self.list(request, map)?.into_iter().flat_map(elements).collect())
     }
 
-    /// How many chains and maps `table` holds; none if there is no such table.
-    pub fn holds(&self, table: Table<'_>) -> Result<Option<u32>, NfTablesError> {
+    /// `table` itself; none if there is no such table.
+    pub fn table(&self, table: Table<'_>) -> Result<Option<FoundTable>, NfTablesError> {
         let found = self.list(&message::get_table(table), &table)?;
         Ok(found
             .into_iter()
-            .find_map(|reply| if let Reply::Table { holds } = reply { Some(holds) } else { None }))
+            .find_map(|reply| if let Reply::Table(table) = reply { Some(table) } else { None }))
+    }
+
+    /// True if packets meet `chain` where [`Transaction::add_chain`] has them enter it: it is there, with that hook, and its
+    /// table is not switched off.
+    pub fn is_in_force(&self, chain: &Chain<'_>) -> Result<bool, NfTablesError> {
+        if self.table(chain.table)?.is_none_or(|table| table.is_dormant) {
+            return Ok(false);
+        }
+        let found = self.list(&message::get_chain(chain), chain)?;
+        Ok(found.iter().any(|reply| matches!(reply, Reply::Chain(found) if found.is(chain))))
     }
 
     /// What `request` finds, up to the end of the answer; nothing if `object` is not there.
     fn list(&self, request: &[u8], object: &impl ToString) -> Result<Vec<Reply>, NfTablesError> {
         self.send(request)?;
         let mut found = Vec::new();
-        loop {
-            for reply in self.receive()? {
+        while let Some(replies) = self.receive()? {
+            for reply in replies {
                 match reply? {
                     Reply::Done | Reply::Answer { errno: 0, .. } => return Ok(found),
                     Reply::Answer { errno, .. } if errno == nix::Error::ENOENT as i32 => return Ok(found),
@@ -215,6 +226,7 @@ impl NfTables {
                 }
             }
         }
+        Err(NfTablesError::NoAnswer)
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), NfTablesError> {
@@ -225,12 +237,20 @@ impl NfTables {
         }
     }
 
-    fn receive(&self) -> Result<impl Iterator<Item = Result<Reply, NfTablesError>>, NfTablesError> {
+    /// The next of the kernel's answers; none if there is no more. Waiting is of no use: the kernel answers within the
+    /// system call that asks, and goes on with a list within the one that takes what there is of it.
+    fn receive(
+        &self,
+    ) -> Result<Option<impl Iterator<Item = Result<Reply, NfTablesError>> + use<>>, NfTablesError> {
         let mut buffer = vec![0; 65536];
-        let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
-            .map_err(|errno| NfTablesError::Socket(errno.into()))?;
-        buffer.truncate(length);
-        Ok(reply::replies(buffer))
+        match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(length) => {
+                buffer.truncate(length);
+                Ok(Some(reply::replies(buffer)))
+            }
+            Err(nix::Error::EAGAIN) => Ok(None),
+            Err(errno) => Err(NfTablesError::Socket(errno.into())),
+        }
     }
 }
 

@@ -35,7 +35,9 @@ pub(super) const NFT_MSG_NEWSETELEM: u16 = 12;
 const NFT_MSG_GETSETELEM: u16 = 13;
 const NFT_MSG_DELSETELEM: u16 = 14;
 const NFTA_TABLE_NAME: u16 = 1;
+pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
 pub(super) const NFTA_TABLE_USE: u16 = 3;
+pub(super) const NFT_TABLE_F_DORMANT: u32 = 0x1;
 pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
 pub(super) const NFTA_CHAIN_NAME: u16 = 3;
 pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
@@ -144,8 +146,13 @@ pub(super) struct Message {
 
 impl Message {
     pub(super) fn table(kind: Kind, table: Table<'_>) -> Self {
-        let attributes = Writer::default().text(NFTA_TABLE_NAME, table.name).finish();
-        Self { kind, family: table.family, object: format!("table {table}"), attributes }
+        let mut attributes = Writer::default().text(NFTA_TABLE_NAME, table.name);
+        if kind == Kind::NewTable {
+            // Without flags one that is there and dormant stays so.
+            attributes = attributes.number(NFTA_TABLE_FLAGS, 0);
+        }
+        let object = format!("table {table}");
+        Self { kind, family: table.family, object, attributes: attributes.finish() }
     }
 
     pub(super) fn chain(kind: Kind, chain: &Chain<'_>) -> Self {
@@ -317,6 +324,11 @@ pub(super) fn dump_elements(map: &VerdictMap) -> Vec<u8> {
 /// Asks for `table` itself.
 pub(super) fn get_table(table: Table<'_>) -> Vec<u8> {
     get(NFT_MSG_GETTABLE, table.family, &Writer::default().text(NFTA_TABLE_NAME, table.name).finish())
+}
+
+/// Asks for `chain` itself.
+pub(super) fn get_chain(chain: &Chain<'_>) -> Vec<u8> {
+    get(NFT_MSG_GETCHAIN, chain.table.family, &named_chain(chain).finish())
 }
 
 fn get(kind: u16, family: Family, attributes: &[u8]) -> Vec<u8> {

@@ -2,9 +2,10 @@
 
 use super::message::{
     NETLINK_HEADER, NFNETLINK_HEADER, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWSETELEM,
-    NFT_MSG_NEWTABLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_DATA_VALUE, NFTA_DATA_VERDICT,
-    NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA,
-    NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_TABLE_USE, NFTA_VERDICT_CHAIN, new_chain, own,
+    NFT_MSG_NEWTABLE, NFT_TABLE_F_DORMANT, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE,
+    NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS,
+    NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_TABLE_FLAGS,
+    NFTA_TABLE_USE, NFTA_VERDICT_CHAIN, new_chain, own,
 };
 use super::object::Chain;
 use super::{Attributes, NfTablesError};
@@ -24,10 +25,19 @@ pub(super) enum Reply {
     Chain(FoundChain),
     /// Elements of a map.
     Elements(Vec<FoundElement>),
-    /// A table: how many chains and maps it holds.
-    Table { holds: u32 },
+    /// A table.
+    Table(FoundTable),
     /// End of a dump.
     Done,
+}
+
+/// A table that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundTable {
+    /// How many chains and maps it holds.
+    pub holds: u32,
+    /// Somebody has switched it off: no packet meets its chains.
+    pub is_dormant: bool,
 }
 
 /// A rule that is there.
@@ -95,10 +105,18 @@ fn parse(bytes: &[u8]) -> Option<(Reply, usize)> {
         _ if kind == own(NFT_MSG_NEWRULE) => Reply::Rule(rule(&attributes()?)),
         _ if kind == own(NFT_MSG_NEWCHAIN) => Reply::Chain(chain(body.get(NFNETLINK_HEADER..)?)),
         _ if kind == own(NFT_MSG_NEWSETELEM) => Reply::Elements(elements(&attributes()?)),
-        _ if kind == own(NFT_MSG_NEWTABLE) => Reply::Table { holds: attributes()?.number(NFTA_TABLE_USE)? },
+        _ if kind == own(NFT_MSG_NEWTABLE) => Reply::Table(table(&attributes()?)?),
         _ => return None,
     };
     Some((reply, length))
+}
+
+fn table(attributes: &Attributes<'_>) -> Option<FoundTable> {
+    let flags = attributes.number(NFTA_TABLE_FLAGS)?;
+    Some(FoundTable {
+        holds: attributes.number(NFTA_TABLE_USE)?,
+        is_dormant: flags & NFT_TABLE_F_DORMANT != 0,
+    })
 }
 
 fn chain(bytes: &[u8]) -> FoundChain {

@@ -15,7 +15,7 @@ impl Transaction {
         self
     }
 
-    /// Makes a table; one that is there is fine.
+    /// Makes a table; one that is there is fine, and in force from then on.
     pub fn add_table(self, table: Table<'_>) -> Self {
         self.push(Message::table(Kind::NewTable, table))
     }

@@ -1,5 +1,6 @@
 //! What a configuration may say.
 
+use cni::{Code, Error, Request};
 use serde_json::{Value, json};
 
 use super::*;
