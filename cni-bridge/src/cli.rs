@@ -3,12 +3,12 @@
 //! What was done goes to standard output, the log and errors to standard error. The exit code is 0 if all was done.
 
 use std::error::Error;
-use std::fs;
-use std::io::{self, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use vm_api::yaml;
 
 use crate::policy;
 
@@ -57,25 +57,8 @@ pub fn main() -> ExitCode {
         CommandLine::parse();
     telemetry::run("cnv-bridge", log_format, telemetry::Level::WARN, || {
         let Apply { file, dry_run, take_default_route } = apply;
-        let report = policy::apply(&read(&file)?, dry_run, take_default_route)?;
+        let report = policy::apply(&yaml::read(&file)?, dry_run, take_default_route)?;
         io::stdout().lock().write_all(report.as_bytes())?;
         Ok::<_, Box<dyn Error>>(())
     })
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read {}", path.display())]
-struct ReadError {
-    path: PathBuf,
-    source: io::Error,
-}
-
-fn read(path: &Path) -> Result<String, ReadError> {
-    let text = if path == Path::new("-") {
-        let mut text = String::new();
-        io::stdin().lock().read_to_string(&mut text).map(|_| text)
-    } else {
-        fs::read_to_string(path)
-    };
-    text.map_err(|source| ReadError { path: path.to_owned(), source })
 }

@@ -3,12 +3,12 @@
 //! Results go to standard output, the log and errors to standard error. The exit code is 0 if all was done.
 
 use std::error::Error;
-use std::fs;
-use std::io::{self, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use vm_api::yaml;
 
 use crate::{policy, render, status};
 
@@ -94,9 +94,11 @@ pub(crate) fn main() -> ExitCode {
 fn run(command: Command) -> Result<String, Box<dyn Error>> {
     Ok(match command {
         Command::Policy { command: Policy::Apply(Apply { file, dry_run, labels }) } => {
-            policy::apply(&read(&file)?, &labels, dry_run)?
+            policy::apply(&yaml::read(&file)?, &labels, dry_run)?
         }
-        Command::Render(Render { file, resource_prefix }) => render::render(&read(&file)?, &resource_prefix)?,
+        Command::Render(Render { file, resource_prefix }) => {
+            render::render(&yaml::read(&file)?, &resource_prefix)?
+        }
         Command::Status(Status { output }) => {
             let status = status::Status::take()?;
             match output {
@@ -105,23 +107,6 @@ fn run(command: Command) -> Result<String, Box<dyn Error>> {
             }
         }
     })
-}
-
-/// Why a file could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read {}", path.display())]
-struct Unreadable {
-    path: PathBuf,
-    source: io::Error,
-}
-
-fn read(path: &Path) -> Result<String, Unreadable> {
-    let mut text = String::new();
-    let read = match path.to_str() {
-        Some("-") => io::stdin().lock().read_to_string(&mut text).map(|_| text),
-        _ => fs::read_to_string(path),
-    };
-    read.map_err(|source| Unreadable { path: path.to_owned(), source })
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

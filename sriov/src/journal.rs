@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use cni::device_info::Device;
 use net_types::{IfName, Mac, PciAddress};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -137,6 +138,13 @@ pub(crate) enum JournalError {
 #[derive(Deserialize)]
 struct AnyVersion {
     version: u32,
+}
+
+impl Entry {
+    /// The VF, as others are told of it.
+    pub(crate) fn device(&self) -> Device {
+        Device::Pci { address: self.address, pf: Some(self.pf) }
+    }
 }
 
 impl Owner {

@@ -12,7 +12,6 @@ mod announce;
 mod attach;
 mod check;
 mod config;
-mod device_info;
 mod error;
 mod interface;
 mod release;

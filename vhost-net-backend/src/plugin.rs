@@ -11,7 +11,6 @@
 mod attach;
 mod check;
 mod config;
-mod device_info;
 mod error;
 mod ethtool;
 mod link;

@@ -17,6 +17,7 @@ mod request;
 mod success;
 mod version;
 
+pub mod device_info;
 pub mod runtime;
 
 pub use args::Args;

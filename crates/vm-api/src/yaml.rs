@@ -3,12 +3,51 @@
 //! Plain `yes` and `no` are booleans and duplicate keys are an error, as in Kubernetes' own reader. The reader
 //! bounds nesting, aliases and size, so a hostile file ends in an error. JSON is YAML enough to be read too.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
 use serde_json::Value;
+
+/// The largest file that is read, in bytes.
+const MAX_FILE: u64 = 4 << 20;
+
+/// Why a file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file system said no, or it is no text.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// As given.
+        path: PathBuf,
+        /// The answer.
+        source: io::Error,
+    },
+    /// More than a manifest can have.
+    #[error("{} is larger than {MAX_FILE} bytes", .0.display())]
+    TooLarge(PathBuf),
+}
 
 /// Why a text is no YAML. Prints the line it goes wrong at.
 #[derive(Debug, thiserror::Error)]
 #[error("not YAML")]
 pub struct YamlError(#[source] serde_saphyr::Error);
+
+/// The text of a file that a user names; "-" is standard input.
+///
+/// # Errors
+/// It cannot be read, is no text, or is larger than 4 MiB.
+pub fn read(path: &Path) -> Result<String, ReadError> {
+    let failed = |source| ReadError::Io { path: path.to_owned(), source };
+    let reader: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(File::open(path).map_err(failed)?)
+    };
+    let mut text = String::new();
+    let length = reader.take(MAX_FILE + 1).read_to_string(&mut text).map_err(failed)?;
+    if length as u64 > MAX_FILE { Err(ReadError::TooLarge(path.to_owned())) } else { Ok(text) }
+}
 
 /// The documents of a stream, empty ones left out.
 pub fn documents(text: &str) -> Result<Vec<Value>, YamlError> {
@@ -34,6 +73,20 @@ mod tests {
             [json!({"a": "02:00:00:00:00:01"}), json!({"b": [true, "1Gi", 2]})]
         );
         assert_eq!(documents("").unwrap(), [] as [Value; 0]);
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_a_limit_and_errors_name_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        let message = || read(&path).unwrap_err().to_string();
+        assert_eq!(message(), format!("cannot read {}", path.display()));
+        std::fs::write(&path, "a: 1").unwrap();
+        assert_eq!(read(&path).unwrap(), "a: 1");
+        File::create(&path).unwrap().set_len(MAX_FILE + 1).unwrap();
+        assert_eq!(message(), format!("{} is larger than 4194304 bytes", path.display()));
+        std::fs::write(&path, [0xff]).unwrap();
+        assert_eq!(message(), format!("cannot read {}", path.display()));
     }
 
     #[test]

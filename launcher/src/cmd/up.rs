@@ -3,8 +3,8 @@
 //! Everything is read and checked before anything is touched. Then VM by VM: lock, set up, start the supervisor, wait
 //! until the guest runs. If one fails, it and those started by this command are removed again.
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use clap::Args;
 use cni::runtime::NetworkConfigError;
@@ -27,9 +27,6 @@ use crate::vm::pod_network::{self, PodNetworkError};
 use crate::vm::setup::{self, SetupError};
 use crate::vm::slot;
 use crate::vm::teardown::{self, TeardownError};
-
-/// Largest manifest that is read, in bytes. The API server's limit for an object is below.
-const MAX_MANIFEST: u64 = 4 << 20;
 
 /// Starts the VMs of a manifest and returns when their guests run.
 #[derive(Debug, Args)]
@@ -83,10 +80,10 @@ pub(crate) enum UpError {
     NotRoot,
     #[error("--uid-base {0}: user ids from 1 to 4294901758 are allowed, since {slots} follow", slots = slot::SLOTS)]
     UidBase(u32),
-    #[error("cannot read {}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{} is larger than {MAX_MANIFEST} bytes", .0.display())]
-    TooLarge(PathBuf),
+    #[error("the current directory is not to be seen")]
+    Directory(#[source] io::Error),
+    #[error(transparent)]
+    Read(#[from] yaml::ReadError),
     #[error("{}", path.display())]
     Yaml { path: PathBuf, source: YamlError },
     #[error("{}, document {number}", path.display())]
@@ -130,8 +127,7 @@ pub(crate) enum UpError {
 impl Up {
     /// Runs the command.
     pub(crate) fn run(self) -> Result<(), UpError> {
-        let layout =
-            self.directories.layout().map_err(|source| UpError::Read { path: PathBuf::from("."), source })?;
+        let layout = self.directories.layout().map_err(UpError::Directory)?;
         let plans = self.plans(&layout)?;
         super::gc::collect(&layout).log();
         let mut started: Vec<VmId> = Vec::new();
@@ -163,9 +159,10 @@ impl Up {
         let plugin_path = self.plugin_path();
         let absolute = |path: &Option<PathBuf>| path.as_deref().map(std::path::absolute).transpose();
         let [images, kernel, initrd] = [&self.images, &self.kernel, &self.initrd].map(absolute);
-        let read = |source| UpError::Read { path: PathBuf::from("."), source };
-        let (images, kernel, initrd) = (images.map_err(read)?, kernel.map_err(read)?, initrd.map_err(read)?);
-        let resolv_conf = std::path::absolute(&self.resolv_conf).map_err(read)?;
+        let unseen = UpError::Directory;
+        let (images, kernel, initrd) =
+            (images.map_err(unseen)?, kernel.map_err(unseen)?, initrd.map_err(unseen)?);
+        let resolv_conf = std::path::absolute(&self.resolv_conf).map_err(unseen)?;
         let devices = self.device_pool.iter().cloned().collect();
         let sources = Sources {
             networks: &networks,
@@ -198,8 +195,8 @@ impl Up {
     /// The VMs of the manifest; its networks go to `networks`.
     fn specs(&self, networks: &mut Networks) -> Result<Vec<VmSpec>, UpError> {
         let path = &self.file;
-        let documents =
-            yaml::documents(&read(path)?).map_err(|source| UpError::Yaml { path: path.clone(), source })?;
+        let documents = yaml::documents(&yaml::read(path)?)
+            .map_err(|source| UpError::Yaml { path: path.clone(), source })?;
         let mut specs = Vec::new();
         for (number, document) in
             documents.into_iter().enumerate().map(|(index, document)| (index + 1, document))
@@ -271,17 +268,4 @@ impl Up {
         }
         started
     }
-}
-
-fn read(path: &Path) -> Result<String, UpError> {
-    use std::io::Read as _;
-    let failed = |source| UpError::Read { path: path.to_owned(), source };
-    let mut text = String::new();
-    let length = if path == Path::new("-") {
-        io::stdin().lock().take(MAX_MANIFEST + 1).read_to_string(&mut text)
-    } else {
-        fs::File::open(path).map_err(failed)?.take(MAX_MANIFEST + 1).read_to_string(&mut text)
-    };
-    let length = length.map_err(failed)?;
-    if length as u64 > MAX_MANIFEST { Err(UpError::TooLarge(path.to_owned())) } else { Ok(text) }
 }

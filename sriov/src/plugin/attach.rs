@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use cni::device_info;
 use cni::{Interface, Ip, Ipam, Request, Success};
 use net_types::Mac;
 use netlink::{Events, Link, Netlink, Route};
@@ -13,7 +14,7 @@ use super::config::Config;
 use super::error::SriovError;
 use super::release::release;
 use super::survey::{Ground, survey};
-use super::{Node, announce, device_info, interface};
+use super::{Node, announce, interface};
 use crate::attribute::{Attribute, Port};
 use crate::journal::Lock;
 
@@ -85,7 +86,7 @@ fn build(
         }
     }
     if let Some(path) = &entry.device_info {
-        device_info::write(path, entry.address, entry.pf)?;
+        device_info::write(path, &entry.device())?;
         cni::mutated("device-info file");
     }
     Ok(success)

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use cni::Code;
+use cni::device_info::DeviceInfoError;
 use net_types::{IfName, Mac, PciAddress};
 use netns::NetNsError;
 
 use crate::attribute::AttributeError;
 use crate::journal::{JournalError, Owner};
-use crate::plugin::device_info::DeviceInfoError;
 use crate::sysfs::SysfsError;
 
 /// Why a VF could not be handed over, checked or taken back.

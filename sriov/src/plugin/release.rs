@@ -5,12 +5,12 @@
 
 use std::path::Path;
 
-use cni::{Attachment, ContainerId};
+use cni::{Attachment, ContainerId, device_info};
 use net_types::{Mac, PciAddress};
 use netlink::Netlink;
 
 use super::error::SriovError;
-use super::{Node, device_info, interface};
+use super::{Node, interface};
 use crate::attribute::{Attribute, AttributeError, Port};
 use crate::journal::{Entry, JournalError};
 use crate::sysfs::Mode;
@@ -85,7 +85,7 @@ pub(super) fn release(node: &Node, entry: &Entry, netns: Option<&Path>) -> Resul
         failures.extend(undo(node, entry, netns));
     }
     if let Some(path) = &entry.device_info {
-        failures.extend(device_info::remove(path, entry.address).err().map(SriovError::from));
+        failures.extend(device_info::remove(path, &entry.device()).err().map(SriovError::from));
         cni::mutated("device-info file removed");
     }
     SriovError::all(failures)?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cni::Request;
+use cni::device_info::{self, Device};
 use net_types::{IfName, Mac, PciAddress};
 use netlink::{Link, Netlink, Vf};
 use netns::NetNs;
@@ -10,7 +11,7 @@ use netns::NetNs;
 use super::config::Config;
 use super::error::SriovError;
 use super::release::release;
-use super::{Node, device_info, interface};
+use super::{Node, interface};
 use crate::attribute::Attribute;
 use crate::journal::{self, Entry, LinkBefore, Lock, Namespace, Owner};
 use crate::sysfs::{Mode, VirtualFunction};
@@ -80,7 +81,7 @@ pub(super) fn survey(
         before: wanted.iter().map(|attribute| attribute.before(&now)).collect(),
         wanted,
         link: link.as_ref().and_then(before),
-        device_info: device_info_to_write(config, device)?,
+        device_info: device_info_to_write(config, &vf)?,
         attached: false,
     };
     Ok((Ground { host, namespace, if_name, pf, link, entry }, pf_lock))
@@ -114,9 +115,10 @@ fn before(link: &Link) -> Option<LinkBefore> {
     Some(LinkBefore { name: link.name.parse().ok()?, mac: link.mac, mtu: link.mtu, up: link.up })
 }
 
-fn device_info_to_write(config: &Config, device: PciAddress) -> Result<Option<PathBuf>, SriovError> {
+fn device_info_to_write(config: &Config, vf: &VirtualFunction) -> Result<Option<PathBuf>, SriovError> {
+    let device = Device::Pci { address: vf.address, pf: Some(vf.pf) };
     match &config.device_info {
-        Some(path) if device_info::is_missing(path, device)? => Ok(Some(path.clone())),
+        Some(path) if !device_info::exists(path, &device)? => Ok(Some(path.clone())),
         _ => Ok(None),
     }
 }

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use cni::device_info::{self, Device};
 use cni::{Interface as ResultInterface, Request, Success};
 use net_types::IfName;
 use netlink::{Link, Netlink};
 use netns::NetNs;
 
 use super::config::Config;
-use super::device_info;
 use super::error::PluginError;
 use super::ethtool;
 use super::link::{self, Interface, Name};
@@ -22,7 +22,7 @@ pub(super) fn add(config: &Config, request: &Request) -> Result<Success, PluginE
     let name = Name::of(&request.network, attachment.container.as_str(), attachment.if_name.as_str());
     let socket = name.socket(config);
     if let Some(path) = &config.device_info {
-        device_info::exists(path, &socket)?;
+        device_info::exists(path, &Device::VhostUser { socket: socket.clone() })?;
     }
     let nic = interface(netns, &attachment.if_name)?;
     let ends = ends(config, &socket, &attachment.if_name, &nic, netns)?;
@@ -33,7 +33,7 @@ pub(super) fn add(config: &Config, request: &Request) -> Result<Success, PluginE
     ask(&config.control, Command::Add { name: Some(name.link()?), ends })?;
     cni::mutated("link");
     if let Some(path) = &config.device_info
-        && let Err(error) = device_info::write(path, &socket)
+        && let Err(error) = device_info::write(path, &Device::VhostUser { socket: socket.clone() })
     {
         if let Err(undo) = del(config, &name) {
             tracing::error!("after a failed ADD, link {} is still there: {undo}", name.as_str());
@@ -52,7 +52,7 @@ pub(super) fn del(config: &Config, name: &Name) -> Result<(), PluginError> {
         Err(error) => return Err(error.into()),
     }
     if let Some(path) = &config.device_info {
-        device_info::remove(path, &name.socket(config))?;
+        device_info::remove(path, &Device::VhostUser { socket: name.socket(config) })?;
         cni::mutated("device-info file removed");
     }
     Ok(())

@@ -1,11 +1,12 @@
 //! CHECK and STATUS.
 
 use cni::Request;
+use cni::device_info::{self, Device};
 
+use super::attach;
 use super::config::Config;
 use super::error::PluginError;
 use super::link::Name;
-use super::{attach, device_info};
 use crate::control::client::ask;
 use crate::control::message::{Command, Done};
 
@@ -37,7 +38,7 @@ pub(super) fn check(config: &Config, request: &Request) -> Result<(), PluginErro
         return Err(differs(&format!("{what}'s end at the interface"), "closed", "running"));
     }
     match &config.device_info {
-        Some(path) if !device_info::exists(path, &socket)? => {
+        Some(path) if !device_info::exists(path, &Device::VhostUser { socket })? => {
             Err(differs(&format!("device-info file {}", path.display()), "absent", "present"))
         }
         _ => Ok(()),

@@ -4,10 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use cni::Code;
+use cni::device_info::DeviceInfoError;
 use net_types::IfName;
 use netns::NetNsError;
 
-use super::device_info::DeviceInfoError;
 use crate::control::client::ClientError;
 use crate::control::message::ErrorCode;
 use crate::spec::SpecError;
