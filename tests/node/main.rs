@@ -13,6 +13,7 @@ mod cnv_bridge_vlans;
 mod masquerade_ground;
 mod masquerade_guests;
 mod masquerade_sctp;
+mod podman_attaches;
 mod sriov_attaches;
 mod sriov_guest;
 mod sriov_nic;
