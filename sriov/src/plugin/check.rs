@@ -132,3 +132,62 @@ pub(super) fn status(node: &Node, config: &Config) -> Result<(), SriovError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::journal::Journal;
+    use crate::sysfs::Sysfs;
+    use crate::sysfs::tests::{PF, sysfs};
+
+    fn status_of(sysfs: Sysfs, journal: Journal, device: Option<&str>) -> Result<(), String> {
+        let node = Node { sysfs, journal, boot: "b".into() };
+        let config = Config {
+            device: device.map(|device| device.parse().unwrap()),
+            vlan: None,
+            mac: None,
+            min_rate: None,
+            max_rate: None,
+            spoof_check: None,
+            trust: None,
+            link_state: None,
+            device_info: None,
+        };
+        status(&node, &config).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn status_says_whether_an_add_could_work_in_either_mode() {
+        let (root, sysfs) = sysfs(3);
+        let driver = |vf: &str| sysfs.device(vf.parse().unwrap()).join("driver");
+        fs::remove_file(driver("0000:01:10.1")).unwrap();
+        symlink("../../drivers/vfio-pci", driver("0000:01:10.1")).unwrap();
+        fs::remove_file(driver("0000:01:10.2")).unwrap();
+        let journal = Journal::at(&root.path().join("journal"));
+        let says = |device| status_of(sysfs.clone(), journal.clone(), device);
+        let fails = |device: &'static str| says(Some(device)).unwrap_err();
+        for fine in [None, Some("0000:01:10.0"), Some("0000:01:10.1")] {
+            assert_eq!(says(fine), Ok(()), "{fine:?}");
+        }
+        assert!(fails("0000:01:10.2").contains("has no driver"));
+        assert!(fails(PF).contains("is a physical function"));
+        assert!(fails("0000:09:00.0").contains("there is no PCI device"));
+        fs::remove_dir_all(sysfs.device(PF.parse().unwrap()).join("net")).unwrap();
+        assert!(fails("0000:01:10.1").contains("has no network interface"), "nothing to set it by");
+    }
+
+    #[test]
+    fn status_fails_where_no_journal_can_be_kept_or_nothing_is_to_be_had() {
+        let (root, with_vfs) = sysfs(1);
+        fs::write(root.path().join("file"), "").unwrap();
+        let blocked = Journal::at(&root.path().join("file"));
+        assert!(status_of(with_vfs.clone(), blocked.clone(), None).unwrap_err().contains("cannot create"));
+        assert!(status_of(with_vfs, blocked, Some("0000:01:10.0")).unwrap_err().contains("cannot create"));
+        let (root, without) = sysfs(0);
+        let journal = Journal::at(&root.path().join("journal"));
+        assert_eq!(status_of(without, journal, None), Err("this node has no virtual functions".to_owned()));
+    }
+}

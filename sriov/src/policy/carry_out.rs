@@ -291,3 +291,40 @@ impl Work<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::node::nics;
+    use crate::sysfs::tests::sysfs;
+
+    /// What is said and whether the VFs are to be other ones, where 4 are and `wanted` are wanted.
+    fn numbered(wanted: u32, externally_managed: bool) -> Result<(bool, Vec<String>), PolicyError> {
+        let (root, sysfs) = sysfs(4);
+        let journal = Journal::at(&root.path().join("journal"));
+        let nic = nics(&sysfs).unwrap().remove(0);
+        let desired = Desired { nic, num_vfs: wanted, mtu: None, externally_managed, groups: Vec::new() };
+        let hands = Hands { sysfs: &sysfs, journal: &journal, dry_run: true };
+        let mut lines = Vec::new();
+        let renumbered = number(&hands, &desired, &Events::of_devices().unwrap(), &mut lines)?;
+        Ok((renumbered, lines))
+    }
+
+    #[test]
+    fn vfs_of_somebody_elses_need_to_be_enough_and_are_never_made() {
+        for wanted in [1, 4] {
+            assert_eq!(numbered(wanted, true).unwrap(), (false, vec![]), "{wanted}");
+        }
+        let error = numbered(5, true).unwrap_err();
+        assert!(matches!(error, PolicyError::TooFew { wanted: 5, found: 4, .. }), "{error}");
+    }
+
+    #[test]
+    fn ours_are_made_anew_unless_their_number_is_right() {
+        assert_eq!(numbered(4, false).unwrap(), (false, vec![]));
+        for wanted in [1, 5] {
+            let (renumbered, lines) = numbered(wanted, false).unwrap();
+            assert!(renumbered && lines == [format!("0000:01:00.0: {wanted} VFs instead of 4")], "{lines:?}");
+        }
+    }
+}
