@@ -1,5 +1,6 @@
 //! `sriov policy apply` makes a NIC what its policies want, once, and touches no VF that a pod has.
 
+use std::fs;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
@@ -51,16 +52,17 @@ fn drivers() -> Vec<String> {
 fn what_is_wanted_is_done_once() {
     let nic = Nic::bare();
     sh(&format!("ip link set {} down", nic.link));
-    let halves = |first: &str, second: &str| {
+    let halves_of = |mtu: u32, first: &str, second: &str| {
         let part = |name: &str, range: &str, kind: &str| {
             let selector = json!({"vendor": "8086", "pfNames": [format!("{}#{range}", nic.link)]});
             policy(
                 &nic,
-                json!({"resourceName": name, "deviceType": kind, "mtu": 2000, "nicSelector": selector}),
+                json!({"resourceName": name, "deviceType": kind, "mtu": mtu, "nicSelector": selector}),
             )
         };
         part("a", "0-1", first) + &part("b", "2-3", second)
     };
+    let halves = |first: &str, second: &str| halves_of(2000, first, second);
     let wanted = halves("vfio-pci", "netdevice");
     let apply = ["policy", "apply", "-f", "-"];
     let planned = done(sriov(&["policy", "apply", "--dry-run", "-f", "-"], &wanted));
@@ -75,6 +77,17 @@ fn what_is_wanted_is_done_once() {
     assert!(sh(&format!("ip link show {}", nic.link)).contains("UP"));
     // A guest asks the PF for its address: the one that the network driver had chosen.
     assert_ne!(nic.vf_info(0)["address"], "00:00:00:00:00:00");
+    let override_file = format!("/sys/bus/pci/devices/{}/driver_override", nic.vf(0));
+    assert_eq!(
+        fs::read_to_string(override_file).unwrap(),
+        "(null)\n",
+        "its network driver may have it again"
+    );
+    // Whoever relies on the PF's MTU keeps it; a VF has its policy's.
+    let said = done(sriov(&apply, &halves_of(1600, "vfio-pci", "netdevice")));
+    assert!(!said.contains(&format!("{}: MTU", nic.link)), "{said}");
+    assert!(sh(&format!("ip link show {}", nic.link)).contains("mtu 2000"));
+    assert!(sh(&format!("ip link show {}", nic.vf_link(2).unwrap())).contains("mtu 1600"));
 
     done(sriov(&apply, &halves("netdevice", "vfio-pci")));
     assert_eq!(drivers(), ["igbvf", "igbvf", "vfio-pci", "vfio-pci"]);
@@ -97,10 +110,26 @@ fn a_vf_that_a_pod_has_is_not_touched() {
     ] {
         let said = failed(sriov(&apply, &policy(&nic, spec)));
         assert!(said.contains(message), "{said}");
+        assert_eq!(drivers(), ["igbvf", "igbvf"], "no other VF is touched either");
     }
     assert!(pod.sh("ip link show net1").contains("net1"));
     let table = done(sriov(&["status"], ""));
     assert!(table.contains("c1/net1 on blue"), "{table}");
+    let status: Value = serde_json::from_str(&done(sriov(&["status", "-o", "json"], ""))).unwrap();
+    let shown = &status["physicalFunctions"][0]["virtualFunctions"][1];
+    assert_eq!(shown["owner"], json!({"container": "c1", "ifName": "net1", "network": "blue"}));
+    assert_eq!((&shown["attributes"]["vlan"]["id"], &shown["attached"]), (&json!(100), &json!(true)));
+
+    // Somebody else made the VFs, more than enough: one gets its driver, and the PF stays as it is.
+    sh(&format!("ip link set {} down", nic.link));
+    let managed = json!({"numVfs": 1, "externallyManaged": true, "mtu": 3000, "deviceType": "vfio-pci"});
+    let said = done(sriov(&apply, &policy(&nic, managed.clone())));
+    assert!(said.contains("vfio-pci instead of igbvf") && said.lines().count() == 1, "{said}");
+    let pf = sh(&format!("ip link show {}", nic.link));
+    assert!(pf.contains("mtu 1500") && !pf.contains(",UP"), "{pf}");
+    assert_eq!(drivers(), ["vfio-pci", "igbvf"]);
+    assert_eq!(done(sriov(&apply, &policy(&nic, managed))), "nothing to do\n");
+    sh(&format!("ip link set {} up", nic.link));
     call.call("DEL").success();
 }
 

@@ -42,6 +42,18 @@ pub(super) fn carry_out(hands: &Hands<'_>, desired: &Desired) -> Result<Vec<Stri
     let host = Netlink::open()?;
     let name = desired.nic.link.as_ref().ok_or(SysfsError::NoPfLink(pf))?;
     let link = host.link_by_name(name.as_str())?.ok_or(SysfsError::NoPfLink(pf))?;
+    let vfs = hands.sysfs.virtual_functions(pf)?;
+    let works: Vec<_> = vfs
+        .iter()
+        .filter_map(|vf| {
+            let group = desired.groups.iter().find(|group| (group.first..=group.last).contains(&vf.index))?;
+            Some(Work { hands, host: &host, events: &events, pf: &link, vf, group })
+        })
+        .collect();
+    // One that a pod has keeps the others from being changed too.
+    for work in &works {
+        work.refuse_owned()?;
+    }
     if !desired.externally_managed {
         set_link(hands, &host, &link, desired, &mut lines)?;
     }
@@ -58,13 +70,9 @@ pub(super) fn carry_out(hands: &Hands<'_>, desired: &Desired) -> Result<Vec<Stri
         lines.extend(described);
         return Ok(lines);
     }
-    for vf in hands.sysfs.virtual_functions(pf)? {
-        let group = desired.groups.iter().find(|group| (group.first..=group.last).contains(&vf.index));
-        if let Some(group) = group {
-            let work = Work { hands, host: &host, events: &events, pf: &link, vf: &vf, group };
-            lines.extend(work.bind()?);
-            lines.extend(work.set_mtu()?);
-        }
+    for work in &works {
+        lines.extend(work.bind()?);
+        lines.extend(work.set_mtu()?);
     }
     Ok(lines)
 }
@@ -167,16 +175,26 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// True if `found` is the driver that the VF is to have.
+    fn is_right(&self, found: Option<&str>) -> Result<bool, PolicyError> {
+        Ok(match (self.group.device_type, found) {
+            (DeviceType::VfioPci, Some(driver)) => driver == VFIO,
+            (DeviceType::Netdevice, Some(_)) => self.hands.sysfs.mode(self.vf.address)? == Mode::Netdevice,
+            (_, None) => false,
+        })
+    }
+
+    /// Fails if the VF is to have another driver and a pod has it.
+    fn refuse_owned(&self) -> Result<(), PolicyError> {
+        let found = self.hands.sysfs.driver(self.vf.address)?;
+        if self.is_right(found.as_deref())? { Ok(()) } else { refuse_owned(self.hands, self.vf.address) }
+    }
+
     /// Gives the VF its driver, if it has another.
     fn bind(&self) -> Result<Option<String>, PolicyError> {
         let Self { hands, vf, group, .. } = self;
         let found = hands.sysfs.driver(vf.address)?;
-        let right = match (group.device_type, &found) {
-            (DeviceType::VfioPci, Some(driver)) => driver == VFIO,
-            (DeviceType::Netdevice, Some(_)) => hands.sysfs.mode(vf.address)? == Mode::Netdevice,
-            (_, None) => false,
-        };
-        if right {
+        if self.is_right(found.as_deref())? {
             return Ok(None);
         }
         let _lock = self.lock()?;
