@@ -40,21 +40,32 @@ fn a_guest_drives_a_vf_by_itself_and_stays_in_its_vlan() {
     let call = nic.call(0, json!({"vlan": 100, "mac": "02:00:00:00:00:01"})).netns(&vm).container("vm");
     call.call("ADD").success();
 
-    let address = nic.vf(0).parse().unwrap();
-    let vfio::Opened { container, devices } = vfio::open(&[address]).unwrap();
-    let functions = devices
-        .into_iter()
-        .map(|vfio::OpenedDevice { group, device }| HostFunction { address, group, device, place: 0 })
+    // Beside it two devices that share a group.
+    let pci = Path::new("/sys/bus/pci");
+    let partners = sharing();
+    let _bound = [Bound::to_vfio(pci, &partners[0]), Bound::to_vfio(pci, &partners[1])];
+    let addresses = [&nic.vf(0), &partners[0], &partners[1]].map(|address| address.parse().unwrap());
+    let vfio::Opened { container, devices } = vfio::open(&addresses).unwrap();
+    let functions = devices.into_iter().zip(addresses).enumerate();
+    let functions = functions
+        .map(|(place, (vfio::OpenedDevice { group, device }, address))| HostFunction {
+            address,
+            group,
+            device,
+            place,
+        })
         .collect();
     let passthrough = Some(Passthrough { container, functions });
     let content = noise(4 << 20);
     let disks = vec![disk(&content, true, "content").0];
-    let places = vec![Place { slot: Some(10.try_into().unwrap()) }];
+    let places = [10, 11, 12].map(|slot| Place { slot: Some(slot.try_into().unwrap()) }).to_vec();
     let wish = Wish { vcpus: 1, mebibytes: 256, disks, places, passthrough, ..Wish::default() };
     let mut guest = Guest::boot(wish);
     assert_eq!(guest.run("cat /sys/class/net/eth0/address"), "02:00:00:00:00:01\n");
     let place = guest.run("cd /sys/class/net/eth0/device; readlink -f .; readlink -f driver");
     assert!(place.contains("0000:00:0a.0") && place.contains("igbvf"), "{place}");
+    let both = guest.run("cd /sys/bus/pci/devices; cat 0000:00:0b.0/vendor 0000:00:0c.0/vendor");
+    assert_eq!(both, "0x1af4\n0x1af4\n", "both devices of a group");
     guest.run("ip address add 192.0.2.1/24 dev eth0; ip link set eth0 up");
     assert!(
         pings(&near.0, "192.0.2.1"),

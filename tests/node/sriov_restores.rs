@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
-use e2e::{CniCall, Namespace, sh};
+use e2e::{CniCall, Namespace, binary, run, sh};
 use serde_json::{Value, json};
 
 use crate::sriov_nic::{JOURNAL, Nic};
@@ -220,6 +221,8 @@ fn a_corrupt_journal_is_set_aside_and_reported() {
     let aside = fs::read_dir(JOURNAL).unwrap().flatten();
     let aside = aside.filter(|entry| entry.file_name().to_string_lossy().contains(".corrupt-"));
     assert_eq!(aside.count(), 2);
+    let shown = run(Command::new(binary("sriov")).arg("status"));
+    assert!(shown.contains(&format!("corrupt journal: {JOURNAL}/{}.corrupt-1\n", nic.vf(0))), "{shown}");
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! A VF leaves a guest that runs, is the node's again, and comes back, the same or another.
 
+use std::fs;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -96,13 +99,48 @@ fn a_vf_leaves_a_running_guest_and_another_comes() {
         let answers = || pings(&near.0, "192.0.2.1").then_some(());
         eventually("the guest answers by its new VF", LIMIT, answers);
         if turn == "second" {
-            launcher.run("unplug", &["vm-sriov", "fast"]);
+            lets_go_late(&launcher);
         }
     }
+    is_not_believed(&launcher, &nic.group_file(1));
     launcher.run("down", &["vm-sriov"]);
     taken.call("DEL").success();
     near.1.call("DEL").success();
     assert_eq!(nic.state(), before);
+}
+
+/// Unplugs from a guest that does not hear of it before whoever asked has given up, and then lets go.
+fn lets_go_late(launcher: &Launcher) {
+    let vmm = Pid::from_raw(launcher.vmm("vm-sriov").unwrap());
+    kill(vmm, Signal::SIGSTOP).unwrap();
+    let kept = message(&output(&mut launcher.command("unplug", &["vm-sriov", "fast"])));
+    assert!(kept.contains("the guest has not let go of interface fast within 30 s"), "{kept}");
+    assert_eq!(interfaces(launcher).len(), 1, "it has it still");
+    kill(vmm, Signal::SIGCONT).unwrap();
+    eventually("the wish is heard", LIMIT, || interfaces(launcher).is_empty().then_some(()));
+}
+
+/// Unplugs from a VMM that says it has closed the VF while its group is still open. Here this test has it open as well, by
+/// the VMM's own descriptor, which nobody can tell from a VMM that lies. The VF is taken from it by its end.
+fn is_not_believed(launcher: &Launcher, group: &Path) {
+    let vmm = launcher.vmm("vm-sriov").unwrap();
+    let _held = descriptor_of(vmm, group);
+    launcher.run("unplug", &["vm-sriov", "fast"]);
+    let told = "the VMM said that it had closed the device of interface fast, and has not";
+    assert!(launcher.story().contains(told), "{}", launcher.story());
+    assert_ne!(launcher.vmm("vm-sriov"), Some(vmm), "the liar is gone");
+    assert_eq!(interfaces(launcher), []);
+}
+
+/// A copy of the descriptor by which a process has a file open.
+fn descriptor_of(process: i32, file: &Path) -> OwnedFd {
+    let descriptors = fs::read_dir(format!("/proc/{process}/fd")).unwrap().flatten();
+    let mut numbers =
+        descriptors.filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == file));
+    let number = numbers.next().unwrap().file_name().to_str().unwrap().parse().unwrap();
+    let process = rustix::process::Pid::from_raw(process).unwrap();
+    let process = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).unwrap();
+    rustix::process::pidfd_getfd(process, number, rustix::process::PidfdGetfdFlags::empty()).unwrap()
 }
 
 #[test]

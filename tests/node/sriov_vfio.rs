@@ -74,6 +74,7 @@ fn check_and_gc_see_a_vfio_vf_as_any_other() {
         })
         .collect();
     let results: Vec<_> = calls.iter().map(|call| call.call("ADD").success()).collect();
+    assert_eq!(calls[0].call("STATUS").success(), Value::Null);
     sh(&format!("ip link set {} vf 0 vlan 101", nic.link));
     let (code, message) = calls[0].clone().with("prevResult", results[0].clone()).call("CHECK").error();
     assert!(code == 105 && message.contains("vlan 101 qos 0, expected vlan 100 qos 0"), "{code} {message}");
