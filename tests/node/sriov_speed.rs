@@ -15,20 +15,33 @@ const WAITS: &str =
 const TURNS: usize = 21;
 const MAC: &str = "02:00:00:00:00:01";
 
+/// Calls the plugin; what it waited for, one line per wait, with how long each took.
+fn waits(call: &CniCall, command: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("waits");
+    let traced = ["strace", "-f", "-T", "-e", WAITS, "-o", file.to_str().unwrap()];
+    call.clone().by(&traced).call(command).success();
+    let log = fs::read_to_string(&file).unwrap();
+    assert!(log.contains("+++ exited with 0 +++"), "{log}");
+    log
+}
+
+/// How many waits there were, and how long they took together: strace ends a line with `<0.000123>`.
+fn sum(log: &str) -> (usize, Duration) {
+    let seconds = |line: &str| line.rsplit_once('<')?.1.strip_suffix('>')?.parse().ok();
+    let waits: Vec<f64> = log.lines().filter_map(seconds).collect();
+    (waits.len(), Duration::from_secs_f64(waits.iter().sum()))
+}
+
 #[test]
 fn add_and_del_never_sleep_and_wait_only_for_events() {
     let nic = Nic::with_vfs(2);
     nic.bind_vfio(1);
-    let folder = tempfile::tempdir().unwrap();
     for (index, mode) in ["netdevice", "vfio"].into_iter().enumerate() {
         let pod = Namespace::new("pod");
         let call = nic.call(index, json!({"vlan": 100, "mac": MAC})).netns(&pod);
         for command in ["ADD", "DEL"] {
-            let file = folder.path().join(format!("{mode}-{command}"));
-            let traced = ["strace", "-f", "-e", WAITS, "-o", file.to_str().unwrap()];
-            call.clone().by(&traced).call(command).success();
-            let log = fs::read_to_string(&file).unwrap();
-            assert!(log.contains("+++ exited with 0 +++"), "{log}");
+            let log = waits(&call, command);
             for line in log.lines() {
                 let sleeps = ["nanosleep(", "poll(NULL", "select(0,", "(Timeout)"];
                 assert!(!sleeps.iter().any(|sleep| line.contains(sleep)), "{mode} {command}: {log}");
@@ -83,8 +96,8 @@ fn ip(namespace: Option<&Namespace>, lines: &str) {
     assert!(running.wait().unwrap().success(), "{lines}");
 }
 
-/// The floor is what the kernel takes for the same attributes and moves, asked for by ip(8): nothing is written down,
-/// compared or read back.
+/// Beside it: the same attributes and moves asked for by ip(8), by which nothing is written down, compared or read back.
+/// Then, by strace, how much of a call is waiting for events.
 #[test]
 #[ignore = "a benchmark: make bench runs it"]
 fn how_long_add_and_del_take_beside_plain_ip() {
@@ -123,4 +136,10 @@ fn how_long_add_and_del_take_beside_plain_ip() {
     }
     println!("sriov beside plain ip, median of {TURNS} (in the node VM, which is emulated):");
     ways.into_iter().for_each(Way::report);
+    for (mode, call) in [("netdevice", &netdevice), ("vfio", &vfio)] {
+        for command in ["ADD", "DEL"] {
+            let (waits, took) = sum(&waits(call, command));
+            println!("{mode}: {command} waits {waits} times, {:.1} ms together", took.as_secs_f64() * 1e3);
+        }
+    }
 }
