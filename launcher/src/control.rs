@@ -1,7 +1,8 @@
 //! What supervisor and VMM say to each other, over one Unix SOCK_SEQPACKET socket pair.
 //!
 //! The supervisor keeps one [`Channel`] and gives the other to the VMM process as descriptor [`VMM_CHANNEL_FD`].
-//! The first message is a [`VmmConfig`] with every descriptor the VMM may use; from then on the supervisor sends
+//! The first message is a [`VmmConfig`] with every descriptor the VMM may use (where these are more than a message can
+//! have, some go before it); from then on the supervisor sends
 //! [`Command`]s and the VMM sends [`Event`]s, one JSON object a message. A closed channel means that the peer is
 //! gone. Each side takes the other for hostile: sizes are bounded, and what does not parse is an error.
 //!
@@ -296,7 +297,7 @@ impl Channel {
     /// [`ControlError::Send`], [`ControlError::TooLarge`].
     pub fn send_config(&self, config: &VmmConfig) -> Result<(), ControlError> {
         let (message, descriptors) = wire::encode_config(config)?;
-        socket::send(&self.socket, &message, &descriptors)
+        socket::send_all(&self.socket, &message, &descriptors)
     }
 
     /// Waits for the configuration.
@@ -304,7 +305,7 @@ impl Channel {
     /// # Errors
     /// All that a peer can do wrong; every descriptor received is closed then.
     pub fn receive_config(&self) -> Result<VmmConfig, ControlError> {
-        match socket::receive(&self.socket, socket::Wait::Forever)? {
+        match socket::receive_all(&self.socket)? {
             Received::Message((message, descriptors)) => wire::decode_config(&message, descriptors),
             Received::Nothing | Received::Closed => Err(ControlError::NoConfig),
         }

@@ -11,6 +11,7 @@ mod backends;
 mod console;
 mod hotplug;
 mod instance;
+mod limits;
 mod passthrough;
 mod pod_nic;
 pub(crate) mod report;

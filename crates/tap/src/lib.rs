@@ -154,6 +154,22 @@ impl Queue {
         sys::set_offload(self.as_fd(), offloads.bits()).map_err(TapError::ioctl("TUNSETOFFLOAD"))
     }
 
+    /// Lets frames come on a queue that was [detached](Queue::detach); the last of those that get any.
+    ///
+    /// # Errors
+    /// [`TapError::Ioctl`] if it is not detached.
+    pub fn attach(&self) -> Result<(), TapError> {
+        sys::set_queue(self.as_fd(), flags::ATTACH_QUEUE).map_err(TapError::ioctl("TUNSETQUEUE"))
+    }
+
+    /// Lets no more frames come on this queue of several; those that wait are dropped.
+    ///
+    /// # Errors
+    /// [`TapError::Ioctl`] if it is detached already, or the link's only queue.
+    pub fn detach(&self) -> Result<(), TapError> {
+        sys::set_queue(self.as_fd(), flags::DETACH_QUEUE).map_err(TapError::ioctl("TUNSETQUEUE"))
+    }
+
     /// The file to read and write frames on.
     pub fn file(&self) -> &File {
         &self.file

@@ -9,6 +9,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use libc::{c_int, c_ulong};
 use net_types::IfName;
 
+/// `_IOW('T', 217, int)`, which libc does not have.
+const TUNSETQUEUE: c_ulong = 0x4004_54d9;
+
 /// Flags of a tap queue as TUNSETIFF takes and TUNGETIFF reports them.
 pub(crate) mod flags {
     /// Ethernet frames.
@@ -19,6 +22,10 @@ pub(crate) mod flags {
     pub(crate) const VNET_HDR: u16 = 0x4000;
     /// More than one queue may be opened.
     pub(crate) const MULTI_QUEUE: u16 = 0x0100;
+    /// TUNSETQUEUE: frames may come on the queue.
+    pub(crate) const ATTACH_QUEUE: u16 = 0x0200;
+    /// TUNSETQUEUE: they may not.
+    pub(crate) const DETACH_QUEUE: u16 = 0x0400;
     /// The link outlives its descriptors (reported only).
     pub(crate) const PERSIST: u16 = 0x0800;
     /// Fail if the link exists.
@@ -43,6 +50,14 @@ pub(crate) fn interface_flags(fd: BorrowedFd<'_>) -> io::Result<u16> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
     // SAFETY: TUNGETIFF fills this arm of the union; any bits are a valid c_short.
     Ok(unsafe { request.ifr_ifru.ifru_flags }.cast_unsigned())
+}
+
+/// TUNSETQUEUE: whether frames come on this queue of several.
+pub(crate) fn set_queue(fd: BorrowedFd<'_>, flags: u16) -> io::Result<()> {
+    let mut request = empty_request();
+    request.ifr_ifru.ifru_flags = flags.cast_signed();
+    // SAFETY: the kernel reads one ifreq, which lives until the call returns.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETQUEUE as libc::Ioctl, &raw const request) })
 }
 
 /// TUNSETOWNER: the user who may open queues without CAP_NET_ADMIN.

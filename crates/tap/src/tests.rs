@@ -68,6 +68,29 @@ fn several_queues_open_only_if_the_tap_was_made_for_them() {
 }
 
 #[test]
+fn a_queue_of_several_can_be_left_out_and_taken_in_again() {
+    in_own_namespace(|| {
+        create(&new_tap(true)).unwrap();
+        let name = "tap0".parse().unwrap();
+        let queues = [Queue::open(&name, true).unwrap(), Queue::open(&name, true).unwrap()];
+        for queue in &queues {
+            assert!(
+                matches!(queue.attach(), Err(TapError::Ioctl { operation: "TUNSETQUEUE", .. })),
+                "it is in"
+            );
+        }
+        for _ in 0..2 {
+            queues[1].detach().unwrap();
+            assert!(queues[1].detach().is_err(), "it is out");
+            queues[1].attach().unwrap();
+        }
+        drop(queues);
+        create(&NewTap { name: "tap1".parse().unwrap(), ..new_tap(false) }).unwrap();
+        assert!(Queue::open(&"tap1".parse().unwrap(), false).unwrap().detach().is_err(), "the only one");
+    });
+}
+
+#[test]
 fn a_descriptor_that_is_no_tap_is_refused() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(b"not a tap").unwrap();

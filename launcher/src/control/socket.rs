@@ -17,6 +17,12 @@ pub(super) const MAX_MESSAGE: usize = 64 * 1024;
 /// The most descriptors in one message: the kernel's SCM_MAX_FD (`include/net/scm.h`).
 pub(super) const MAX_DESCRIPTORS: usize = 253;
 
+/// The most descriptors of a configuration: more than a guest with the most queues needs.
+const MAX_ALL: usize = 2048;
+
+/// A message that says no more than that its descriptors belong to the next.
+const MORE: &[u8] = br#"{"more":true}"#;
+
 /// A message's bytes and descriptors.
 type Parts = (Vec<u8>, Vec<OwnedFd>);
 
@@ -56,6 +62,43 @@ pub(super) fn send(
     rustix::net::sendmsg(socket, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL)
         .map_err(|error| ControlError::Send(error.into()))?;
     Ok(())
+}
+
+/// Sends a message with more descriptors than one may have: those that do not fit go before it.
+pub(super) fn send_all(
+    socket: &OwnedFd,
+    message: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), ControlError> {
+    let mut rest = descriptors;
+    while let Some((first, more)) =
+        rest.split_at_checked(MAX_DESCRIPTORS).filter(|(_, more)| !more.is_empty())
+    {
+        send(socket, MORE, first)?;
+        rest = more;
+    }
+    send(socket, message, rest)
+}
+
+/// Waits for what [`send_all`] sent.
+pub(super) fn receive_all(socket: &OwnedFd) -> Result<Received<Parts>, ControlError> {
+    let mut all = Vec::new();
+    loop {
+        let (message, descriptors) = match receive(socket, Wait::Forever)? {
+            Received::Message(parts) => parts,
+            Received::Nothing => return Ok(Received::Nothing),
+            Received::Closed => return Ok(Received::Closed),
+        };
+        // Each of them has some, so there is an end.
+        let without = descriptors.is_empty();
+        all.extend(descriptors);
+        if message != MORE {
+            return Ok(Received::Message((message, all)));
+        }
+        if without || all.len() > MAX_ALL {
+            return Err(ControlError::TooLarge);
+        }
+    }
 }
 
 /// One message and its descriptors. Those that do not fit are closed by the kernel.

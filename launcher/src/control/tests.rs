@@ -195,6 +195,36 @@ fn garbage_and_other_versions_are_told_apart() {
 }
 
 #[test]
+fn more_descriptors_than_a_message_can_have_arrive_in_order() {
+    let (supervisor, vmm) = Channel::pair().unwrap();
+    let queues: Vec<_> = (0..600).map(|number| file(&number.to_string())).collect();
+    let mut sent = config();
+    sent.nics[0].backend = NicBackend::Tap(queues);
+    supervisor.send_config(&sent).unwrap();
+    let got = vmm.receive_config().unwrap();
+    let NicBackend::Tap(queues) = &got.nics[0].backend else { panic!("{:?}", got.nics) };
+    assert_eq!(queues.len(), 600);
+    for number in [0, 252, 253, 506, 599] {
+        assert_eq!(text_of(&queues[number]), number.to_string());
+    }
+    assert_eq!(text_of(&got.kernel), "kernel");
+    let last = ["container", "group", "device"].map(str::to_owned);
+    assert_eq!(shape(&got.passthrough.unwrap()).2, last);
+
+    // Without an end of its own: there is one all the same.
+    let (liar, vmm) = Channel::pair().unwrap();
+    let one = file("");
+    let many = vec![one.as_fd(); socket::MAX_DESCRIPTORS];
+    for _ in 0..9 {
+        socket::send(&liar.socket, br#"{"more":true}"#, &many).unwrap();
+    }
+    assert!(matches!(vmm.receive_config(), Err(ControlError::TooLarge)));
+    let (liar, vmm) = Channel::pair().unwrap();
+    socket::send(&liar.socket, br#"{"more":true}"#, &[]).unwrap();
+    assert!(matches!(vmm.receive_config(), Err(ControlError::TooLarge)));
+}
+
+#[test]
 fn oversized_messages_are_refused_on_both_sides() {
     let (liar, vmm) = Channel::pair().unwrap();
     let large = vec![b' '; socket::MAX_MESSAGE + 1];

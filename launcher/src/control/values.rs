@@ -43,6 +43,13 @@ impl TryFrom<u8> for VcpuCount {
     }
 }
 
+/// KubeVirt's measure for a NIC of a guest with this many CPUs.
+impl From<VcpuCount> for QueuePairs {
+    fn from(vcpus: VcpuCount) -> Self {
+        Self(vcpus.0.into())
+    }
+}
+
 impl From<VcpuCount> for u8 {
     fn from(count: VcpuCount) -> Self {
         count.0
@@ -101,6 +108,13 @@ impl From<Mtu> for u16 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u16", into = "u16")]
 pub struct QueuePairs(u16);
+
+/// One, as a NIC has unless more are asked for.
+impl Default for QueuePairs {
+    fn default() -> Self {
+        Self::ONE
+    }
+}
 
 impl QueuePairs {
     /// One.

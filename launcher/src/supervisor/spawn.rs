@@ -17,18 +17,16 @@ use crate::control::VMM_CHANNEL_FD;
 
 /// The program: the supervisor's own, whatever has become of its path. It can be executed by every user.
 const PROGRAM: &str = "/proc/self/exe";
-/// Descriptors a VMM may have open: the most a configuration carries, and as many again.
-const MAX_DESCRIPTORS: libc::rlim_t = 512;
-/// Threads besides one per vCPU.
-const EXTRA_THREADS: libc::rlim_t = 32;
 
 /// How a VMM is confined.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Confinement {
     /// Its user and group.
     pub(super) owner: u32,
-    /// How many vCPU threads it needs.
-    pub(super) vcpus: u8,
+    /// How many descriptors it may have open.
+    pub(super) descriptors: u32,
+    /// How many threads it may have.
+    pub(super) threads: u32,
 }
 
 /// A command that runs `arguments` of this program, confined, with `channel` as [`VMM_CHANNEL_FD`]. Standard error
@@ -56,7 +54,7 @@ pub(super) fn confined(
 }
 
 fn confine(channel: RawFd, confinement: Confinement, supervisor: u32) -> io::Result<()> {
-    let Confinement { owner, vcpus } = confinement;
+    let Confinement { owner, descriptors, threads } = confinement;
     if channel == VMM_CHANNEL_FD {
         // SAFETY: no memory is involved; the descriptor is open.
         check(unsafe { libc::fcntl(channel, libc::F_SETFD, 0) })?;
@@ -69,8 +67,8 @@ fn confine(channel: RawFd, confinement: Confinement, supervisor: u32) -> io::Res
     // SAFETY: the child is alone in its process; no memory is involved.
     check(unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWIPC) })?;
     limit(libc::RLIMIT_CORE, 0)?;
-    limit(libc::RLIMIT_NOFILE, MAX_DESCRIPTORS)?;
-    limit(libc::RLIMIT_NPROC, libc::rlim_t::from(vcpus) + EXTRA_THREADS)?;
+    limit(libc::RLIMIT_NOFILE, descriptors.into())?;
+    limit(libc::RLIMIT_NPROC, threads.into())?;
     // SAFETY: a count of zero reads no memory.
     check(unsafe { libc::setgroups(0, std::ptr::null()) })?;
     // SAFETY: numbers only. Leaving user 0 in all three ids clears all capabilities (capabilities(7)).
@@ -112,7 +110,7 @@ mod tests {
         let (ours, theirs) = Channel::pair().unwrap();
         let theirs = OwnedFd::from(theirs);
         let _noise: Vec<_> = (0..20).map(|_| fs::File::open("/dev/null").unwrap()).collect();
-        let confinement = Confinement { owner: 0x7000_0001, vcpus: 2 };
+        let confinement = Confinement { owner: 0x7000_0001, descriptors: 512, threads: 34 };
         use std::os::fd::AsFd as _;
         let channel = fcntl_dupfd_cloexec(theirs.as_fd(), VMM_CHANNEL_FD).unwrap();
         let supervisor = std::process::id();

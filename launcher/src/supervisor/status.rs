@@ -93,11 +93,8 @@ impl Publisher {
     /// NIC `index` has these addresses: a masqueraded one its pod's, any other those its guest uses.
     pub(super) fn addresses(&mut self, index: usize, addresses: &[IpAddr]) {
         let network = self.vmi.spec.networks.get(index);
-        let Some(network) = network else { return };
-        let is_pod = network.source.pod.is_some();
-        let mut interfaces = self.vmi.status.interfaces.iter_mut();
-        // One network each, of the same name.
-        if let Some(interface) = interfaces.find(|interface| interface.name == network.name) {
+        let is_pod = network.is_some_and(|network| network.source.pod.is_some());
+        if let Some(interface) = self.interface(index) {
             show_addresses(interface, addresses, if is_pod { "pod" } else { "wire" });
         }
         self.publish();
@@ -105,10 +102,17 @@ impl Publisher {
 
     /// NIC `index` has a link, or has none for now.
     pub(super) fn link(&mut self, index: usize, up: bool) {
-        if let Some(interface) = self.vmi.status.interfaces.get_mut(index) {
+        if let Some(interface) = self.interface(index) {
             interface.link_state = if up { "up" } else { "down" }.to_owned();
         }
         self.publish();
+    }
+
+    /// What is shown of NIC `index`; none while it is unplugged, when those behind it move up.
+    fn interface(&mut self, index: usize) -> Option<&mut Interface> {
+        // One network each, of the same name.
+        let name = &self.vmi.spec.networks.get(index)?.name;
+        self.vmi.status.interfaces.iter_mut().find(|interface| interface.name == *name)
     }
 
     /// `not_ready` is why the VM is not ready; empty if it is.
@@ -150,7 +154,11 @@ fn interfaces(record: &Record) -> Vec<Interface> {
             name: planned.name.clone(),
             mac: Some(wired.mac),
             pod_interface_name: wired.pod_interface.to_string(),
-            queue_count: (!matches!(wired.to_guest, ToGuest::Function(_))).then_some(1),
+            queue_count: match wired.to_guest {
+                ToGuest::Tap { .. } | ToGuest::VhostUser { .. } => Some(u16::from(planned.pairs).into()),
+                // What queues a function of the hardware has is between it and the guest.
+                ToGuest::Function(_) | ToGuest::Unplugged => None,
+            },
             link_state: "up".to_owned(),
             ..Interface::default()
         };

@@ -17,7 +17,7 @@ use tokio::process::{Child, ChildStderr};
 use tokio::time::timeout;
 
 use super::spawn::{self, Confinement};
-use super::{backends, passthrough};
+use super::{backends, limits, passthrough};
 use crate::control::{
     self, Channel, Command, ControlError, Event, NicBackend, QueuePairs, Received, VmmConfig,
 };
@@ -68,6 +68,8 @@ pub(crate) enum StartError {
     Tap { interface: String, source: TapError },
     #[error("cannot hand PCI functions to the guest")]
     Vfio(#[from] VfioError),
+    #[error("cannot have as many open descriptors as the NICs' queues need")]
+    Limit(#[source] io::Error),
     #[error("cannot make the serial line")]
     Serial(#[source] io::Error),
     #[error(transparent)]
@@ -105,6 +107,8 @@ impl Vmm {
         };
         let (ours, theirs) = StdUnixStream::pair().map_err(StartError::Serial)?;
         ours.set_nonblocking(true).map_err(StartError::Serial)?;
+        let needs = limits::needs(record);
+        limits::raise_own(needs.own_descriptors).map_err(StartError::Limit)?;
         let nics = plan.nics.iter().zip(&record.nics);
         let config = VmmConfig {
             vcpus: plan.vcpus,
@@ -123,7 +127,8 @@ impl Vmm {
         };
         let (channel, vmm_channel) = Channel::pair()?;
         let vmm_channel = OwnedFd::from(vmm_channel);
-        let confinement = Confinement { owner: record.owner, vcpus: plan.vcpus.into() };
+        let confinement =
+            Confinement { owner: record.owner, descriptors: needs.descriptors, threads: needs.threads };
         let command =
             spawn::confined(&["vmm"], vmm_channel.as_fd(), confinement).map_err(StartError::Spawn)?;
         let mut command = tokio::process::Command::from(command);
@@ -223,10 +228,13 @@ fn open_nic(netns: &NetNs, nic: &PlannedNic, wired: &Wired) -> Result<Option<con
     let (backend, mtu) = match &wired.to_guest {
         ToGuest::Function(_) | ToGuest::Unplugged => return Ok(None),
         ToGuest::Tap { tap, mtu } => {
-            let queue = netns
-                .run(|| Queue::open(tap, false))?
+            let several = nic.pairs > QueuePairs::ONE;
+            let queues = netns
+                .run(|| {
+                    (0..nic.pairs.count()).map(|_| Queue::open(tap, several)).collect::<Result<Vec<_>, _>>()
+                })?
                 .map_err(|source| StartError::Tap { interface: nic.name.clone(), source })?;
-            (NicBackend::Tap(vec![queue.into()]), *mtu)
+            (NicBackend::Tap(queues.into_iter().map(OwnedFd::from).collect()), *mtu)
         }
         ToGuest::VhostUser { socket, mtu, control: _ } => {
             let socket = match backends::connect(socket) {

@@ -35,7 +35,8 @@ impl PlannedNic {
     /// The chain as it is run: the network's own, and the binding's plugin with a tap for user and group `owner`.
     pub(crate) fn chain(&self, owner: u32) -> Result<NetworkConfigList, NetworkConfigError> {
         let Some(plugin) = plugin(&self.binding) else { return Ok(self.network.clone()) };
-        let mut config = json!({"type": plugin, "owner": owner, "group": owner, "queues": 1});
+        let mut config =
+            json!({"type": plugin, "owner": owner, "group": owner, "queues": u16::from(self.pairs)});
         if let (Binding::Masquerade(masquerade), Some(config)) = (&self.binding, config.as_object_mut()) {
             forward(masquerade, config);
         }
@@ -87,6 +88,7 @@ mod tests {
             mac: None,
             devices: Vec::new(),
             slot: None,
+            pairs: 3.try_into().unwrap(),
             expected: Vec::new(),
         }
     }
@@ -99,7 +101,7 @@ mod tests {
     #[test]
     fn a_bridged_nic_gets_a_tap_and_kubevirts_hashed_names() {
         let nic = nic(Binding::Bridge(NadName::parse("red", "ns").unwrap()));
-        assert_eq!(last_plugin(&nic), json!({"type": "vm-tap", "owner": 107, "group": 107, "queues": 1}));
+        assert_eq!(last_plugin(&nic), json!({"type": "vm-tap", "owner": 107, "group": 107, "queues": 3}));
         let Names { pod, bridge, tap } = nic.names().unwrap();
         // The network "blue" of KubeVirt's own examples.
         assert_eq!(
@@ -115,7 +117,7 @@ mod tests {
             Masquerade { v4: Some("10.9.0.0/24".parse().unwrap()), ports, ..Masquerade::default() };
         let nic = nic(Binding::Masquerade(masquerade));
         let expected = json!({
-            "type": "masquerade", "owner": 107, "group": 107, "queues": 1, "vmNetworkCIDR": "10.9.0.0/24",
+            "type": "masquerade", "owner": 107, "group": 107, "queues": 3, "vmNetworkCIDR": "10.9.0.0/24",
             "portRanges": [{"start": 53, "end": 53, "protocol": "UDP"}],
         });
         assert_eq!(last_plugin(&nic), expected);

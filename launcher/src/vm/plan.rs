@@ -17,11 +17,13 @@ use super::devices::{DevicePools, DevicesError};
 use super::images::{ImageError, Located};
 use super::layout::VmId;
 use super::networks::{Networks, NetworksError};
-use crate::control::{DiskSerial, MemorySize, PciSlot, ValueError, VcpuCount};
+use crate::control::{DiskSerial, MemorySize, PciSlot, QueuePairs, ValueError, VcpuCount};
 use crate::expected;
 
 /// Most disks and NICs together: the slots of a PCI bus less what the VMM needs itself.
 const MAX_DEVICES: usize = 28;
+/// Most queue pairs of all NICs: each costs a thread and half a dozen descriptors.
+const MAX_PAIRS: usize = 1024;
 /// The guest's console is its first serial port; a guest that panics is started again. (kernelArgs come later, so
 /// `loglevel=7` brings the kernel's boot messages back.)
 const COMMAND_LINE: &str = "console=ttyS0 panic=1 quiet";
@@ -89,6 +91,9 @@ pub(crate) struct PlannedNic {
     /// Where the guest finds it.
     #[serde(default)]
     pub(crate) slot: Option<PciSlot>,
+    /// How many queue pairs a virtio NIC has.
+    #[serde(default)]
+    pub(crate) pairs: QueuePairs,
     /// Addresses that cloud-init configures on it: worth asking the guest about.
     pub(crate) expected: Vec<IpAddr>,
 }
@@ -177,6 +182,16 @@ pub(crate) enum PlanError {
         /// How many NICs.
         nics: usize,
     },
+    /// More queues than a VMM is to serve.
+    #[error(
+        "networkInterfaceMultiqueue: {nics} NICs with {pairs} queue pairs each; at most {MAX_PAIRS} together are supported"
+    )]
+    TooManyPairs {
+        /// How many NICs.
+        nics: usize,
+        /// How many pairs each.
+        pairs: u16,
+    },
     /// A number outside what the VMM can do.
     #[error(transparent)]
     Value(#[from] ValueError),
@@ -203,9 +218,15 @@ impl Plan {
             kernel_args,
             disks,
             nics,
+            multiqueue,
         } = spec;
         if disks.len() + nics.len() > MAX_DEVICES {
             return Err(PlanError::TooManyDevices { disks: disks.len(), nics: nics.len() });
+        }
+        let vcpus = vcpus.try_into()?;
+        let pairs = if multiqueue { QueuePairs::from(vcpus) } else { QueuePairs::ONE };
+        if nics.len() * pairs.count() > MAX_PAIRS {
+            return Err(PlanError::TooManyPairs { nics: nics.len(), pairs: pairs.into() });
         }
         let (kernel, initrd) = boot_files(kernel, sources)?;
         let seed = disks.iter().find_map(|disk| match &disk.source {
@@ -222,14 +243,14 @@ impl Plan {
             hostname,
             run_strategy,
             grace_seconds: grace_period.as_secs(),
-            vcpus: vcpus.try_into()?,
+            vcpus,
             memory: (memory_mib << 20).try_into()?,
             command_line: format!("{COMMAND_LINE} {kernel_args}").trim_end().to_owned(),
             kernel,
             initrd,
             disks: disks.into_iter().map(|disk| planned_disk(disk, sources)).collect::<Result<_, _>>()?,
             nics: nics
-                .map(|(nic, expected)| planned_nic(nic, expected, sources))
+                .map(|(nic, expected)| planned_nic(nic, expected, pairs, sources))
                 .collect::<Result<_, _>>()?,
             resolv_conf: sources.resolv_conf.to_owned(),
             seed,
@@ -290,6 +311,7 @@ fn planned_disk(disk: manifest::Disk, sources: Sources<'_>) -> Result<PlannedDis
 fn planned_nic(
     nic: manifest::Nic,
     expected: Vec<IpAddr>,
+    pairs: QueuePairs,
     sources: Sources<'_>,
 ) -> Result<PlannedNic, PlanError> {
     let manifest::Nic { name, mac, binding, pci_address } = nic;
@@ -321,5 +343,5 @@ fn planned_nic(
         Binding::Bridge(_) | Binding::Masquerade(_) | Binding::VhostUser(_) => Vec::new(),
     };
     let slot = pci_address.map(|address| PciSlot::try_from(address.device())).transpose()?;
-    Ok(PlannedNic { name, binding, network, mac, devices, slot, expected })
+    Ok(PlannedNic { name, binding, network, mac, devices, slot, pairs, expected })
 }

@@ -15,7 +15,7 @@ use super::machine::{Machine, failed};
 use super::outcome::End;
 use super::pci::{PciRoot, Wiring};
 use super::vfio::Places;
-use super::virtio::{Block, Device, Mailbox, Net, Outbox, Rng, Transport, VhostSettings, VhostUser};
+use super::virtio::{self, Block, Device, Mailbox, Outbox, Rng, Transport, VhostSettings};
 use super::{VmmError, acpi, memory, seccomp, vcpu};
 use crate::control::{
     Channel, Disk, Event, Nic, NicBackend, Passthrough, PciSlot, Place, VcpuCount, VmmConfig,
@@ -28,6 +28,8 @@ pub(super) struct Guest {
     bus: Arc<Bus>,
     places: Option<Places>,
     backends: Backends,
+    /// Whether a tap has more than one queue.
+    several_queues: bool,
     power_button: EventFd,
     /// Says how it ended, once it has.
     pub(super) end: End,
@@ -58,6 +60,8 @@ impl Guest {
             passthrough,
         } = config;
         let lends = nics.iter().any(|nic| matches!(nic.backend, NicBackend::VhostUser { .. }));
+        let several = |nic: &Nic| matches!(&nic.backend, NicBackend::Tap(queues) if queues.len() > 1);
+        let several_queues = nics.iter().any(several);
         let users = if lends { memory::Users::Backends } else { memory::Users::Own };
         let machine = Arc::new(Machine::new(kvm, memory::map(memory, users)?)?);
         let end = End::new().map_err(|source| VmmError::Resource { what: "an eventfd", source })?;
@@ -83,14 +87,18 @@ impl Guest {
         acpi::write(&machine.ram, vcpus, &slots).map_err(VmmError::Acpi)?;
         let power_button = interrupt_line(&machine, gsi::POWER_BUTTON)?;
         let vcpus = set_up_vcpus(&machine, vcpus, entry)?;
-        Ok(Self { machine, vcpus, bus, places, backends, power_button, end })
+        Ok(Self { machine, vcpus, bus, places, backends, several_queues, power_button, end })
     }
 
     /// Runs until the end; its reason is in `self.end`.
     pub(super) fn run(self, channel: &Channel) -> Result<(), VmmError> {
-        let Self { machine: _machine, vcpus, bus, places, backends, power_button, end } = self;
-        let extras =
-            seccomp::Extras { host_functions: places.is_some(), backends: !backends.mailboxes.is_empty() };
+        let Self { machine: _machine, vcpus, bus, places, backends, several_queues, power_button, end } =
+            self;
+        let extras = seccomp::Extras {
+            host_functions: places.is_some(),
+            backends: !backends.mailboxes.is_empty(),
+            several_queues,
+        };
         let event_loop =
             EventLoop::new(channel, Arc::clone(&bus), power_button, places, backends, end.clone())
                 .map_err(|source| VmmError::Resource { what: "the event loop", source })?;
@@ -114,7 +122,7 @@ impl Guest {
 }
 
 /// A virtio device, and where the guest finds it; in the first free slot if nowhere in particular.
-type Placed = (Box<dyn Device>, Option<PciSlot>);
+type Placed = (Device, Option<PciSlot>);
 
 /// All virtio devices: disks, NICs, randomness, each in the order of the configuration.
 fn virtio_devices(
@@ -127,13 +135,13 @@ fn virtio_devices(
     let mut devices: Vec<Placed> = Vec::new();
     for (index, disk) in disks.into_iter().enumerate() {
         let disk = Block::new(disk).map_err(|source| VmmError::Disk { index, source })?;
-        devices.push((Box::new(disk), None));
+        devices.push((disk.device(), None));
     }
     for (index, nic) in nics.into_iter().enumerate() {
         let slot = nic.slot;
         devices.push((network_device(machine, end, index, nic, backends)?, slot));
     }
-    devices.push((Box::new(Rng::new()), None));
+    devices.push((Rng::device(), None));
     Ok(devices)
 }
 
@@ -143,20 +151,19 @@ fn network_device(
     index: usize,
     nic: Nic,
     backends: &mut Backends,
-) -> Result<Box<dyn Device>, VmmError> {
+) -> Result<Device, VmmError> {
     let Nic { backend, mac, mtu, slot: _ } = nic;
     match backend {
         NicBackend::Tap(queues) => {
-            let net = Net::new(queues, mac, mtu).map_err(|source| VmmError::Nic { index, source })?;
-            Ok(Box::new(net))
+            virtio::net(queues, mac, mtu).map_err(|source| VmmError::Nic { index, source })
         }
         NicBackend::VhostUser { socket, pairs } => {
             let settings = VhostSettings { nic: index, socket, pairs, mac, mtu };
             let (ram, outbox) = (Arc::clone(&machine.ram), Arc::clone(&backends.outbox));
-            let net = VhostUser::new(settings, ram, outbox, end.clone())
+            let (net, mailbox) = virtio::vhost_user(settings, ram, outbox, end.clone())
                 .map_err(|source| VmmError::Resource { what: "a vhost-user device", source })?;
-            backends.mailboxes.push(net.mailbox());
-            Ok(Box::new(net))
+            backends.mailboxes.push(mailbox);
+            Ok(net)
         }
     }
 }

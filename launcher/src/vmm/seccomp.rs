@@ -63,6 +63,8 @@ mod ioctls {
     pub(super) const KVM_IOEVENTFD: u64 = 0x4040_ae79;
     pub(super) const KVM_IRQFD: u64 = 0x4020_ae76;
     pub(super) const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+    /// Lets frames come on more or fewer queues of a tap; only for guests that have several.
+    pub(super) const TUNSETQUEUE: u64 = 0x4004_54d9;
     /// Moves device memory about in the guest, tells KVM of a device's group; only for guests
     /// that may have functions of the host.
     pub(super) const KVM_SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
@@ -87,6 +89,8 @@ pub(crate) struct Extras {
     pub(crate) host_functions: bool,
     /// NICs with a vhost-user backend.
     pub(crate) backends: bool,
+    /// A tap with several queues.
+    pub(crate) several_queues: bool,
 }
 
 /// Confines all threads of the process, for good. No thread may be starting at that moment.
@@ -110,6 +114,9 @@ fn filter(extras: Extras) -> Result<BpfProgram, seccompiler::Error> {
         ioctls::KVM_IRQFD,
         ioctls::TUNSETOFFLOAD,
     ];
+    if extras.several_queues {
+        requests.push(ioctls::TUNSETQUEUE);
+    }
     if extras.host_functions {
         // Not among them: opening another device of a group.
         requests.extend(vfio::REQUESTS_OF_A_VMM);

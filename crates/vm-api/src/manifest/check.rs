@@ -145,7 +145,8 @@ fn instance(
     let raw::Domain { cpu, memory, resources, firmware, devices } = domain;
     let in_domain = at.field("domain");
     let (kernel, kernel_args) = kernel(firmware, &in_domain.field("firmware").field("kernelBoot"))?;
-    let raw::Devices { disks: raw_disks, interfaces, autoattach_pod_interface } = devices;
+    let raw::Devices { disks: raw_disks, interfaces, autoattach_pod_interface, network_interface_multiqueue } =
+        devices;
     let nics = if interfaces.is_empty() && networks.is_empty() {
         autoattach_pod_interface.unwrap_or(true).then(nics::default).into_iter().collect()
     } else {
@@ -168,6 +169,7 @@ fn instance(
         kernel_args,
         disks: disks(raw_disks, volumes, at)?,
         nics,
+        multiqueue: network_interface_multiqueue.unwrap_or_default(),
     })
 }
 

@@ -221,7 +221,11 @@ pub(super) const INSTANCE: Section = Section {
         ("domain.devices.autoattachInputDevice", Ignored, "there is no graphics device"),
         ("domain.devices.autoattachVSOCK", Refused, "vsock is not offered yet"),
         ("domain.devices.logSerialConsole", Ignored, "the console is always logged, bounded"),
-        ("domain.devices.networkInterfaceMultiqueue", Ignored, "NICs have one queue pair"),
+        (
+            "domain.devices.networkInterfaceMultiqueue",
+            Honoured,
+            "a virtio NIC has as many queue pairs as there are vCPUs; all together at most 1024",
+        ),
         ("domain.devices.blockMultiQueue", Ignored, "disks have one queue"),
         ("domain.devices.disableHotplug", Ignored, "nothing is hot-plugged"),
         ("domain.devices.useVirtioTransitional", Refused, "devices are virtio 1.x only"),

@@ -124,6 +124,7 @@ pub(super) struct Devices {
     pub(super) disks: Vec<Disk>,
     pub(super) interfaces: Vec<Interface>,
     pub(super) autoattach_pod_interface: Option<bool>,
+    pub(super) network_interface_multiqueue: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

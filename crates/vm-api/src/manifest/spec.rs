@@ -43,6 +43,8 @@ pub struct VmSpec {
     pub disks: Vec<Disk>,
     /// NICs in the guest's order.
     pub nics: Vec<Nic>,
+    /// Whether a virtio NIC has as many queue pairs as there are vCPUs, and not one.
+    pub multiqueue: bool,
 }
 
 /// When a VM is started and restarted (KubeVirt's run strategies).

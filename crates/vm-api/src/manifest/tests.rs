@@ -18,6 +18,7 @@ spec:
       domain:
         cpu: {cores: 2, sockets: 2}
         devices:
+          networkInterfaceMultiqueue: true
           disks:
           - {name: cloudinitdisk, disk: {bus: virtio}, serial: SEED}
           - {name: data, disk: {}}
@@ -65,7 +66,7 @@ fn the_manuals_vm_is_read_whole() {
     assert_eq!(ignored[0].path, "spec.template.spec.domain.machine");
     assert_eq!((vm.name.as_str(), vm.namespace.as_str(), vm.hostname.as_str()), ("vm1", "vms", "vm1"));
     assert_eq!(vm.run_strategy, RunStrategy::Always);
-    assert_eq!((vm.vcpus, vm.memory_mib), (4, 512));
+    assert_eq!((vm.vcpus, vm.memory_mib, vm.multiqueue), (4, 512, true));
     assert_eq!(vm.grace_period, Duration::from_secs(5));
     assert_eq!(vm.labels["kubevirt.io/domain"], "vm1");
     let kernel = vm.kernel.unwrap();
@@ -98,7 +99,7 @@ spec: {domain: {memory: {guest: 33554433}, devices: {autoattachPodInterface: fal
     assert!(ignored.is_empty(), "{ignored:?}");
     assert_eq!(vm.run_strategy, RunStrategy::Once);
     assert_eq!((vm.namespace.as_str(), vm.hostname.as_str()), ("default", "vmi"));
-    assert_eq!((vm.vcpus, vm.memory_mib), (1, 33));
+    assert_eq!((vm.vcpus, vm.memory_mib, vm.multiqueue), (1, 33, false));
     assert_eq!(vm.grace_period, Duration::from_secs(30));
     assert_eq!(vm.labels["app"], "a");
 }

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR,
@@ -17,11 +16,11 @@ use virtio_bindings::virtio_blk::{
 use super::device_config::DeviceConfig;
 use super::queue::VirtQueue;
 use super::segments::{BadBuffer, Segments};
-use super::{Cause, Device, Kind, Progress, Queues};
+use super::{Cause, Device, Kind, Progress, Queues, Server};
 use crate::control::{Disk, DiskSerial};
 
 const SECTOR: u64 = 512;
-const QUEUE_SIZES: [u16; 1] = [256];
+const QUEUE_SIZE: u16 = 256;
 /// Data buffers of a request: a full ring less header and status.
 const SEGMENTS_MAX: u32 = 254;
 /// Bytes of a request's header: type (4), reserved (4), sector (8).
@@ -48,7 +47,6 @@ pub(crate) struct Block {
     read_only: bool,
     serial: DiskSerial,
     sectors: u64,
-    config: [u8; 16],
     readable: Segments,
     writable: Segments,
     buffer: Box<[u8]>,
@@ -77,12 +75,25 @@ impl Block {
         if sectors == 0 {
             return Err(BlockError::TooSmall(bytes));
         }
-        let mut config = [0; 16];
-        config[..8].copy_from_slice(&sectors.to_le_bytes());
-        config[12..].copy_from_slice(&SEGMENTS_MAX.to_le_bytes());
         let (readable, writable) = (Segments::default(), Segments::default());
         let buffer = vec![0; BUFFER].into();
-        Ok(Self { file, read_only, serial, sectors, config, readable, writable, buffer })
+        Ok(Self { file, read_only, serial, sectors, readable, writable, buffer })
+    }
+
+    /// The disk as a device.
+    pub(crate) fn device(self) -> Device {
+        let mut config = [0; 16];
+        config[..8].copy_from_slice(&self.sectors.to_le_bytes());
+        config[12..].copy_from_slice(&SEGMENTS_MAX.to_le_bytes());
+        let read_only = if self.read_only { 1 << VIRTIO_BLK_F_RO } else { 0 };
+        Device {
+            kind: Kind { id: 2, class: 0x01_8000, name: "virtio-blk" },
+            features: read_only | 1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_BLK_F_SEG_MAX,
+            ring_features: u64::MAX,
+            queue_sizes: vec![QUEUE_SIZE],
+            config: DeviceConfig::new(&config),
+            servers: vec![Box::new(self)],
+        }
     }
 
     /// Serves the request in `readable` and `writable`; returns how many bytes were written for the guest.
@@ -161,28 +172,7 @@ impl Block {
     }
 }
 
-impl Device for Block {
-    fn kind(&self) -> Kind {
-        Kind { id: 2, class: 0x01_8000, name: "virtio-blk" }
-    }
-
-    fn features(&self) -> u64 {
-        let read_only = if self.read_only { 1 << VIRTIO_BLK_F_RO } else { 0 };
-        read_only | 1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_BLK_F_SEG_MAX
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
-    }
-
-    fn config(&self) -> Arc<DeviceConfig> {
-        DeviceConfig::new(&self.config)
-    }
-
-    fn activate(&mut self, _features: u64) {}
-
-    fn reset(&mut self) {}
-
+impl Server for Block {
     fn serve(&mut self, _cause: Cause, queues: &mut Queues) -> Progress {
         let Some(queue) = queues.get(0) else { return Progress::Done };
         for _ in 0..BATCH {

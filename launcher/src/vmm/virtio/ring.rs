@@ -128,7 +128,7 @@ impl Driver {
 
 /// The queues of a device that has this one only.
 pub(super) fn only(queue: VirtQueue) -> Queues {
-    Queues(vec![Some(queue)])
+    Queues { first: 0, queues: vec![Some(queue)] }
 }
 
 /// What is wrong, and a driver that does it.

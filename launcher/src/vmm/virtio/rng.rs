@@ -1,14 +1,12 @@
 //! Entropy (virtio 1.2, 5.4): fills whatever the guest makes available with the host's random bytes.
 
-use std::sync::Arc;
-
 use rustix::rand::GetRandomFlags;
 
 use super::device_config::DeviceConfig;
 use super::segments::{Direction, Segments};
-use super::{Cause, Device, Kind, Progress, Queues};
+use super::{Cause, Device, Kind, Progress, Queues, Server};
 
-const QUEUE_SIZES: [u16; 1] = [64];
+const QUEUE_SIZE: u16 = 64;
 /// Bytes given for one buffer at most; a driver takes what it gets.
 const CHUNK: usize = 4096;
 /// Buffers served before others have their turn.
@@ -21,32 +19,21 @@ pub(crate) struct Rng {
 }
 
 impl Rng {
-    pub(crate) fn new() -> Self {
-        Self { segments: Segments::default(), bytes: Box::new([0; CHUNK]) }
+    /// One, as a device.
+    pub(crate) fn device() -> Device {
+        let rng = Self { segments: Segments::default(), bytes: Box::new([0; CHUNK]) };
+        Device {
+            kind: Kind { id: 4, class: 0xff_0000, name: "virtio-rng" },
+            features: 0,
+            ring_features: u64::MAX,
+            queue_sizes: vec![QUEUE_SIZE],
+            config: DeviceConfig::new(&[]),
+            servers: vec![Box::new(rng)],
+        }
     }
 }
 
-impl Device for Rng {
-    fn kind(&self) -> Kind {
-        Kind { id: 4, class: 0xff_0000, name: "virtio-rng" }
-    }
-
-    fn features(&self) -> u64 {
-        0
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
-    }
-
-    fn config(&self) -> Arc<DeviceConfig> {
-        DeviceConfig::new(&[])
-    }
-
-    fn activate(&mut self, _features: u64) {}
-
-    fn reset(&mut self) {}
-
+impl Server for Rng {
     fn serve(&mut self, _cause: Cause, queues: &mut Queues) -> Progress {
         let Some(queue) = queues.get(0) else { return Progress::Done };
         let Self { segments, bytes } = self;

@@ -7,12 +7,13 @@ use std::io;
 use std::sync::Arc;
 
 use virtio_queue::QueueT as _;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::common::{Action, CommonConfig, QueueSetup};
 use super::device_config::DeviceConfig;
 use super::queue::{LentRing, VirtQueue};
-use super::worker::{self, Shared};
-use super::{Device, Queues};
+use super::worker::{self, Lane};
+use super::{Device, Queues, Server};
 use crate::vmm::memory::GuestRam;
 use crate::vmm::outcome::End;
 use crate::vmm::pci::{
@@ -20,7 +21,7 @@ use crate::vmm::pci::{
     WiringError, event,
 };
 
-/// The one BAR, and what lies where in it; each part has a page.
+/// The one BAR, and what lies where in it; each part has a page, the table what is left.
 const BAR: usize = 0;
 const BAR_SIZE: u32 = 0x8000;
 const PART_SIZE: u32 = 0x1000;
@@ -28,8 +29,9 @@ const COMMON: u32 = 0;
 const ISR: u32 = 0x1000;
 const DEVICE: u32 = 0x2000;
 const NOTIFY: u32 = 0x3000;
-const MSIX_TABLE: u32 = 0x4000;
-const MSIX_PENDING: u32 = 0x5000;
+const MSIX_PENDING: u32 = 0x4000;
+/// To the end of the BAR: 768 entries.
+const MSIX_TABLE: u32 = 0x5000;
 
 /// Registers of the common configuration that say what the device says.
 const STATUS: u64 = 0x14;
@@ -73,7 +75,10 @@ pub(crate) struct Transport {
     device_config: Arc<DeviceConfig>,
     /// The status before the last reset: what a driver sees until the device has stopped.
     status_before: u8,
-    shared: Arc<Shared>,
+    /// One per server of the device.
+    lanes: Vec<Arc<Lane>>,
+    /// One per queue: the guest's notification.
+    kicks: Arc<[EventFd]>,
     ram: Arc<GuestRam>,
     wiring: Arc<Wiring>,
     /// Where the notify registers are connected now.
@@ -81,25 +86,27 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    /// Puts `device` behind a PCI function for `root`, and starts its thread.
+    /// Puts `device` behind a PCI function for `root`, and starts its threads.
     pub(crate) fn new(
-        device: Box<dyn Device>,
+        device: Device,
         root: &mut PciRoot,
         ram: Arc<GuestRam>,
         wiring: Arc<Wiring>,
         end: End,
     ) -> Result<Self, TransportError> {
-        let kind = device.kind();
-        let common = CommonConfig::new(device.features(), device.ring_features(), device.queue_sizes());
-        let device_config = device.config();
+        let Device { kind, features, ring_features, queue_sizes, config: device_config, servers } = device;
+        let common = CommonConfig::new(features, ring_features, &queue_sizes);
         let queues = common.queues.len();
         // One vector a queue, and one for changes of the configuration, as drivers ask for.
         let vectors = u16::try_from(queues + 1).map_err(|_many| WiringError::NoInterruptLeft)?;
         let msix = Arc::new(Msix::new(Arc::clone(&wiring), vectors)?);
         device_config.tell_by(Arc::clone(&msix));
-        let kicks = (0..queues).map(|_| event()).collect::<Result<Vec<_>, _>>()?;
-        let shared = Arc::new(Shared::new(device, kicks));
-        worker::spawn(Arc::clone(&shared), end).map_err(TransportError::Thread)?;
+        let kicks: Arc<[EventFd]> = (0..queues).map(|_| event()).collect::<Result<_, _>>()?;
+        let lanes: Vec<_> = servers.into_iter().map(|server| Arc::new(Lane::new(server))).collect();
+        for lane in &lanes {
+            worker::spawn(Arc::clone(lane), Arc::clone(&kicks), kind.name, end.clone())
+                .map_err(TransportError::Thread)?;
+        }
 
         let number = DEVICE_BASE + kind.id;
         let identity = Identity {
@@ -120,7 +127,8 @@ impl Transport {
             common,
             device_config,
             status_before: 0,
-            shared,
+            lanes,
+            kicks,
             ram,
             wiring,
             notify_at: None,
@@ -145,9 +153,9 @@ impl Transport {
     fn each_notify_register(
         &self,
         first: u64,
-        change: fn(&Wiring, &vmm_sys_util::eventfd::EventFd, u64) -> Result<(), WiringError>,
+        change: fn(&Wiring, &EventFd, u64) -> Result<(), WiringError>,
     ) {
-        for (queue, kick) in (0..).zip(&self.shared.kicks) {
+        for (queue, kick) in (0..).zip(self.kicks.iter()) {
             // Fails where the guest laid two devices' registers over each other; then the write reaches `bar_write`.
             if let Err(error) = change(&self.wiring, kick, first + queue * u64::from(NOTIFY_MULTIPLIER)) {
                 tracing::debug!("a notify register is not connected: {error}");
@@ -164,27 +172,49 @@ impl Transport {
                 }
             }
             Action::Reset => {
-                let mut state = self.shared.state();
-                if state.queues.take().is_some() {
-                    state.device.reset();
+                for lane in &self.lanes {
+                    let mut state = lane.state();
+                    if state.queues.take().is_some() {
+                        state.server.reset();
+                    }
                 }
             }
         }
     }
 
-    /// Builds the live queues and hands them to the device's thread, or to the device if it lends them. `None` if a ring
-    /// is not wholly in memory.
+    /// Builds the live queues and hands them to the servers, which serve or lend them. `None` if a ring is not wholly in
+    /// memory.
     fn activate(&mut self) -> Option<()> {
-        let mut state = self.shared.state();
-        let (mut queues, mut lent) = (Vec::new(), Vec::new());
-        for (index, setup) in self.common.queues.iter().enumerate() {
+        let features = self.common.features();
+        let built = self.lanes.iter().map(|lane| self.build(lane.state().server.as_ref(), features));
+        // All of them, before any is served.
+        let built = built.collect::<Option<Vec<_>>>()?;
+        for (lane, (queues, lent)) in self.lanes.iter().zip(built) {
+            let mut state = lane.state();
+            state.server.lend(lent);
+            state.server.activate(features);
+            state.queues = Some(queues);
+        }
+        // The driver may have filled its rings before it was ready, and the outside may have spoken already.
+        for kick in self.kicks.iter() {
+            let _ = kick.write(1);
+        }
+        Some(())
+    }
+
+    /// The queues of one server.
+    fn build(&self, server: &dyn Server, features: u64) -> Option<(Queues, Vec<LentRing>)> {
+        let range = server.queues(features);
+        let (first, mut queues, mut lent) = (range.start, Vec::new(), Vec::new());
+        for index in range {
+            let setup = self.common.queues.get(index)?;
             let mut own = None;
             if setup.enabled {
                 let queue = setup.build(self.common.event_idx())?;
                 if !queue.is_valid(self.ram.as_ref()) {
                     return None;
                 }
-                if state.device.lends(index) {
+                if server.lends() {
                     lent.push(self.lent(index, setup, queue.size())?);
                 } else {
                     let (ram, msix) = (Arc::clone(&self.ram), Arc::clone(&self.msix));
@@ -193,14 +223,7 @@ impl Transport {
             }
             queues.push(own);
         }
-        state.device.lend(lent);
-        state.device.activate(self.common.features());
-        state.queues = Some(Queues(queues));
-        // The driver may have filled its rings before it was ready, and the outside may have spoken already.
-        for kick in &self.shared.kicks {
-            let _ = kick.write(1);
-        }
-        Some(())
+        Some((Queues { first, queues }, lent))
     }
 
     /// A ring with the events of its queue, for somebody else to serve. `None` if the process has no descriptors left.
@@ -211,7 +234,7 @@ impl Transport {
             descriptors: setup.descriptors,
             available: setup.driver,
             used: setup.device,
-            kick: self.shared.kicks.get(index)?.try_clone().ok()?,
+            kick: self.kicks.get(index)?.try_clone().ok()?,
             call: self.msix.event(setup.vector).ok()?,
         })
     }
@@ -226,7 +249,7 @@ impl Transport {
             }
         };
         put(GENERATION, self.device_config.generation());
-        if self.common.status == 0 && self.shared.state().device.is_stopping() {
+        if self.common.status == 0 && self.lanes.iter().any(|lane| lane.state().server.is_stopping()) {
             put(STATUS, self.status_before);
         }
     }
@@ -299,7 +322,7 @@ impl Function for Transport {
             }
             NOTIFY => {
                 let queue = usize::try_from(offset / u64::from(NOTIFY_MULTIPLIER)).unwrap_or(usize::MAX);
-                if let Some(kick) = self.shared.kicks.get(queue) {
+                if let Some(kick) = self.kicks.get(queue) {
                     let _ = kick.write(1);
                 }
             }
@@ -313,7 +336,8 @@ impl Function for Transport {
 fn split(at: BarOffset) -> (u32, u64) {
     let size = u64::from(PART_SIZE);
     // Decoding has checked that the offset is inside the BAR.
-    (u32::try_from(at.offset / size * size).unwrap_or(u32::MAX), at.offset % size)
+    let part = u32::try_from(at.offset / size * size).unwrap_or(u32::MAX).min(MSIX_TABLE);
+    (part, at.offset - u64::from(part))
 }
 
 #[cfg(test)]

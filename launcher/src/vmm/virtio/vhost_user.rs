@@ -17,6 +17,7 @@ mod thread;
 mod tests;
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 
 use super::device_config::DeviceConfig;
 use super::queue::LentRing;
-use super::{Cause, Device, Kind, Progress, Queues};
+use super::{Cause, Device, Kind, Progress, Queues, Server};
 use crate::control::{Mtu, QueuePairs};
 use crate::vmm::memory::GuestRam;
 use crate::vmm::outcome::End;
@@ -83,70 +84,57 @@ pub(crate) struct VhostSettings {
     pub(crate) mtu: Mtu,
 }
 
-/// The device.
-pub(crate) struct VhostUser {
-    /// What both sides of the rings know.
-    shared: u64,
-    config: Arc<DeviceConfig>,
-    queue_sizes: Vec<u16>,
+/// Asks the backend what it can do, and starts the thread that speaks with it. Without a backend, or with one that makes
+/// no sense, the device offers all it knows, and has no link. Connections of the supervisor's go to the mailbox.
+pub(crate) fn device(
+    settings: VhostSettings,
+    ram: Arc<GuestRam>,
+    outbox: Arc<Outbox>,
+    end: End,
+) -> io::Result<(Device, Arc<Mailbox>)> {
+    let VhostSettings { nic, socket, pairs, mac, mtu } = settings;
+    let mailbox = Arc::new(Mailbox::new(nic)?);
+    let mut config = [0; 12];
+    config[..6].copy_from_slice(&mac.octets());
+    config[8..10].copy_from_slice(&u16::from(pairs).to_le_bytes());
+    config[10..].copy_from_slice(&u16::from(mtu).to_le_bytes());
+    let config = DeviceConfig::new(&config);
+    let queues = pairs.count() * 2;
+    let mut thread = Thread::new(Arc::clone(&mailbox), Arc::clone(&config), ram, outbox, queues);
+    let offered = socket.and_then(|socket| thread.connect(socket));
+    thread.spawn(end)?;
+    let shared = offered.unwrap_or(u64::MAX) & bits(&SHARED);
+    let of_rings = bits(&[VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC]);
+    let lender = Lender { queues, lent: Vec::new(), mailbox: Arc::clone(&mailbox) };
+    let device = Device {
+        kind: Kind { id: 1, class: 0x02_0000, name: "virtio-net" },
+        features: shared & !of_rings | bits(&OWN),
+        // What both sides of the rings know.
+        ring_features: shared,
+        queue_sizes: vec![QUEUE_SIZE; queues],
+        config,
+        servers: vec![Box::new(lender)],
+    };
+    Ok((device, mailbox))
+}
+
+/// Leaves the rings to the thread, which lends them to the backend.
+struct Lender {
+    queues: usize,
     lent: Vec<LentRing>,
     mailbox: Arc<Mailbox>,
 }
 
-impl VhostUser {
-    /// Asks the backend what it can do, and starts the device's thread. Without a backend, or with one that makes no
-    /// sense, the device offers all it knows, and has no link.
-    pub(crate) fn new(
-        settings: VhostSettings,
-        ram: Arc<GuestRam>,
-        outbox: Arc<Outbox>,
-        end: End,
-    ) -> io::Result<Self> {
-        let VhostSettings { nic, socket, pairs, mac, mtu } = settings;
-        let mailbox = Arc::new(Mailbox::new(nic)?);
-        let mut config = [0; 12];
-        config[..6].copy_from_slice(&mac.octets());
-        config[8..10].copy_from_slice(&u16::from(pairs).to_le_bytes());
-        config[10..].copy_from_slice(&u16::from(mtu).to_le_bytes());
-        let config = DeviceConfig::new(&config);
-        let queue_sizes = vec![QUEUE_SIZE; pairs.count() * 2];
-        let mut thread =
-            Thread::new(Arc::clone(&mailbox), Arc::clone(&config), ram, outbox, queue_sizes.len());
-        let offered = socket.and_then(|socket| thread.connect(socket));
-        thread.spawn(end)?;
-        let shared = offered.unwrap_or(u64::MAX) & bits(&SHARED);
-        Ok(Self { shared, config, queue_sizes, lent: Vec::new(), mailbox })
+impl Server for Lender {
+    fn hears(&self) -> Vec<usize> {
+        Vec::new()
     }
 
-    /// Where the supervisor's connections go.
-    pub(crate) fn mailbox(&self) -> Arc<Mailbox> {
-        Arc::clone(&self.mailbox)
-    }
-}
-
-impl Device for VhostUser {
-    fn kind(&self) -> Kind {
-        Kind { id: 1, class: 0x02_0000, name: "virtio-net" }
+    fn queues(&self, _features: u64) -> Range<usize> {
+        0..self.queues
     }
 
-    fn features(&self) -> u64 {
-        let of_rings = bits(&[VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC]);
-        self.shared & !of_rings | bits(&OWN)
-    }
-
-    fn ring_features(&self) -> u64 {
-        self.shared
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &self.queue_sizes
-    }
-
-    fn config(&self) -> Arc<DeviceConfig> {
-        Arc::clone(&self.config)
-    }
-
-    fn lends(&self, _index: usize) -> bool {
+    fn lends(&self) -> bool {
         true
     }
 

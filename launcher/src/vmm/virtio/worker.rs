@@ -1,7 +1,7 @@
-//! A device's thread: waits for notifications of the guest and for the device's own events, and calls the device.
+//! A server's thread: waits for notifications of the guest and for the server's own events, and calls it.
 //!
 //! The thread is started with the machine, before the filter on system calls, and idles until a driver is ready.
-//! Device and live queues are behind one lock, taken once per wake-up here, and by a vCPU only to activate or reset.
+//! Server and live queues are behind one lock, taken once per wake-up here, and by a vCPU only to activate or reset.
 
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
@@ -10,59 +10,54 @@ use std::{io, thread};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Cause, Device, Progress, Queues};
+use super::{Cause, Progress, Queues, Server};
 use crate::vmm::VmmError;
 use crate::vmm::outcome::{DeathWatch, End, Outcome};
 
-/// The epoll value of the device's own event; queues have their number.
+/// The epoll value of the server's own event; queues have their number.
 const EVENT: u64 = u64::MAX;
 
 /// What the thread and the transport share.
-pub(super) struct Shared {
-    /// One per queue: the guest's notification.
-    pub(super) kicks: Vec<EventFd>,
-    state: Mutex<State>,
-}
+pub(super) struct Lane(Mutex<State>);
 
-/// The device, and its queues while a driver is ready.
+/// The server, and its queues while a driver is ready.
 pub(super) struct State {
-    pub(super) device: Box<dyn Device>,
+    pub(super) server: Box<dyn Server>,
     pub(super) queues: Option<Queues>,
 }
 
-impl Shared {
-    pub(super) fn new(device: Box<dyn Device>, kicks: Vec<EventFd>) -> Self {
-        Self { kicks, state: Mutex::new(State { device, queues: None }) }
+impl Lane {
+    pub(super) fn new(server: Box<dyn Server>) -> Self {
+        Self(Mutex::new(State { server, queues: None }))
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls the device, if a driver is ready.
+    /// Calls the server, if a driver is ready.
     fn serve(&self, cause: Cause) -> Progress {
         match &mut *self.state() {
-            State { device, queues: Some(queues) } => device.serve(cause, queues),
+            State { server, queues: Some(queues) } => server.serve(cause, queues),
             State { queues: None, .. } => Progress::Done,
         }
     }
 }
 
-/// Starts the thread, and waits until it is through its beginnings. It ends with the process; a panic in it ends the
-/// run.
-pub(super) fn spawn(shared: Arc<Shared>, end: End) -> io::Result<()> {
-    let (name, event_fd, lent) = {
-        let device = &shared.state().device;
-        let lent: Vec<_> = (0..shared.kicks.len()).map(|queue| device.lends(queue)).collect();
-        (device.kind().name, device.event_fd(), lent)
+/// Starts the thread, and waits until it is through its beginnings; none if the server has nothing to wait for. It ends
+/// with the process; a panic in it ends the run. `kicks` are the guest's notifications, one per queue of the device.
+pub(super) fn spawn(lane: Arc<Lane>, kicks: Arc<[EventFd]>, name: &'static str, end: End) -> io::Result<()> {
+    let (hears, event_fd) = {
+        let server = &lane.state().server;
+        (server.hears(), server.event_fd())
     };
+    if hears.is_empty() && event_fd.is_none() {
+        return Ok(());
+    }
     let epoll = Epoll::new()?;
     let edges = EventSet::IN | EventSet::EDGE_TRIGGERED;
-    for ((queue, kick), lent) in (0..).zip(&shared.kicks).zip(lent) {
-        if lent {
-            continue;
-        }
-        epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), EpollEvent::new(edges, queue))?;
+    for (queue, kick) in kicks.iter().enumerate().filter(|(queue, _)| hears.contains(queue)) {
+        epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), EpollEvent::new(edges, queue as u64))?;
     }
     if let Some(fd) = event_fd {
         epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(edges | EventSet::OUT, EVENT))?;
@@ -72,15 +67,17 @@ pub(super) fn spawn(shared: Arc<Shared>, end: End) -> io::Result<()> {
     thread::Builder::new().name(name.into()).spawn(move || {
         begun.wait();
         let _watch = DeathWatch::new(end.clone(), VmmError::DeviceDied { name });
-        if let Err(source) = run(&epoll, &shared) {
-            end.come(Outcome::Failed(VmmError::Epoll(source)));
-        }
+        let source = run(&epoll, &lane);
+        // The notifications lived as long as they were waited for.
+        drop(kicks);
+        end.come(Outcome::Failed(VmmError::Epoll(source)));
     })?;
     ready.wait();
     Ok(())
 }
 
-fn run(epoll: &Epoll, shared: &Shared) -> io::Result<()> {
+/// Serves until waiting fails.
+fn run(epoll: &Epoll, lane: &Lane) -> io::Error {
     let mut events = [EpollEvent::default(); 8];
     // What had more to do, and gets its turn after everything that has become ready meanwhile.
     let mut unfinished: Vec<Cause> = Vec::new();
@@ -89,16 +86,16 @@ fn run(epoll: &Epoll, shared: &Shared) -> io::Result<()> {
         let count = match epoll.wait(timeout, &mut events) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
+            Err(error) => return error,
         };
         let ready = events[..count].iter().map(|event| match usize::try_from(event.data()) {
             // Cleared by the edge, not by reading: a counter that fills up is as good as one.
-            Ok(queue) if queue < shared.kicks.len() => Cause::Queue(queue),
+            Ok(queue) if event.data() != EVENT => Cause::Queue(queue),
             _ => Cause::Event,
         });
         let mut causes: Vec<Cause> = ready.collect();
         causes.extend(unfinished.drain(..).filter(|cause| !causes.contains(cause)).collect::<Vec<_>>());
         unfinished = causes;
-        unfinished.retain(|cause| shared.serve(*cause) == Progress::More);
+        unfinished.retain(|cause| lane.serve(*cause) == Progress::More);
     }
 }

@@ -83,12 +83,12 @@ fn a_request_larger_than_the_buffer_is_served_whole() {
 fn a_read_only_disk_stays_as_it_is() {
     let (mut driver, queue) = Driver::new();
     let (mut disk, mut queues) = (disk(8, true), only(queue));
-    assert_ne!(disk.features() & 1 << VIRTIO_BLK_F_RO, 0);
     let data = [readable(BUFFERS + 0x1000, 512)];
     assert_eq!(request(&mut disk, &mut driver, &mut queues, VIRTIO_BLK_T_OUT, 0, &data).0, FAILED);
     let mut sector = [9; 512];
     disk.file.read_exact_at(&mut sector, 0).unwrap();
     assert_eq!(sector, [0; 512]);
+    assert_ne!(disk.device().features & 1 << VIRTIO_BLK_F_RO, 0);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::vmm::machine::tests::machine;
-use crate::vmm::virtio::Rng;
+use crate::vmm::virtio::{Cause, Kind, Progress, Rng};
 
 const COMMAND: u16 = 4;
 const MEMORY: u16 = 2;
@@ -12,10 +12,80 @@ fn bus() -> (PciRoot, Arc<GuestRam>) {
     let wiring = Arc::new(Wiring::new(machine.vm));
     let ram = Arc::clone(&machine.ram);
     let end = End::new().unwrap();
-    let device = Transport::new(Box::new(Rng::new()), &mut root, machine.ram, wiring, end).unwrap();
+    let device = Transport::new(Rng::device(), &mut root, machine.ram, wiring, end).unwrap();
     root.add(Box::new(device), None).unwrap();
     root.ecam_write(ecam(COMMAND), &MEMORY.to_le_bytes());
     (root, ram)
+}
+
+/// A device of as many queues as one can have, two servers, and a way to see which of them was called.
+fn many() -> (PciRoot, std::sync::mpsc::Receiver<(usize, Cause)>) {
+    let machine = machine();
+    let mut root = PciRoot::new([]).unwrap();
+    let wiring = Arc::new(Wiring::new(machine.vm));
+    let (tell, called) = std::sync::mpsc::channel();
+    let servers = [0..1, 1..QUEUES]
+        .map(|queues| -> Box<dyn Server> { Box::new(Teller { queues, tell: tell.clone() }) });
+    let device = Device {
+        kind: Kind { id: 1, class: 0x02_0000, name: "teller" },
+        features: 0,
+        ring_features: u64::MAX,
+        queue_sizes: vec![256; QUEUES],
+        config: DeviceConfig::new(&[]),
+        servers: servers.into_iter().collect(),
+    };
+    let end = End::new().unwrap();
+    let device = Transport::new(device, &mut root, machine.ram, wiring, end).unwrap();
+    root.add(Box::new(device), None).unwrap();
+    root.ecam_write(ecam(COMMAND), &MEMORY.to_le_bytes());
+    (root, called)
+}
+
+/// Two for each of 254 pairs, and one for commands.
+const QUEUES: usize = 509;
+
+struct Teller {
+    queues: std::ops::Range<usize>,
+    tell: std::sync::mpsc::Sender<(usize, Cause)>,
+}
+
+impl Server for Teller {
+    fn hears(&self) -> Vec<usize> {
+        self.queues.clone().collect()
+    }
+
+    fn queues(&self, _features: u64) -> std::ops::Range<usize> {
+        self.queues.clone()
+    }
+
+    fn serve(&mut self, cause: Cause, queues: &mut Queues) -> Progress {
+        if let Cause::Queue(queue) = cause
+            && queues.get(queue).is_some()
+        {
+            let _ = self.tell.send((self.queues.start, cause));
+        }
+        Progress::Done
+    }
+}
+
+#[test]
+fn the_last_of_many_queues_is_served_by_whom_it_belongs_to() {
+    let (mut root, called) = many();
+    let last = u16::try_from(QUEUES - 1).unwrap();
+    root.memory_write(bar(COMMON, 0x16), &last.to_le_bytes());
+    // The last vector but one is the queue's.
+    root.memory_write(bar(COMMON, 0x1a), &last.to_le_bytes());
+    assert_eq!(read::<2>(&mut root, bar(COMMON, 0x1a)), last.to_le_bytes());
+    let entry = u64::from(last) * 16;
+    root.memory_write(bar(MSIX_TABLE, entry + 8), &0x1234_u32.to_le_bytes());
+    assert_eq!(read::<4>(&mut root, bar(MSIX_TABLE, entry + 8)), 0x1234_u32.to_le_bytes());
+    assert_eq!(drive_selected(&mut root, 0x10_0000, 0x11_0000, 0x12_0000), 15);
+    let limit = std::time::Duration::from_secs(30);
+    let whose = (1, Cause::Queue(QUEUES - 1));
+    assert_eq!(called.recv_timeout(limit).unwrap(), whose, "its ring may have been filled before");
+    let notify = bar(NOTIFY, u64::from(last) * u64::from(NOTIFY_MULTIPLIER));
+    root.memory_write(notify, &last.to_le_bytes());
+    assert_eq!(called.recv_timeout(limit).unwrap(), whose);
 }
 
 /// A register of slot 1.
@@ -35,8 +105,13 @@ fn read<const N: usize>(root: &mut PciRoot, at: u64) -> [u8; N] {
 
 /// What a driver does up to DRIVER_OK, with the rings where it says.
 fn drive(root: &mut PciRoot, descriptors: u64, available: u64, used: u64) -> u8 {
+    root.memory_write(bar(COMMON, 0x14), &[0]);
+    drive_selected(root, descriptors, available, used)
+}
+
+/// The same, with the queue that is selected, and without a reset before.
+fn drive_selected(root: &mut PciRoot, descriptors: u64, available: u64, used: u64) -> u8 {
     let mut write = |offset, data: &[u8]| root.memory_write(bar(COMMON, offset), data);
-    write(0x14, &[0]);
     write(0x14, &[3]);
     write(0x08, &1_u32.to_le_bytes());
     write(0x0c, &1_u32.to_le_bytes());

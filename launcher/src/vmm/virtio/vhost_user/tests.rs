@@ -60,7 +60,8 @@ fn pair() -> (UnixStream, UnixStream) {
 }
 
 struct Bench {
-    device: VhostUser,
+    device: Device,
+    mailbox: Arc<Mailbox>,
     ram: Arc<GuestRam>,
     outbox: Arc<Outbox>,
 }
@@ -77,8 +78,8 @@ impl Bench {
             mtu: 1500.try_into().unwrap(),
         };
         let end = End::new().unwrap();
-        let device = VhostUser::new(settings, Arc::clone(&ram), Arc::clone(&outbox), end).unwrap();
-        Self { device, ram, outbox }
+        let (device, mailbox) = device(settings, Arc::clone(&ram), Arc::clone(&outbox), end).unwrap();
+        Self { device, mailbox, ram, outbox }
     }
 
     /// The driver becomes ready, with rings one after the other from 1 MiB on.
@@ -89,8 +90,13 @@ impl Bench {
             let (descriptors, available, used) = (at, at + 0x4000, at + 0x8000);
             LentRing { index, size: 256, descriptors, available, used, kick: event(), call: event() }
         };
-        self.device.lend(vec![ring(0), ring(1)]);
-        self.device.activate(1 << 32 | 1 << 15 | 1 << 5);
+        self.lender().lend(vec![ring(0), ring(1)]);
+        self.lender().activate(1 << 32 | 1 << 15 | 1 << 5);
+    }
+
+    /// What lends the rings.
+    fn lender(&mut self) -> &mut dyn Server {
+        self.device.servers[0].as_mut()
     }
 
     /// The next event.
@@ -106,7 +112,7 @@ impl Bench {
 
     fn link_is_up(&self) -> bool {
         let mut status = [0; 2];
-        self.device.config().read(STATUS as u64, &mut status);
+        self.device.config.read(STATUS as u64, &mut status);
         u16::from_le_bytes(status) == LINK_UP
     }
 }
@@ -133,8 +139,8 @@ fn heard(messages: &Receiver<Message>, wanted: Request) -> Vec<u8> {
 fn what_is_offered_is_what_both_know() {
     let (socket, _messages) = backend(None);
     let bench = Bench::new(Some(socket));
-    assert_eq!(bench.device.features(), 1 << 32 | 1 << 15 | 1 | bits(&OWN));
-    assert_eq!(bench.device.ring_features() & bits(&[VIRTIO_RING_F_EVENT_IDX]), 0);
+    assert_eq!(bench.device.features, 1 << 32 | 1 << 15 | 1 | bits(&OWN));
+    assert_eq!(bench.device.ring_features & bits(&[VIRTIO_RING_F_EVENT_IDX]), 0);
     assert_eq!(bench.event(), Event::BackendConnected { nic: 3 });
     assert!(bench.link_is_up());
 }
@@ -147,7 +153,7 @@ fn rings_go_on_where_a_lost_backend_left_them() {
     assert_eq!(bench.event(), Event::BackendConnected { nic: 3 });
     bench.activate();
     assert_eq!(heard(&first, Request::SET_VRING_BASE), [0; 8]);
-    eventually(|| !bench.device.is_stopping());
+    eventually(|| !bench.mailbox.is_behind());
     // It has given back five buffers of the second ring, and dies.
     bench.ram.write_obj(5_u16, GuestAddress(0x11_8002)).unwrap();
     hangs_up.shutdown(Shutdown::Both).unwrap();
@@ -155,7 +161,7 @@ fn rings_go_on_where_a_lost_backend_left_them() {
     assert!(!bench.link_is_up());
 
     let (socket, second) = backend(None);
-    bench.device.mailbox().connection(socket);
+    bench.mailbox.connection(socket);
     assert_eq!(bench.event(), Event::BackendConnected { nic: 3 });
     assert!(bench.link_is_up());
     let bases = |messages: &Receiver<Message>| [0; 2].map(|_| heard(messages, Request::SET_VRING_BASE));
@@ -163,7 +169,7 @@ fn rings_go_on_where_a_lost_backend_left_them() {
 
     // One that is only replaced says itself how far it came.
     let (socket, third) = backend(None);
-    bench.device.mailbox().connection(socket);
+    bench.mailbox.connection(socket);
     assert_eq!(bench.event(), Event::BackendConnected { nic: 3 });
     assert_eq!(bases(&third), [[0, 0, 0, 0, 7, 0, 0, 0], [1, 0, 0, 0, 7, 0, 0, 0]]);
 }
@@ -174,10 +180,10 @@ fn a_reset_takes_the_rings_back() {
     let mut bench = Bench::new(Some(socket));
     bench.activate();
     heard(&messages, Request::SET_VRING_ENABLE);
-    bench.device.reset();
+    bench.lender().reset();
     assert_eq!(heard(&messages, Request::GET_VRING_BASE), [0; 8]);
     assert_eq!(heard(&messages, Request::GET_VRING_BASE)[0], 1);
-    eventually(|| !bench.device.is_stopping());
+    eventually(|| !bench.mailbox.is_behind());
     bench.activate();
     assert_eq!(heard(&messages, Request::SET_VRING_BASE), [0; 8], "a new driver begins at the beginning");
 }
@@ -189,35 +195,35 @@ fn a_backend_that_stalls_costs_the_link_and_no_more() {
     assert_eq!(bench.event(), Event::BackendConnected { nic: 3 });
     bench.activate();
     heard(&messages, Request::SET_VRING_ENABLE);
-    bench.device.reset();
+    bench.lender().reset();
     match bench.event() {
         Event::BackendLost { nic: 3, reason } => {
             assert!(reason.starts_with("GET_VRING_BASE: the backend does not answer"), "{reason}");
         }
         other => panic!("{other:?}"),
     }
-    eventually(|| !bench.device.is_stopping());
+    eventually(|| !bench.mailbox.is_behind());
     assert!(!bench.link_is_up());
 }
 
 #[test]
 fn without_a_backend_everything_is_offered_and_there_is_no_link() {
     let mut bench = Bench::new(None);
-    assert_eq!(bench.device.ring_features(), bits(&SHARED));
+    assert_eq!(bench.device.ring_features, bits(&SHARED));
     assert!(!bench.link_is_up());
     bench.activate();
-    bench.device.reset();
-    eventually(|| !bench.device.is_stopping());
+    bench.lender().reset();
+    eventually(|| !bench.mailbox.is_behind());
     assert_eq!(bench.outbox.take(), []);
 }
 
 #[test]
 fn a_backend_that_lacks_what_the_guest_uses_is_refused() {
     let mut bench = Bench::new(None);
-    bench.device.lend(Vec::new());
-    bench.device.activate(1 << 32 | 1 << 11);
+    bench.lender().lend(Vec::new());
+    bench.lender().activate(1 << 32 | 1 << 11);
     let (socket, _messages) = backend(None);
-    bench.device.mailbox().connection(socket);
+    bench.mailbox.connection(socket);
     match bench.event() {
         Event::BackendLost { reason, .. } => assert!(reason.ends_with("lacks: 0x800"), "{reason}"),
         other => panic!("{other:?}"),
