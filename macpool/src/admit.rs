@@ -106,7 +106,7 @@ fn changes<'a>(
     wants
         .iter()
         .zip(macs)
-        .filter(|(want, _)| !matches!(want.address, Address::Named(_)))
+        .filter(|(want, _)| !matches!(want.address, Address::Named(_) | Address::Moved(_)))
         .map(|(w, m)| (w, *m))
 }
 

@@ -2,17 +2,21 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use e2e::{ApiServer, Daemon, Sandbox, binary, eventually, output, run};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use e2e::{ApiServer, Daemon, Forward, Sandbox, binary, eventually, output, run};
 use serde_json::{Value, json};
 
 mod admits;
+mod cut_off;
+mod deployment;
 mod duplicates;
+mod hand_over;
 mod operations;
 mod replicas;
 mod versions;
@@ -23,10 +27,11 @@ const VMIS: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstan
 const CONFIG: &str = "/api/v1/namespaces/macpool/configmaps/kubemacpool-mac-range-config";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A cluster with macpool's manifests, whose webhook leads to [`Service`].
+/// A cluster with macpool's manifests, whose webhook leads to `service`.
 struct Cluster {
     api: ApiServer,
-    service: Service,
+    /// The Service: leads to the replicas.
+    service: Forward,
     kubeconfig: PathBuf,
 }
 
@@ -40,7 +45,7 @@ impl Cluster {
     fn with_timeout(first: &str, last: &str, seconds: u32) -> Self {
         let api = ApiServer::start(&Sandbox::enter(), &[ACCOUNT]);
         api.define_kubevirt();
-        let service = Service::start();
+        let service = Forward::start("127.0.0.1:0");
         for file in ["crd", "rbac", "deployment", "service", "networkpolicy"] {
             apply(&api, file, |text| text);
         }
@@ -51,7 +56,7 @@ impl Cluster {
             };
             let text = text.replace("timeoutSeconds: 10", &format!("timeoutSeconds: {seconds}"));
             ["/mutate-virtualmachines", "/mutate-pods"].iter().fold(text, |text, path| {
-                let with = text.replace(&at(path), &format!("url: https://{}{path}\n", service.address));
+                let with = text.replace(&at(path), &format!("url: https://{}{path}\n", service.address()));
                 assert_ne!(with, text, "the manifest has no service for {path}");
                 with
             })
@@ -95,6 +100,12 @@ impl Cluster {
     fn delete(&self, path: &str) {
         let (status, answer) = self.api.request("DELETE", path, None);
         assert_eq!(status, 200, "DELETE {path}: {answer}");
+    }
+
+    /// How many leases there are: a replica that was deposed has none.
+    fn leases(&self) -> usize {
+        let leases = self.get("/apis/coordination.k8s.io/v1/namespaces/macpool/leases");
+        leases["items"].as_array().unwrap().len()
     }
 
     /// Every address of every VM, with the VMs that have it.
@@ -157,9 +168,14 @@ struct Replica {
 
 impl Replica {
     fn start(kubeconfig: &Path, arguments: &[&str]) -> Self {
+        Self::run(&mut Command::new(binary("macpool")), "127.0.0.1:0", kubeconfig, arguments)
+    }
+
+    /// By this command, which begins with what runs it; listening there.
+    fn run(command: &mut Command, listen: &str, kubeconfig: &Path, arguments: &[&str]) -> Self {
         let mut process = Daemon::start(
-            Command::new(binary("macpool"))
-                .args(["--listen", "127.0.0.1:0", "--listen-metrics", "127.0.0.1:0"])
+            command
+                .args(["--listen", listen, "--listen-metrics", listen])
                 .args(["--namespace", "macpool", "--tls-name", "127.0.0.1", "--log-format", "json"])
                 .args(arguments)
                 .env("KUBECONFIG", kubeconfig)
@@ -189,6 +205,29 @@ impl Replica {
         output(Command::new("curl").args(["-sf", &url])).status.success()
     }
 
+    /// What it says to a review of a new VM with one NIC, sent past the API server: its addresses, unless it may not give any.
+    fn review(&self, name: &str) -> Option<Vec<String>> {
+        let review = json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+                "uid": "u", "operation": "CREATE", "namespace": "default", "name": name,
+                "resource": {"group": "kubevirt.io", "version": "v1", "resource": "virtualmachines"},
+                "object": vm(name, &[("red", "")]),
+            },
+        });
+        let url = format!("https://{}/mutate-virtualmachines", self.reviews);
+        let mut curl = Command::new("curl");
+        curl.args(["-sk", "-w", "\n%{http_code}", "-d", &review.to_string(), &url]);
+        let text = run(&mut curl);
+        let (body, status) = text.rsplit_once('\n').unwrap();
+        if status == "503" {
+            return None;
+        }
+        let answer: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {text}"));
+        let patch = answer["response"]["patch"].as_str()?;
+        let patch: Value = serde_json::from_slice(&STANDARD.decode(patch).unwrap()).unwrap();
+        Some(patch.as_array().unwrap().iter().map(|op| op["value"].as_str().unwrap().to_owned()).collect())
+    }
+
     fn metrics(&self) -> String {
         run(Command::new("curl").args(["-sf", &format!("http://{}/metrics", self.metrics)]))
     }
@@ -213,58 +252,6 @@ impl Replica {
     fn terminate(mut self) {
         self.signal("-TERM");
         assert!(self.process.child().wait().unwrap().success(), "it stops cleanly");
-    }
-}
-
-/// What kube-proxy is in a cluster: one address, connections spread over the endpoints that accept them.
-struct Service {
-    address: SocketAddr,
-    endpoints: Arc<Mutex<Vec<SocketAddr>>>,
-}
-
-impl Service {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let endpoints = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::clone(&endpoints);
-        std::thread::spawn(move || {
-            for client in listener.incoming() {
-                let (client, endpoints) = (client.unwrap(), Arc::clone(&shared));
-                std::thread::spawn(move || Self::forward(client, &endpoints));
-            }
-        });
-        Self { address, endpoints }
-    }
-
-    fn add(&self, endpoint: SocketAddr) {
-        self.endpoints.lock().unwrap().push(endpoint);
-    }
-
-    fn remove(&self, endpoint: SocketAddr) {
-        self.endpoints.lock().unwrap().retain(|other| *other != endpoint);
-    }
-
-    fn forward(client: TcpStream, endpoints: &Mutex<Vec<SocketAddr>>) {
-        let order = {
-            let mut endpoints = endpoints.lock().unwrap();
-            if !endpoints.is_empty() {
-                endpoints.rotate_left(1);
-            }
-            endpoints.clone()
-        };
-        let Some(server) = order.into_iter().find_map(|endpoint| TcpStream::connect(endpoint).ok()) else {
-            return;
-        };
-        let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-        let upstream = std::thread::spawn(move || {
-            let _until_it_ends = std::io::copy(&mut up, &mut down);
-            let _gone_already = down.shutdown(Shutdown::Write);
-        });
-        let (mut from, mut to) = (server, client);
-        let _until_it_ends = std::io::copy(&mut from, &mut to);
-        let _gone_already = to.shutdown(Shutdown::Both);
-        upstream.join().unwrap();
     }
 }
 

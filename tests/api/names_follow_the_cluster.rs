@@ -12,6 +12,8 @@ use std::time::Duration;
 use e2e::{ApiServer, Daemon, Sandbox, binary, eventually, output};
 use serde_json::{Value, json};
 
+mod operations;
+
 const ACCOUNT: &str = "secondary-dns:secondary-dns";
 const VMIS: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances";
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -4,6 +4,7 @@
 //! is cluster-admin, [`ApiServer::service_account`] may do what was granted to it.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -46,7 +47,8 @@ impl ApiServer {
         let folder = tempfile::tempdir().unwrap();
         let mut tokens = "admin-token,admin,admin,system:masters\n".to_owned();
         for account in accounts {
-            tokens += &format!("token-{account},system:serviceaccount:{account},{account}\n");
+            let token = Self::token(account);
+            tokens += &format!("{token},system:serviceaccount:{account},{account}\n");
         }
         fs::write(folder.path().join("tokens"), tokens).unwrap();
         let etcd = Daemon::start(
@@ -110,7 +112,26 @@ impl ApiServer {
     #[track_caller]
     pub fn service_account(&self, account: &str) -> PathBuf {
         assert!(self.accounts.iter().any(|known| known == account), "{account} was not given to start()");
-        self.kubeconfig(&account.replace(':', "-"), &format!("token-{account}"))
+        self.kubeconfig(&account.replace(':', "-"), &Self::token(account))
+    }
+
+    /// The same kubeconfig, through what forwards from `address` to the server.
+    #[track_caller]
+    pub fn kubeconfig_by(&self, kubeconfig: &Path, address: SocketAddr) -> PathBuf {
+        let text = fs::read_to_string(kubeconfig).unwrap();
+        let path = self.folder.path().join("forwarded.kubeconfig");
+        fs::write(&path, text.replace(&self.url(), &format!("https://{address}"))).unwrap();
+        path
+    }
+
+    /// The token of one of the service accounts given at the start.
+    pub fn token(account: &str) -> String {
+        format!("token-{account}")
+    }
+
+    /// The certificate that verifies the server.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("certificates/apiserver.crt")
     }
 
     fn kubeconfig(&self, name: &str, token: &str) -> PathBuf {
@@ -129,7 +150,12 @@ impl ApiServer {
 
     /// Where it listens.
     pub fn url(&self) -> String {
-        format!("https://127.0.0.1:{PORT}")
+        format!("https://{}", self.address())
+    }
+
+    /// The same as an address.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], PORT))
     }
 
     /// A request with every right: status code (0: no answer) and body.
@@ -155,6 +181,15 @@ impl ApiServer {
         let text = String::from_utf8(output(command.arg(format!("{}{path}", self.url()))).stdout).unwrap();
         let (body, status) = text.rsplit_once('\n').unwrap_or_default();
         (status.parse().unwrap_or(0), serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    /// A page of text, with every right: status code (0: no answer) and text.
+    pub fn page(&self, path: &str) -> (u16, String) {
+        let mut command = Command::new("curl");
+        command.args(["-sk", "-w", "\n%{http_code}", "-H", "Authorization: Bearer admin-token"]);
+        let text = String::from_utf8(output(command.arg(format!("{}{path}", self.url()))).stdout).unwrap();
+        let (page, status) = text.rsplit_once('\n').unwrap_or_default();
+        (status.parse().unwrap_or(0), page.to_owned())
     }
 
     /// Creates an object (YAML or JSON) in the collection at `path`.

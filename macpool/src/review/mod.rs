@@ -36,6 +36,8 @@ pub enum Address {
     Restored(Mac),
     /// This one, by name, new to the object.
     Named(Mac),
+    /// The one that the stored object has, on another network than before: no claim is needed, but it may meet others there.
+    Moved(Mac),
 }
 
 /// Why an object is refused. The text is what the user reads.

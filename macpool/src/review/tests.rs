@@ -99,6 +99,26 @@ fn an_update_keeps_addresses_and_restores_what_the_users_yaml_lacks() {
 }
 
 #[test]
+fn a_nic_that_moves_to_another_network_may_meet_others_there() {
+    let old = machine(&[nic("red", Some("02:00:00:00:00:01")), nic("blue", Some("02:00:00:00:00:02"))]);
+    let mut moved = old.clone();
+    moved["spec"]["template"]["spec"]["networks"][0]["multus"]["networkName"] = json!("br2");
+    let body = review("UPDATE", &moved, &old).to_string();
+    let wants = vm::wants(&Request::parse(body.as_bytes(), VMS).unwrap()).unwrap();
+    let expected = Want {
+        index: 0,
+        nic: "red".to_owned(),
+        address: Address::Moved(OLD),
+        segment: Segment::network("ns", "br2"),
+    };
+    assert_eq!(wants, [expected]);
+    // A guest that has arrived stays where its VM was going to have it.
+    let mut waiting = old.clone();
+    waiting["spec"]["runStrategy"] = json!("WaitAsReceiver");
+    assert_eq!(vm_wants(&review("UPDATE", &old, &waiting)).unwrap(), []);
+}
+
+#[test]
 fn what_a_vm_does_wrong_is_refused_by_name() {
     let refused = |nics: &[Value]| create(nics).unwrap_err().to_string();
     let one = Some("02:00:00:00:00:01");

@@ -193,16 +193,24 @@ pub fn wants(request: &Request<'_, Vm<'_>>) -> Result<Vec<Want>, Refusal> {
     }
     let old_mac = |name: &str| old.interfaces().iter().find(|old| old.name == name)?.mac_text();
     let old_macs = old.macs();
+    let old_nics = old.nics(&request.namespace);
 
     let mut wants = Vec::new();
     let mut names = HashSet::with_capacity(nics.len());
     for (index, nic) in nics.iter().enumerate() {
+        let segment = new.segment(nic, &request.namespace);
         let address = match (nic.mac_text(), old_mac(&nic.name).map(str::parse)) {
-            (Some(text), _) if old_mac(&nic.name) == Some(text) => continue,
-            (Some(text), _) => match parse_mac(&nic.name, text)? {
-                // Only moved from one interface to another, or written differently.
-                mac if old_macs.contains(&mac) => continue,
-                mac => Address::Named(mac),
+            (Some(text), _) => match text.parse() {
+                Ok(mac) if old_macs.contains(&mac) => {
+                    // Perhaps on another interface, or written differently.
+                    if old_nics.iter().any(|old| old.mac == mac && old.segment == segment) {
+                        continue;
+                    }
+                    Address::Moved(mac)
+                }
+                // What came past us once need not be an address.
+                Err(_) if old_mac(&nic.name) == Some(text) => continue,
+                Ok(_) | Err(_) => Address::Named(parse_mac(&nic.name, text)?),
             },
             (None, Some(Ok(mac))) => Address::Restored(mac),
             (None, _) if new.is_ours(nic) => Address::Any,
@@ -211,7 +219,7 @@ pub fn wants(request: &Request<'_, Vm<'_>>) -> Result<Vec<Want>, Refusal> {
         if !names.insert(&*nic.name) {
             return Err(Refusal::SameName(nic.name.clone().into_owned()));
         }
-        let segment = if object.waits() { Segment::Alone } else { new.segment(nic, &request.namespace) };
+        let segment = if object.waits() { Segment::Alone } else { segment };
         wants.push(Want { index, nic: nic.name.clone().into_owned(), address, segment });
     }
     check_shared(nics, &wants, &old_macs)?;
@@ -223,7 +231,7 @@ fn check_shared(nics: &[Interface<'_>], wants: &[Want], old_macs: &[Mac]) -> Res
     let written = nics.iter().filter_map(|nic| Some((&*nic.name, nic.mac_text()?.parse().ok()?)));
     let restored = wants.iter().filter_map(|want| match want.address {
         Address::Restored(mac) => Some((want.nic.as_str(), mac)),
-        Address::Any | Address::Named(_) => None,
+        Address::Any | Address::Named(_) | Address::Moved(_) => None,
     });
     let all: Vec<(&str, Mac)> = written.chain(restored).collect();
     let times = |mac: Mac, macs: &mut dyn Iterator<Item = Mac>| macs.filter(|other| *other == mac).count();

@@ -160,3 +160,41 @@ fn pods_that_opt_in_get_addresses_in_both_forms() {
     assert!(given.iter().all(|mac| mac.as_str().unwrap().starts_with("02:00:00:00:")), "{given:?}");
     assert!(given[0] != given[1] && given[0] != given[2] && given[1] != given[2], "{given:?}");
 }
+
+#[test]
+fn what_is_not_macpools_is_left_alone() {
+    let (cluster, _replica) = cluster();
+    let namespace = |name: &str, labels: Value| {
+        let metadata = json!({"name": name, "labels": labels});
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
+        cluster.api.create("/api/v1/namespaces", &namespace.to_string());
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        cluster.api.create(&format!("/api/v1/namespaces/{name}/serviceaccounts"), &account.to_string());
+    };
+    namespace("plain", json!({}));
+    namespace("system", json!({"runlevel": "1"}));
+    namespace("cluster", json!({"openshift.io/run-level": "0", "mutatepods.kubemacpool.io": "allocate"}));
+    let without = vm("one", &[("red", "")]);
+    let create = |namespace: &str, mut vm: Value| {
+        vm["metadata"]["namespace"] = json!(namespace);
+        let path = VMS.replace("/default/", &format!("/{namespace}/"));
+        macs(&cluster.api.create(&path, &vm.to_string()))
+    };
+    assert_ne!(create("plain", without.clone()), [""], "VMs are served unless their namespace opts out");
+    for name in ["system", "cluster"] {
+        assert_eq!(create(name, without.clone()), [""], "a namespace of the cluster's own: {name}");
+    }
+    let instance = cluster.api.create(VMIS, &vmi_of(&without).to_string());
+    let nic = &instance["spec"]["domain"]["devices"]["interfaces"][0];
+    assert_eq!(nic["macAddress"], Value::Null, "an instance on its own: {instance}");
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "pod", "annotations": {"k8s.v1.cni.cncf.io/networks": "red"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}], "automountServiceAccountToken": false},
+    });
+    for name in ["plain", "cluster"] {
+        let stored = cluster.api.create(&format!("/api/v1/namespaces/{name}/pods"), &pod.to_string());
+        let networks = &stored["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"];
+        assert_eq!(networks, "red", "a pod whose namespace does not opt in: {name}");
+    }
+}

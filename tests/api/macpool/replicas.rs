@@ -6,7 +6,7 @@ use super::*;
 
 /// What a client does with a write that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Patience {
+pub(super) enum Patience {
     /// No write may fail.
     Exact,
     /// One whose review was lost with a replica is tried again, as a controller does.
@@ -25,7 +25,7 @@ fn create_many(
 }
 
 /// The same, with names that begin as given.
-fn create_more(
+pub(super) fn create_more(
     cluster: &Cluster,
     name: &str,
     clients: usize,
@@ -123,23 +123,25 @@ fn a_restart_of_the_api_server_under_load_loses_nothing() {
     cluster.assert_unique(120);
 }
 
-#[test]
-fn a_replica_that_was_paused_gives_nothing_of_what_was_taken_from_it() {
-    // Two blocks of 64 addresses each, one for each replica, and so short a grace time that the paused one's is given by
-    // the other meanwhile. A review that went to the paused one is soon given up.
-    let cluster = Cluster::with_timeout("02:00:00:00:00:00", "02:00:00:00:01:3f", 5);
+/// Two blocks of 64 addresses each, one for each replica.
+pub(super) fn two_small_blocks(seconds: u32) -> Cluster {
+    let cluster = Cluster::with_timeout("02:00:00:00:00:00", "02:00:00:00:01:3f", seconds);
     let gap = json!({"data": {"EXCLUDE": "02:00:00:00:00:40-02:00:00:00:00:ff"}}).to_string();
     assert_eq!(cluster.api.request("PATCH", CONFIG, Some(&gap)).0, 200);
+    cluster
+}
+
+#[test]
+fn a_replica_that_was_paused_gives_nothing_of_what_was_taken_from_it() {
+    // So short a grace time that the paused one's block is given by the other meanwhile. A review that went to the paused one
+    // is soon given up.
+    let cluster = two_small_blocks(5);
     let (paused, other) = (cluster.replica(&["--grace", "5"]), cluster.replica(&["--grace", "5"]));
     create_more(&cluster, "before", 4, 5, Patience::Exact, |_| {});
-    let leases = || {
-        let leases = cluster.get("/apis/coordination.k8s.io/v1/namespaces/macpool/leases");
-        leases["items"].as_array().unwrap().len()
-    };
-    assert_eq!(leases(), 2);
+    assert_eq!(cluster.leases(), 2);
     paused.signal("-STOP");
     cluster.service.remove(paused.reviews);
-    eventually("it is deposed", PATIENCE, || (leases() == 1).then_some(()));
+    eventually("it is deposed", PATIENCE, || (cluster.leases() == 1).then_some(()));
     eventually("what it did not give is free", PATIENCE, || {
         (other.metric("macpool_taken_addresses")? < 100).then_some(())
     });
@@ -148,7 +150,7 @@ fn a_replica_that_was_paused_gives_nothing_of_what_was_taken_from_it() {
     cluster.service.add(paused.reviews);
     create_more(&cluster, "after", 8, 4, Patience::TryAgain, |_| {});
     cluster.assert_unique(20 + 60 + 32);
-    eventually("it begins anew", PATIENCE, || (leases() == 2 && paused.is_ready()).then_some(()));
+    eventually("it begins anew", PATIENCE, || (cluster.leases() == 2 && paused.is_ready()).then_some(()));
 }
 
 #[test]

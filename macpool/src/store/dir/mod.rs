@@ -4,7 +4,7 @@
 //! NIC's, also when the VM goes down and comes up from the same manifest, until a DELETE review says that it is
 //! gone for good. A reservation is on disk before its review is answered.
 //!
-//! With each reservation stands the network of its NIC, as the last review had it that wanted an address or changed one.
+//! With each reservation stands the network of its NIC, as the last review had it.
 
 mod journal;
 
@@ -250,7 +250,7 @@ impl State {
                 }
                 return Ok((mac, None));
             }
-            Address::Restored(mac) | Address::Named(mac) => mac,
+            Address::Restored(mac) | Address::Named(mac) | Address::Moved(mac) => mac,
         };
         let other = self.reserved.rival(owner, mac, &want.segment, &policy.domains);
         match (other, policy.on_duplicate) {

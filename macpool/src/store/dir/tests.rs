@@ -160,6 +160,27 @@ fn networks_that_never_meet_may_share_an_address_also_after_a_restart() {
 }
 
 #[test]
+fn a_nic_that_moved_to_another_network_is_known_there_also_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let policy = Policy { domains: Domains::new(["prod=ns/red", "lab=ns/blue"]).unwrap(), ..reject() };
+    let open = || DirStore::open(directory.path(), ranges("02:00:00:00:00:00"), policy.clone()).unwrap();
+    let on = |network: &str, address: Address| {
+        [Want { segment: Segment::network("ns", network), ..want("nic", address) }]
+    };
+    let store = open();
+    order(&store, "ns/one", &on("red", Address::Any)).unwrap();
+    order(&store, "ns/two", &on("blue", Address::Named(mac(0)))).unwrap();
+    let refused = order(&store, "ns/one", &on("blue", Address::Moved(mac(0)))).unwrap_err().to_string();
+    assert_eq!(refused, "macAddress 02:00:00:00:00:00 is already used by ns/two");
+    lock(&store.state).forget(&owner("ns/two")).unwrap();
+    order(&store, "ns/one", &on("blue", Address::Moved(mac(0)))).unwrap();
+    drop(store);
+    let store = open();
+    order(&store, "ns/two", &on("blue", Address::Named(mac(0)))).unwrap_err();
+    order(&store, "ns/two", &on("red", Address::Named(mac(0)))).unwrap();
+}
+
+#[test]
 fn a_nic_has_the_address_again_that_it_had_last() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());

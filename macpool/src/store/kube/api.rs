@@ -3,6 +3,7 @@
 //! A thin layer over `kube`'s client (TLS, credentials, in-cluster settings) that gives every failure the meaning it has for
 //! the protocol: refused by comparison, absent, or unknown.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::io::AsyncBufRead;
@@ -10,6 +11,7 @@ use hyper::http::{self, Request};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::watch;
 
 /// How long an answer may take. Shorter than the lease, so that a stuck connection costs no tenure.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -71,12 +73,20 @@ pub enum ApiError {
 #[derive(Clone)]
 pub(super) struct Api {
     client: kube::Client,
+    /// Changes whenever a request has no answer in time.
+    stalls: Arc<watch::Sender<u64>>,
 }
 
 impl Api {
     /// Through this client.
     pub(super) fn new(client: kube::Client) -> Self {
-        Self { client }
+        Self { client, stalls: Arc::default() }
+    }
+
+    /// Changes whenever a request has no answer in time: long answers on other connections may have stopped as well, and
+    /// would be waited for in vain.
+    pub(super) fn stalls(&self) -> watch::Receiver<u64> {
+        self.stalls.subscribe()
     }
 
     /// Reads an object, from etcd rather than a cache.
@@ -153,7 +163,10 @@ impl Api {
             request.body(body).map_err(|source| ApiError::Request { operation: operation(), source })?;
         match tokio::time::timeout(TIMEOUT, self.client.request(request)).await {
             Ok(answer) => answer.map_err(|error| meaning(operation(), error)),
-            Err(_elapsed) => Err(ApiError::Timeout { operation: operation() }),
+            Err(_elapsed) => {
+                self.stalls.send_modify(|count| *count += 1);
+                Err(ApiError::Timeout { operation: operation() })
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The cache says where to look for free addresses and which blocks changed when. It may lag: a swap compares the version,
 //! so a stale entry costs a round trip and nothing else.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,17 @@ pub(super) enum Swap {
     Lost,
     /// Unknown; read again.
     Maybe(ApiError),
+}
+
+/// Whom to ask for a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ToRecall {
+    /// Nobody: no other replica holds one.
+    Nothing,
+    /// Nobody more: all of them have been asked.
+    Asked,
+    /// The holder of this one.
+    Ask(BlockId, Versioned),
 }
 
 struct Cached {
@@ -132,28 +143,39 @@ impl Blocks {
         Swap::Done
     }
 
-    /// Up to `count` blocks that are worth holding, in the order to try them.
-    pub(super) fn candidates(&self, count: usize) -> Vec<BlockId> {
-        lock(&self.state).candidates(count)
+    /// Up to `count` blocks that are worth holding, in the order to try them; none of `others`.
+    pub(super) fn candidates(&self, count: usize, others: &HashSet<BlockId>) -> Vec<BlockId> {
+        lock(&self.state).candidates(count, others)
     }
 
-    /// A block of the range that another replica holds, if any.
-    pub(super) fn held_by_other(&self, me: &Identity) -> Option<(BlockId, Versioned)> {
+    /// A block of the range to ask another replica for: of one that has not been asked for any yet.
+    pub(super) fn to_recall(&self, me: &Identity) -> ToRecall {
         let state = lock(&self.state);
-        let mut held = state.held.iter().filter_map(|block| Some((*block, state.cache.get(block)?)));
-        held.find(|(block, cached)| {
-            cached.versioned.record.holder.as_ref() != Some(me) && !state.ranges.mask(*block).is_empty()
-        })
-        .map(|(block, cached)| (block, cached.versioned.clone()))
+        let held = state.held.iter().filter(|block| !state.ranges.mask(**block).is_empty());
+        let held = held.filter_map(|block| Some((*block, &state.cache.get(block)?.versioned)));
+        let (mut asked, mut not_asked) = (HashSet::new(), Vec::new());
+        for (block, read) in held {
+            match &read.record.holder {
+                Some(holder) if holder == me => {}
+                Some(holder) if read.record.recall => drop(asked.insert(holder)),
+                Some(holder) => not_asked.push((block, holder, read)),
+                None => {}
+            }
+        }
+        match not_asked.iter().find(|(_, holder, _)| !asked.contains(holder)) {
+            Some((block, _, read)) => ToRecall::Ask(*block, (*read).clone()),
+            None if asked.is_empty() => ToRecall::Nothing,
+            None => ToRecall::Asked,
+        }
     }
 
     /// The blocks of the holders that `wanted` picks.
-    pub(super) fn held(&self, wanted: impl Fn(&Identity) -> bool) -> Vec<(BlockId, Versioned, Instant)> {
+    pub(super) fn held(&self, wanted: impl Fn(&Identity) -> bool) -> Vec<(BlockId, Versioned)> {
         let state = lock(&self.state);
         let entries = state.held.iter().filter_map(|block| Some((*block, state.cache.get(block)?)));
         let picked =
             entries.filter(|(_, cached)| cached.versioned.record.holder.as_ref().is_some_and(&wanted));
-        picked.map(|(block, cached)| (block, cached.versioned.clone(), cached.since)).collect()
+        picked.map(|(block, cached)| (block, cached.versioned.clone())).collect()
     }
 
     /// The blocks that nobody holds and that have been as they are for `time`, if `wanted` picks them.
@@ -237,24 +259,24 @@ impl State {
     }
 
     /// Untouched blocks first: an address that was used once is used again as late as possible.
-    fn candidates(&mut self, count: usize) -> Vec<BlockId> {
+    fn candidates(&mut self, count: usize, others: &HashSet<BlockId>) -> Vec<BlockId> {
         let mut found = Vec::new();
         let blocks = self.ranges.blocks();
         let mut untouched = (blocks - self.known.min(blocks)).min(count as u64);
         // Among so many different blocks there are enough without a record.
-        for _ in 0..blocks.min(self.cache.len() as u64 + untouched) {
+        for _ in 0..blocks.min((self.cache.len() + others.len()) as u64 + untouched) {
             if untouched == 0 {
                 break;
             }
             let Some(block) = self.ranges.block(self.cursor) else { break };
             self.cursor = (self.cursor + 1) % blocks;
-            if !self.cache.contains_key(&block) {
+            if !self.cache.contains_key(&block) && !others.contains(&block) {
                 found.push(block);
                 untouched -= 1;
             }
         }
         let rest = count.saturating_sub(found.len());
-        found.extend(self.spare.iter().take(rest));
+        found.extend(self.spare.iter().filter(|block| !others.contains(block)).take(rest));
         found
     }
 }

@@ -147,11 +147,10 @@ impl KubeStore {
             ));
         }
         tasks.spawn(supply::run(Arc::clone(&shared)));
+        tasks.spawn(supply::watch_over(Arc::clone(&shared)));
         tasks.spawn(sweep::run(Arc::clone(&shared)));
         let keeper = Arc::clone(&shared);
         tasks.spawn(async move { keeper.tenure.keep(|| keeper.deposed()).await });
-        let watcher = Arc::clone(&shared);
-        tasks.spawn(async move { watcher.tenure.depose_the_silent().await });
         Self { shared, tasks: Arc::new(Mutex::new(tasks)) }
     }
 

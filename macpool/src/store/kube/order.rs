@@ -1,5 +1,6 @@
 //! Serving one order: addresses asked for by name are claimed, any others come from the pool.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use net_types::Mac;
@@ -23,10 +24,11 @@ impl Store for KubeStore {
         let shared = &*self.shared;
         let mut warnings = Vec::new();
         for want in order.wants {
-            if let Address::Named(mac) = want.address {
+            if let Address::Named(mac) | Address::Moved(mac) = want.address {
                 let nic = Nic { mac, segment: want.segment.clone() };
                 warnings.extend(shared.check_duplicate(want, &nic, order.owner)?);
-                if !order.dry_run {
+                // The stored object has the other ones.
+                if !order.dry_run && matches!(want.address, Address::Named(_)) {
                     shared.claim(&nic, order.owner).await?;
                 }
             }
@@ -35,7 +37,7 @@ impl Store for KubeStore {
         let mut given = shared.any(any, order.dry_run).await?.into_iter();
         let macs = order.wants.iter().filter_map(|want| match want.address {
             Address::Any => given.next(),
-            Address::Named(mac) | Address::Restored(mac) => Some(mac),
+            Address::Named(mac) | Address::Restored(mac) | Address::Moved(mac) => Some(mac),
         });
         Ok(Supplied { macs: macs.collect(), warnings })
     }
@@ -57,6 +59,27 @@ impl Store for KubeStore {
             Some(_) => Ok(()),
             None => Err("the lease is not renewed: the API server cannot be reached".to_owned()),
         }
+    }
+}
+
+/// Addresses that a review waits for, until it has them or its client is gone.
+struct Waiting<'s> {
+    shared: &'s Shared,
+    count: u64,
+}
+
+impl<'s> Waiting<'s> {
+    fn new(shared: &'s Shared, count: u64) -> Self {
+        shared.wanted.fetch_add(count, Ordering::AcqRel);
+        Self { shared, count }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.shared.wanted.fetch_sub(self.count, Ordering::AcqRel);
+        // A block that was recalled may go now.
+        self.shared.low.notify_one();
     }
 }
 
@@ -83,11 +106,8 @@ impl Shared {
         if let Some(macs) = self.try_any(count, dry_run) {
             return Ok(macs);
         }
-        let wanted = count as u64;
-        self.wanted.fetch_add(wanted, std::sync::atomic::Ordering::AcqRel);
-        let outcome = self.wait_for_any(count, dry_run).await;
-        self.wanted.fetch_sub(wanted, std::sync::atomic::Ordering::AcqRel);
-        outcome
+        let _waiting = Waiting::new(self, count as u64);
+        self.wait_for_any(count, dry_run).await
     }
 
     fn try_any(&self, count: usize, dry_run: bool) -> Option<Vec<Mac>> {
@@ -115,12 +135,12 @@ impl Shared {
         let deadline = Instant::now() + PATIENCE;
         let mut rounds = self.rounds.subscribe();
         let mut full = 0;
+        self.low.notify_one();
         loop {
             let number = rounds.borrow_and_update().number;
             if let Some(macs) = self.try_any(count, dry_run) {
                 return Ok(macs);
             }
-            self.low.notify_one();
             match tokio::time::timeout_at(deadline, rounds.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => {
@@ -130,7 +150,10 @@ impl Shared {
             let round = *rounds.borrow();
             match round.outcome {
                 // The first may have begun before we asked.
-                Outcome::Full if round.number > number => full += 1,
+                Outcome::Full if round.number > number => {
+                    full += 1;
+                    self.low.notify_one();
+                }
                 Outcome::Failed if self.tenure.current().is_none() => {
                     return Err(OrderError::Unavailable(
                         "this replica may not give addresses: its lease could not be renewed".to_owned(),

@@ -54,6 +54,9 @@ pub(crate) enum ReflectError {
     /// The API server reports an error in the watch.
     #[error("the watch reports: {0}")]
     Reported(String),
+    /// The API server does not answer on another connection, and perhaps not on this one.
+    #[error("another request had no answer in time")]
+    Stalled,
     /// Nothing came, not even a bookmark.
     #[error("nothing came for {SILENCE:?}")]
     Silent,
@@ -122,13 +125,15 @@ async fn watch_on(api: &Api, path: &str, mut version: String, sink: &mut impl Si
         );
         let url = with(path, &parameters);
         let opened = match api.open(&url).await {
-            Ok(body) => watch(body, &mut version, sink).await,
+            Ok(body) => watch(body, api.stalls(), &mut version, sink).await,
             Err(error) => Err(error.into()),
         };
         match opened {
             Ok(()) => {}
             Err(
-                ReflectError::Api(ApiError::Failed { .. } | ApiError::Timeout { .. }) | ReflectError::Read(_),
+                ReflectError::Api(ApiError::Failed { .. } | ApiError::Timeout { .. })
+                | ReflectError::Read(_)
+                | ReflectError::Stalled,
             ) => {
                 tokio::time::sleep(Duration::from_millis(250)).await;
             }
@@ -136,6 +141,9 @@ async fn watch_on(api: &Api, path: &str, mut version: String, sink: &mut impl Si
         }
     }
 }
+
+/// See [`Api::stalls`].
+type Stalls = tokio::sync::watch::Receiver<u64>;
 
 #[derive(Deserialize)]
 struct Event<'a> {
@@ -146,12 +154,13 @@ struct Event<'a> {
 
 async fn watch(
     body: impl AsyncBufRead,
+    mut stalls: Stalls,
     version: &mut String,
     sink: &mut impl Sink,
 ) -> Result<(), ReflectError> {
     let mut body = std::pin::pin!(body);
     let mut line = Vec::new();
-    while read_line(body.as_mut(), &mut line).await? {
+    while read_line(body.as_mut(), &mut stalls, &mut line).await? {
         let event: Event<'_> = serde_json::from_slice(&line).map_err(ReflectError::Event)?;
         let json = event.object.get().as_bytes();
         match event.r#type {
@@ -171,13 +180,17 @@ async fn watch(
 /// Reads up to a line's end; false at the end of the stream.
 async fn read_line(
     mut body: std::pin::Pin<&mut impl AsyncBufRead>,
+    stalls: &mut Stalls,
     line: &mut Vec<u8>,
 ) -> Result<bool, ReflectError> {
     loop {
-        let bytes = tokio::time::timeout(SILENCE, body.fill_buf())
-            .await
-            .map_err(|_elapsed| ReflectError::Silent)?
-            .map_err(ReflectError::Read)?;
+        let bytes = tokio::select! {
+            biased;
+            read = tokio::time::timeout(SILENCE, body.fill_buf()) => {
+                read.map_err(|_elapsed| ReflectError::Silent)?.map_err(ReflectError::Read)?
+            }
+            Ok(()) = stalls.changed() => return Err(ReflectError::Stalled),
+        };
         if bytes.is_empty() {
             return Ok(false);
         }

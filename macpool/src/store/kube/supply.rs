@@ -1,24 +1,28 @@
 //! Keeps the pool supplied with blocks, and gives blocks back: rules 1, 2 and 4 of [`crate::protocol`].
 //!
 //! One task, [`run`], woken by whoever finds the pool low and by every change of the records. Each of its rounds ends with an
-//! [`Outcome`], for which those wait who want an address that is not there.
+//! [`Outcome`], for which those wait who want an address that is not there. Another, [`watch_over`], frees the blocks of the dead.
+//!
+//! In a range of few blocks these pass from replica to replica. One that was asked for goes back as soon as nobody here waits
+//! for what is in it, and is left to who asked ([`Yielded`]): each hand-over takes two writes, whoever is faster.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
 use super::Shared;
-use super::blocks::{Swap, Versioned};
+use super::blocks::{Swap, ToRecall, Versioned};
+use super::tenure::Seen;
 use crate::block::{Bits, BlockId};
 use crate::pool::Returned;
 use crate::record::{Identity, Record};
 use crate::store::lock;
 
-/// Blocks taken at once: their swaps are under way together.
+/// Blocks taken at once when the stock is nearly gone: their swaps are under way together. Else they are taken one by one,
+/// since reviews share the machine with the API server.
 const AT_ONCE: usize = 4;
-/// How often the holders of other blocks are looked at.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// How a round ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,40 +46,91 @@ pub(super) struct Round {
     pub(super) outcome: Outcome,
 }
 
+/// Blocks that went back because another replica asked for them, as they were then.
+#[derive(Debug, Default)]
+struct Yielded(HashMap<BlockId, (Option<Box<str>>, Instant)>);
+
+impl Yielded {
+    fn add(&mut self, shared: &Shared, block: BlockId) {
+        self.0.insert(block, (shared.blocks.cached(block).version, Instant::now()));
+    }
+
+    /// Those to be left alone: nobody has touched them yet, and who asked may still be alive.
+    fn left_alone(&mut self, shared: &Shared) -> HashSet<BlockId> {
+        let silence = shared.settings.terms.silence;
+        self.0.retain(|block, (version, since)| {
+            since.elapsed() < silence && shared.blocks.cached(*block).version == *version
+        });
+        self.0.keys().copied().collect()
+    }
+}
+
 /// Runs for the life of the process.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut looked = Instant::now();
+    let mut yielded = Yielded::default();
     loop {
         tokio::select! {
             () = shared.low.notified() => {}
             () = shared.blocks.changed.notified() => {}
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
-        if looked.elapsed() > LOOK {
-            depose(&shared).await;
-            looked = Instant::now();
-        }
-        let outcome = round(&shared).await;
+        let outcome = round(&shared, &mut yielded).await;
         shared.rounds.send_modify(|round| *round = Round { number: round.number + 1, outcome });
     }
 }
 
-async fn round(shared: &Arc<Shared>) -> Outcome {
+/// Rule 4: ends the tenure of replicas that went silent, and takes the blocks of those without a lease. For the life of the
+/// process.
+pub(super) async fn watch_over(shared: Arc<Shared>) {
+    let mut seen = Seen::default();
+    loop {
+        tokio::time::sleep(shared.settings.terms.renew / 2).await;
+        // Read before the leases are: whoever held a block then had one, and whoever has none now is gone for good.
+        let me = shared.tenure.identity();
+        let held = shared.blocks.held(|holder| *holder != me);
+        match shared.tenure.depose_the_silent(&mut seen).await {
+            Ok(living) => depose(&shared, held, &living).await,
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "cannot look at the leases");
+            }
+        }
+    }
+}
+
+async fn depose(shared: &Shared, held: Vec<(BlockId, Versioned)>, living: &HashSet<Identity>) {
+    for (block, read) in held {
+        let Some(holder) = read.record.holder.clone().filter(|holder| !living.contains(holder)) else {
+            continue;
+        };
+        if let Some(record) = read.record.depose(&holder) {
+            let swap = shared.blocks.swap(block, &read, record).await;
+            tracing::info!(%block, %holder, ?swap, "taking a block from a replica that is gone");
+        }
+    }
+}
+
+async fn round(shared: &Arc<Shared>, yielded: &mut Yielded) -> Outcome {
     let Some(me) = shared.tenure.current() else { return Outcome::Failed };
     if !shared.is_synced() {
         return Outcome::Failed;
     }
-    hand_back(shared, &me).await;
+    hand_back(shared, &me, yielded).await;
     loop {
         let (free, waiting) = (lock(&shared.pool).free(), shared.waiting());
         if free >= shared.stock_wanted().max(waiting) {
             return Outcome::Supplied;
         }
-        let candidates = shared.blocks.candidates(AT_ONCE);
+        let left_alone = yielded.left_alone(shared);
+        let urgent = waiting > 0 || free < shared.stock_wanted() / 4;
+        let candidates = shared.blocks.candidates(if urgent { AT_ONCE } else { 1 }, &left_alone);
         if candidates.is_empty() {
-            return match waiting > free {
-                true => ask(shared, &me).await,
-                false => Outcome::Supplied,
+            if waiting <= free {
+                return Outcome::Supplied;
+            }
+            return match ask(shared, &me).await {
+                // What we left to others is not gone: they take it, and can be asked for it.
+                Outcome::Full if !left_alone.is_empty() => Outcome::Asked,
+                outcome => outcome,
             };
         }
         let tries = candidates.into_iter().map(|block| hold(shared, &me, block));
@@ -117,12 +172,16 @@ async fn reread(shared: &Shared, block: BlockId) -> Outcome {
 }
 
 /// Rule 2, for exhausted and recalled blocks, and for those that are ours by record only: an answer got lost.
-async fn hand_back(shared: &Arc<Shared>, me: &Identity) {
+async fn hand_back(shared: &Arc<Shared>, me: &Identity, yielded: &mut Yielded) {
     let mut returned = lock(&shared.pool).let_go_of_exhausted();
     let ours = shared.blocks.held(|holder| holder == me);
-    for (block, Versioned { record, .. }, _) in ours {
+    let recalled: Vec<BlockId> =
+        ours.iter().filter(|(_, read)| read.record.recall).map(|(block, _)| *block).collect();
+    for (block, Versioned { record, .. }) in ours {
         let mut pool = lock(&shared.pool);
-        if record.recall || !pool.holds(block) {
+        // Reviews that wait here for what there is take it in a moment, and wake us.
+        let busy = (1..=pool.free()).contains(&shared.waiting());
+        if record.recall && !busy || !pool.holds(block) {
             let nothing = Returned { block, given: Bits::EMPTY, claims: Default::default() };
             let back = pool.let_go(block).unwrap_or(nothing);
             if !returned.iter().any(|other| other.block == block) {
@@ -137,8 +196,18 @@ async fn hand_back(shared: &Arc<Shared>, me: &Identity) {
         }
         std::mem::take(&mut *owed).into_values().collect()
     };
-    let failed = join_all(owed.into_iter().map(|back| retire(shared, me, back))).await;
-    lock(&shared.owed).extend(failed.into_iter().flatten().map(|back| (back.block, back)));
+    let mut owed = owed.into_iter();
+    // One after the other: reviews share the machine with the API server.
+    while let Some(back) = owed.next() {
+        let block = back.block;
+        if let Some(back) = retire(shared, me, back).await {
+            lock(&shared.owed).extend(std::iter::once(back).chain(owed).map(|back| (back.block, back)));
+            return;
+        }
+        if recalled.contains(&block) {
+            yielded.add(shared, block);
+        }
+    }
 }
 
 /// Writes one block back. Returns it if that has to be tried again.
@@ -168,38 +237,13 @@ pub(super) async fn retire(shared: &Shared, me: &Identity, back: Returned) -> Op
     }
 }
 
-/// Rule 4: takes blocks from holders without a lease.
-async fn depose(shared: &Shared) {
-    let me = shared.tenure.identity();
-    let held = shared.blocks.held(|holder| *holder != me);
-    let mut known: Vec<(Identity, bool)> = Vec::new();
-    for (block, read, since) in held {
-        let Some(holder) = read.record.holder.clone() else { continue };
-        // Who took a block a moment ago is alive.
-        if since.elapsed() < LOOK {
-            continue;
-        }
-        let gone = match known.iter().find(|(identity, _)| *identity == holder) {
-            Some((_, gone)) => *gone,
-            None => {
-                let gone = shared.tenure.is_gone(&holder).await.unwrap_or(false);
-                known.push((holder.clone(), gone));
-                gone
-            }
-        };
-        if let Some(record) = read.record.depose(&holder).filter(|_| gone) {
-            let swap = shared.blocks.swap(block, &read, record).await;
-            tracing::info!(%block, %holder, ?swap, "taking a block from a replica that is gone");
-        }
-    }
-}
-
 /// Asks another replica for a block, when nothing else is left.
 async fn ask(shared: &Shared, me: &Identity) -> Outcome {
-    let Some((block, read)) = shared.blocks.held_by_other(me) else { return Outcome::Full };
-    if read.record.recall {
-        return Outcome::Asked;
-    }
+    let (block, read) = match shared.blocks.to_recall(me) {
+        ToRecall::Nothing => return Outcome::Full,
+        ToRecall::Asked => return Outcome::Asked,
+        ToRecall::Ask(block, read) => (block, read),
+    };
     let record = Record { recall: true, ..read.record.clone() };
     match shared.blocks.swap(block, &read, record).await {
         Swap::Done | Swap::Lost => Outcome::Asked,

@@ -2,9 +2,10 @@
 //! [`crate::protocol`]).
 //!
 //! [`Tenure::keep`] runs for the life of the process and renews the lease; everybody else asks [`Tenure::current`]
-//! under the pool's lock before giving. [`depose_the_silent`] is the other side: it ends the tenure of replicas that went silent.
+//! under the pool's lock before giving. [`Tenure::depose_the_silent`] is the other side: it ends the
+//! tenure of replicas that went silent.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -138,15 +139,6 @@ impl Tenure {
         self.api.delete(&path, &lease.metadata.resource_version).await
     }
 
-    /// Is this identity's lease gone, by etcd's word?
-    pub(super) async fn is_gone(&self, identity: &Identity) -> Result<bool, ApiError> {
-        match self.api.get::<Lease>(&format!("{}/{identity}", leases(&self.namespace))).await {
-            Ok(_) => Ok(false),
-            Err(ApiError::NotFound { .. }) => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-
     /// The lease to write after the `stored` one. It names that one's uid: a PUT of a lease that is gone would make a new
     /// one otherwise (AllowCreateOnUpdate in kube-apiserver's strategy for leases), and undo that we were deposed.
     fn lease(&self, identity: &Identity, stored: &Meta) -> Lease {
@@ -169,18 +161,8 @@ impl Tenure {
         Lease::new(meta, spec)
     }
 
-    /// Deposes replicas whose leases stay as they are, for ever.
-    pub(super) async fn depose_the_silent(&self) {
-        let mut seen: HashMap<String, (String, Instant)> = HashMap::new();
-        loop {
-            tokio::time::sleep(self.terms.renew / 2).await;
-            if let Err(error) = self.look(&mut seen).await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "cannot look at the leases");
-            }
-        }
-    }
-
-    async fn look(&self, seen: &mut HashMap<String, (String, Instant)>) -> Result<(), ApiError> {
+    /// Looks at all leases and deposes replicas whose lease stays as it is; who still has one, by etcd's word.
+    pub(super) async fn depose_the_silent(&self, seen: &mut Seen) -> Result<HashSet<Identity>, ApiError> {
         #[derive(Deserialize)]
         struct List {
             items: Vec<Lease>,
@@ -194,28 +176,32 @@ impl Tenure {
             .await?;
         let me = self.identity();
         let now = Instant::now();
-        let mut next = HashMap::new();
+        let (mut next, mut living) = (HashMap::new(), HashSet::new());
         for Lease { metadata: Meta { name, resource_version, .. }, .. } in list.items {
-            if *name == *me.0 {
-                continue;
-            }
-            let since = match seen.get(&name) {
+            let since = match seen.0.get(&name) {
                 Some((version, since)) if *version == resource_version => *since,
                 _ => now,
             };
-            if now - since >= self.terms.silence {
+            if *name != *me.0 && now - since >= self.terms.silence {
                 tracing::warn!(replica = name, "a replica went silent; its blocks are taken from it");
                 match self.api.delete(&format!("{collection}/{name}"), &resource_version).await {
-                    Ok(()) | Err(ApiError::NotFound { .. } | ApiError::Conflict { .. }) => continue,
+                    Ok(()) | Err(ApiError::NotFound { .. }) => continue,
+                    // It has spoken.
+                    Err(ApiError::Conflict { .. }) => {}
                     Err(error) => return Err(error),
                 }
             }
+            living.insert(Identity(name.as_str().into()));
             next.insert(name, (resource_version, since));
         }
-        *seen = next;
-        Ok(())
+        seen.0 = next;
+        Ok(living)
     }
 }
+
+/// Leases as they were seen last, and since when they have been so.
+#[derive(Debug, Default)]
+pub(super) struct Seen(HashMap<String, (String, Instant)>);
 
 /// A name that was never used before and never will be.
 fn fresh_identity(pod: &str) -> Identity {
