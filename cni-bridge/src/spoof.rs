@@ -1,9 +1,10 @@
 //! The spoof check: what a port may claim to be.
 //!
-//! Each guarded port has a chain of its own on the ingress of its host side, in a table of its own, both with the host
-//! side's name. A packet meets only the chain of the port it came in by, so its cost does not grow with the number of
-//! ports; and since the kernel walks a table whenever it changes, neither does that of ADD and DEL. `nft list ruleset
-//! netdev` shows all of it, with counters of what was dropped. What the rules say is in [`rules`].
+//! Each guarded port has a chain of its own on the ingress of its host side, with the host side's name. A packet meets
+//! only the chain of the port it came in by, so its cost does not grow with the number of ports. For that of ADD and DEL
+//! chains are spread over tables, by the last two digits of the port's name: the kernel walks all chains of a table that
+//! changes, and the list of all tables for each rule. A table goes with its last chain. `nft list ruleset netdev` shows
+//! all of it, with counters of what was dropped. What the rules say is in [`rules`].
 
 mod rules;
 
@@ -12,7 +13,7 @@ use std::net::IpAddr;
 
 use net_types::{IfName, Mac};
 
-use nf_tables::{Chain, Family, Hook, NfTables, NfTablesError, Rule, Table, Transaction, same};
+use nf_tables::{Chain, Family, FoundTable, Hook, NfTables, NfTablesError, Rule, Table, Transaction, same};
 
 /// Before everything else that might look at the packet (`NF_IP_PRI_RAW`, as the reference plugin has it).
 const PRIORITY: i32 = -300;
@@ -67,7 +68,7 @@ pub(crate) fn install(
     guard: &Guard,
     comment: &str,
 ) -> Result<(), NfTablesError> {
-    nf_tables.commit(&installation(&chain(port), guard, comment))
+    nf_tables.commit(&installation(&chain(&table(port.as_str()), port.as_str()), guard, comment))
 }
 
 fn installation(chain: &Chain<'_>, guard: &Guard, comment: &str) -> Transaction {
@@ -80,14 +81,31 @@ fn installation(chain: &Chain<'_>, guard: &Guard, comment: &str) -> Transaction 
 
 /// Has the kernel look at what [`install`] would do, by the one device that is always there.
 pub(crate) fn try_out(nf_tables: &NfTables) -> Result<(), NfTablesError> {
-    let loopback = chain_of("lo");
+    let loopback = "lo";
     let guard = Guard::new(Some(Mac::ZERO), Some(Vec::new()));
-    nf_tables.try_out(&installation(&loopback, &guard, ""))
+    nf_tables.try_out(&installation(&chain(&table(loopback), loopback), &guard, ""))
 }
 
 /// Takes the check of `port` away. Absent is fine.
 pub(crate) fn remove(nf_tables: &NfTables, port: &IfName) -> Result<(), NfTablesError> {
-    match nf_tables.commit(&Transaction::default().delete_table(chain(port).table)) {
+    let table = table(port.as_str());
+    let chain = chain(&table, port.as_str());
+    let Some(FoundTable { holds, .. }) = nf_tables.table(chain.table)? else { return Ok(()) };
+    let own = u32::from(nf_tables.has_chain(&chain)?);
+    let without_chain = || {
+        let transaction = Transaction::default();
+        if own == 1 { transaction.delete_chain(&chain) } else { transaction }
+    };
+    let removed = if holds > own {
+        nf_tables.commit(&without_chain())
+    } else {
+        match nf_tables.commit(&without_chain().delete_empty_table(chain.table)) {
+            // Another port's chain came meanwhile.
+            Err(error) if error.is_in_use() => nf_tables.commit(&without_chain()),
+            other => other,
+        }
+    };
+    match removed {
         Err(error) if !error.is_not_found() => Err(error),
         _ => Ok(()),
     }
@@ -119,7 +137,8 @@ impl fmt::Display for State {
 
 /// Reads back what [`install`] wrote.
 pub(crate) fn state(nf_tables: &NfTables, port: &IfName) -> Result<State, NfTablesError> {
-    let chain = chain(port);
+    let table = table(port.as_str());
+    let chain = chain(&table, port.as_str());
     let found = nf_tables.rules(&chain)?;
     if found.is_empty() {
         return Ok(State::Absent);
@@ -134,11 +153,13 @@ pub(crate) fn state(nf_tables: &NfTables, port: &IfName) -> Result<State, NfTabl
     Ok(if ours { State::Allows(guard) } else { State::Foreign })
 }
 
-fn chain(port: &IfName) -> Chain<'_> {
-    chain_of(port.as_str())
+/// The table that holds the chain of the port with that name.
+fn table(port: &str) -> String {
+    let end = port.len().checked_sub(2).and_then(|start| port.get(start..)).unwrap_or(port);
+    format!("cnv-bridge-{end}")
 }
 
-fn chain_of(device: &str) -> Chain<'_> {
-    let hook = Hook::Ingress { device, priority: PRIORITY };
-    Chain { table: Table { family: Family::Netdev, name: device }, name: device, hook: Some(hook) }
+fn chain<'a>(table: &'a str, port: &'a str) -> Chain<'a> {
+    let hook = Hook::Ingress { device: port, priority: PRIORITY };
+    Chain { table: Table { family: Family::Netdev, name: table }, name: port, hook: Some(hook) }
 }

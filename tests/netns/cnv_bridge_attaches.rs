@@ -22,6 +22,11 @@ fn bridge_with_a_host() -> Namespace {
     host
 }
 
+/// The table of the packet filter that holds a guarded port's chain.
+pub(crate) fn spoof_table(port: &str) -> String {
+    format!("cnv-bridge-{}", &port[port.len() - 2..])
+}
+
 /// Whether an answer comes within so many seconds: long where one is expected, short where none is.
 fn answers(from: &Namespace, to: &str, seconds: u8) -> bool {
     let wait = seconds.to_string();
@@ -111,19 +116,26 @@ fn a_forged_address_is_dropped_and_counted() {
 fn the_check_of_one_port_does_not_mind_the_others() {
     let _sandbox = Sandbox::enter();
     let _host = bridge_with_a_host();
-    let calls: Vec<_> = (0..3)
-        .map(|number| {
-            let pod = Namespace::new("pod");
-            let call = CniCall::new("cnv-bridge", config(json!({"macspoofchk": true})));
-            let call = call.netns(&pod).container(&format!("c{number}"));
-            let result = call.call("ADD").success();
-            (pod, call.with("prevResult", result))
-        })
-        .collect();
-    calls[1].1.call("DEL").success();
-    calls[0].1.call("CHECK").success();
-    calls[2].1.call("CHECK").success();
-    assert_eq!(sh("nft list ruleset netdev").matches("chain").count(), 2);
+    // Two share a table.
+    let calls = ["c4", "c23", "c5"].map(|container| {
+        let pod = Namespace::new("pod");
+        let call = CniCall::new("cnv-bridge", config(json!({"macspoofchk": true})));
+        let call = call.netns(&pod).container(container);
+        let result = call.call("ADD").success();
+        let table = spoof_table(result["interfaces"][1]["name"].as_str().unwrap());
+        (pod, call.with("prevResult", result), table)
+    });
+    assert_eq!(calls[0].2, calls[1].2);
+    let tables = || sh("nft list tables netdev").lines().count();
+    let chains = || sh("nft list ruleset netdev").matches("chain").count();
+    for ((_, call, _), left) in calls.iter().zip([(2, 2), (1, 1), (0, 0)]) {
+        call.call("DEL").success();
+        assert_eq!((chains(), tables()), left);
+        let others = calls.iter().skip(3 - left.0);
+        for (_, other, _) in others {
+            other.call("CHECK").success();
+        }
+    }
 }
 
 #[test]
@@ -146,13 +158,13 @@ fn del_minds_nothing_that_somebody_took_away_by_hand() {
     let _sandbox = Sandbox::enter();
     let pod = Namespace::new("pod");
     let changes = [
-        "nft delete table netdev PORT",
-        "nft delete chain netdev PORT PORT",
-        "nft flush chain netdev PORT PORT",
+        "nft delete table netdev TABLE",
+        "nft delete chain netdev TABLE PORT",
+        "nft flush chain netdev TABLE PORT",
         "ip link delete PORT",
         "ip link set PORT nomaster",
         "ip link set PORT down name other",
-        "nft add table netdev PORT { flags dormant ; }",
+        "nft add table netdev TABLE { flags dormant ; }",
         "ip link delete br1",
     ];
     for change in changes {
@@ -160,7 +172,7 @@ fn del_minds_nothing_that_somebody_took_away_by_hand() {
         let call = CniCall::new("cnv-bridge", config(json!({"macspoofchk": true}))).netns(&pod);
         let result = call.call("ADD").success();
         let port = result["interfaces"][1]["name"].as_str().unwrap();
-        sh(&change.replace("PORT", port));
+        sh(&change.replace("TABLE", &spoof_table(port)).replace("PORT", port));
         call.call("DEL").success();
         assert_eq!(sh("nft list ruleset"), "", "{change}");
         assert_eq!(sh("ip -brief link show type veth"), "", "{change}");
@@ -229,7 +241,8 @@ fn check_names_the_first_difference() {
     let check = call.clone().with("prevResult", result.clone());
     check.call("CHECK").success();
     let host = result["interfaces"][1]["name"].as_str().unwrap();
-    let table = [
+    let table = spoof_table(host);
+    let changes = [
         (
             format!("ip link set {host} alias x"),
             format!("ip link set {host} alias {}", alias(host)),
@@ -238,14 +251,14 @@ fn check_names_the_first_difference() {
         (format!("ip link set {host} down"), format!("ip link set {host} up"), "state of"),
         (format!("ip link set {host} master br2"), format!("ip link set {host} master br1"), "master of"),
         (
-            format!("nft add table netdev {host} {{ flags dormant ; }}"),
-            format!("nft add table netdev {host}"),
+            format!("nft add table netdev {table} {{ flags dormant ; }}"),
+            format!("nft add table netdev {table}"),
             "is not in force",
         ),
-        (format!("nft add rule netdev {host} {host} accept"), String::new(), "is not ours"),
-        (format!("nft flush table netdev {host}"), String::new(), "is absent"),
+        (format!("nft add rule netdev {table} {host} accept"), String::new(), "is not ours"),
+        (format!("nft flush table netdev {table}"), String::new(), "is absent"),
     ];
-    for (change, restore, message) in table {
+    for (change, restore, message) in changes {
         // An alias has blanks, which the words of a line cannot.
         change_by_words(&change);
         let (code, text) = check.call("CHECK").error();

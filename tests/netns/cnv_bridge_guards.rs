@@ -8,6 +8,7 @@ use std::path::Path;
 use e2e::{CniCall, Namespace, Sandbox, Snapshot, sh};
 use serde_json::{Value, json};
 
+use crate::cnv_bridge_attaches::spoof_table;
 use frames::{Frame, arp, in_vlan, ipv4_udp, ipv6, ipv6_with_extension};
 use guest::Guest;
 
@@ -225,7 +226,7 @@ fn the_addresses_of_ipam_are_checked_and_go_with_the_port() {
     assert!(!e2e::output(pod.command("ping").args(ping)).status.success(), "192.0.2.99 passed the check");
 
     let port = result["interfaces"][1]["name"].as_str().unwrap();
-    sh(&format!("nft insert rule netdev {port} {port} accept"));
+    sh(&format!("nft insert rule netdev {} {port} accept", spoof_table(port)));
     let (code, text) = check.call("CHECK").error();
     assert!(code == 105 && text.contains(&format!("spoof check of {port} is not ours")), "{text}");
     // A MAC address that a later plugin gives keeps the check of IP addresses.

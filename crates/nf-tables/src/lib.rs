@@ -195,6 +195,11 @@ impl NfTables {
             .find_map(|reply| if let Reply::Table(table) = reply { Some(table) } else { None }))
     }
 
+    /// True if there is a chain of that name in its table.
+    pub fn has_chain(&self, chain: &Chain<'_>) -> Result<bool, NfTablesError> {
+        Ok(!self.list(&message::get_chain(chain), chain)?.is_empty())
+    }
+
     /// True if packets meet `chain` where [`Transaction::add_chain`] has them enter it: it is there, with that hook, and its
     /// table is not switched off.
     pub fn is_in_force(&self, chain: &Chain<'_>) -> Result<bool, NfTablesError> {
