@@ -2,8 +2,9 @@
 
 use std::io::Read as _;
 use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
-use e2e::{CniCall, Namespace, Sandbox, Snapshot, sh};
+use e2e::{CniCall, Namespace, Sandbox, Snapshot, eventually, sh};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
 };
@@ -40,6 +41,9 @@ fn bridged() -> Wired {
 fn with_addresses(pod: &Namespace) {
     pod.sh(&format!("ip address add 192.0.2.7/24 brd + dev {POD}"));
     pod.sh(&format!("ip address add 2001:db8::7/64 dev {POD} nodad"));
+    // The kernel makes the route to it a little later.
+    let is_routed = || pod.sh("ip -6 route show table local").contains("2001:db8::7 ").then_some(());
+    eventually("a local route to 2001:db8::7", Duration::from_secs(10), is_routed);
 }
 
 fn frame(destination: [u8; 6], source: [u8; 6]) -> Vec<u8> {
@@ -70,7 +74,7 @@ fn frames_pass_both_ways_and_the_pod_keeps_what_it_was() {
     sh(&format!("ip link add uplink type veth peer name eth0 netns {}", elsewhere.name()));
     sh("ip link set uplink up master br1");
     elsewhere.sh("ip link set eth0 address 02:00:00:00:00:09 up");
-    e2e::eventually("the port forwards", std::time::Duration::from_secs(10), || {
+    eventually("the port forwards", Duration::from_secs(10), || {
         sh("bridge -d link show dev uplink").contains("state forwarding").then_some(())
     });
     // Stands in for the guest.
@@ -96,7 +100,7 @@ fn frames_pass_both_ways_and_the_pod_keeps_what_it_was() {
     // And back: the pod does not answer for its address, the guest hears the question. The kernel lets a tap send some
     // time after it got its carrier.
     elsewhere.sh("ip address add 192.0.2.1/24 dev eth0");
-    e2e::eventually("the guest hears who asks for its address", std::time::Duration::from_secs(30), || {
+    eventually("the guest hears who asks for its address", Duration::from_secs(30), || {
         let ping = elsewhere.command("ping").args(["-c", "1", "-W", "1", "192.0.2.7"]).output().unwrap();
         assert!(!ping.status.success(), "the pod answered in the guest's place");
         let mut hear =
