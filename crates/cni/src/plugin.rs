@@ -37,21 +37,29 @@ struct CommandLine {
 
 /// The whole `main` of a plugin's binary.
 pub fn main(name: &'static str, about: &'static str, plugin: &impl Plugin) -> ExitCode {
-    let command = CommandLine::command()
-        .name(name)
-        .about(about)
-        .version(telemetry::VERSION)
-        .after_help("A CNI plugin: container runtimes call it with CNI_* variables and a configuration on standard input.");
-    let command_line = command.try_get_matches().and_then(|matches| CommandLine::from_arg_matches(&matches));
-    let CommandLine { log_format } = match command_line {
-        Ok(command_line) => command_line,
-        Err(error) => error.exit(),
+    // Runtimes give no arguments, and a call is short: it does without the parser, which is much code to load.
+    let log_format = if std::env::args_os().len() > 1 {
+        match parse_command_line(name, about) {
+            Ok(CommandLine { log_format }) => log_format,
+            Err(error) => error.exit(),
+        }
+    } else {
+        telemetry::LogFormat::default()
     };
     if let Err(error) = telemetry::init(log_format, telemetry::Level::WARN) {
         eprintln!("{name}: {error}");
         return ExitCode::FAILURE;
     }
     run(plugin)
+}
+
+fn parse_command_line(name: &'static str, about: &'static str) -> Result<CommandLine, clap::Error> {
+    let command = CommandLine::command()
+        .name(name)
+        .about(about)
+        .version(telemetry::VERSION)
+        .after_help("A CNI plugin: container runtimes call it with CNI_* variables and a configuration on standard input.");
+    CommandLine::from_arg_matches(&command.try_get_matches()?)
 }
 
 /// Runs one invocation of `plugin`: everything the specification wants said is on standard output afterwards.

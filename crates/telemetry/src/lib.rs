@@ -10,9 +10,12 @@ use std::error::Error;
 use std::io;
 use std::process::{ExitCode, Termination};
 
-use tracing_subscriber::filter::{EnvFilter, LevelFilter, ParseError};
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// The environment variable that filters the log, in `tracing`'s syntax: `debug`, `info,cni=trace` …
+/// The environment variable that filters the log: a level for all, and for targets that begin so; `debug`,
+/// `info,cni=trace` …
 pub const FILTER_ENV: &str = "GUESTWIRE_LOG";
 
 /// The crate's version and the commit it was built from, as `--version` prints it.
@@ -31,7 +34,7 @@ pub enum LogFormat {
 /// Why the log could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    /// The filter is not in `tracing`'s syntax.
+    /// The filter is none.
     #[error("{FILTER_ENV}={value:?} is not a log filter (such as \"debug\" or \"info,cni=trace\")")]
     Filter {
         /// The variable's value.
@@ -44,17 +47,18 @@ pub enum InitError {
 /// Starts logging to stderr: what [`FILTER_ENV`] asks for, else `default_level` and above.
 pub fn init(format: LogFormat, default_level: LevelFilter) -> Result<(), InitError> {
     let value = std::env::var(FILTER_ENV).unwrap_or_default();
-    let filter = EnvFilter::builder()
-        .with_default_directive(default_level.into())
-        .parse(&value)
-        .map_err(|source| InitError::Filter { value, source })?;
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let filter = filter(&value, default_level).map_err(|source| InitError::Filter { value, source })?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
     match format {
-        LogFormat::Text => subscriber.with_ansi(false).init(),
-        LogFormat::Json => subscriber.json().init(),
+        LogFormat::Text => registry.with(lines.with_ansi(false)).init(),
+        LogFormat::Json => registry.with(lines.json()).init(),
     }
     Ok(())
+}
+
+fn filter(value: &str, default_level: LevelFilter) -> Result<Targets, ParseError> {
+    if value.is_empty() { Ok(Targets::new().with_default(default_level)) } else { value.parse() }
 }
 
 /// Runs a program: starts the log, and tells a failure on one line, with its causes, in the log's format.
@@ -92,3 +96,28 @@ fn tell(name: &str, format: LogFormat, error: &(dyn Error + 'static)) {
 
 pub use chain::{Chain, chain};
 pub use tracing_subscriber::filter::LevelFilter as Level;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_gives_targets_their_levels() {
+        let enables = |value: &str, target: &str, level: tracing::Level| {
+            filter(value, LevelFilter::WARN).unwrap().would_enable(target, &level)
+        };
+        use tracing::Level as Of;
+        for (value, target, level, expected) in [
+            ("", "cni::plugin", Of::WARN, true),
+            ("", "cni::plugin", Of::INFO, false),
+            ("debug", "cni::plugin", Of::DEBUG, true),
+            ("info,cni=trace", "cni::plugin", Of::TRACE, true),
+            ("info,cni=trace", "netlink", Of::INFO, true),
+            ("info,cni=trace", "netlink", Of::DEBUG, false),
+            ("off", "cni::plugin", Of::ERROR, false),
+        ] {
+            assert_eq!(enables(value, target, level), expected, "{value:?} {target} {level}");
+        }
+        assert!(filter("cni=loud", LevelFilter::WARN).is_err());
+    }
+}
