@@ -231,6 +231,31 @@ impl<'m> Batch<'m> {
         Ok(())
     }
 
+    /// Takes a header of `length` bytes off the front of every frame, and checks it. For frames that were added with the header
+    /// in their pieces, but not in their length: a source adds all before it looks at the first, so that the CPU can fetch
+    /// the memory of many at once.
+    ///
+    /// # Errors
+    /// The first [`HeaderFault`]; then the batch is good for nothing.
+    #[inline]
+    pub(crate) fn take_headers(&mut self, length: u8, allowed: Offloads) -> Result<(), HeaderFault> {
+        for frame in &mut self.frames {
+            let first = usize::from(frame.first);
+            let pieces = self.pieces.get_mut(first..first + usize::from(frame.pieces)).unwrap_or_default();
+            frame.header = take_header(pieces, length);
+            frame.needs = frame.header.check(frame.length, allowed)?;
+            self.needs = self.needs.with(frame.needs);
+            // A header in a buffer of its own leaves nothing of that.
+            while frame.pieces > 1
+                && self.pieces.get(usize::from(frame.first)).is_some_and(Readable::is_empty)
+            {
+                frame.first += 1;
+                frame.pieces -= 1;
+            }
+        }
+        Ok(())
+    }
+
     /// How many frames.
     #[inline]
     pub fn len(&self) -> usize {
@@ -268,6 +293,33 @@ impl<'m> Batch<'m> {
             (frame, pieces.unwrap_or_default())
         })
     }
+}
+
+/// Reads a header from the front of pieces that hold more than that, and cuts it off.
+#[inline]
+fn take_header(pieces: &mut [Readable<'_>], length: u8) -> Header {
+    if let [first, ..] = pieces
+        && length == Header::LONG
+        && let Some([header @ .., _, _]) = first.read_first::<{ Header::LONG as usize }>()
+    {
+        *first = first.skip(length.into());
+        return Header::from_bytes(header);
+    }
+    let mut bytes = [0; Header::LONG as usize];
+    let mut have = 0;
+    for piece in pieces {
+        let wanted = bytes.get_mut(have..usize::from(length)).unwrap_or_default();
+        if wanted.is_empty() {
+            break;
+        }
+        let read = piece.read(wanted);
+        have += read;
+        #[expect(clippy::cast_possible_truncation, reason = "at most 12")]
+        let read = read as u32;
+        *piece = piece.skip(read);
+    }
+    let [header @ .., _, _] = bytes;
+    Header::from_bytes(header)
 }
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ use crate::frame::PIECES;
 /// The smallest page.
 const PAGE: usize = 4096;
 
+/// Bytes that a CPU fetches at once.
+const CACHE_LINE: u32 = 64;
+
 /// Bytes to copy from. They may change at any time.
 #[derive(Debug, Clone, Copy)]
 pub struct Readable<'m> {
@@ -86,10 +89,23 @@ impl<'m> Readable<'m> {
         count
     }
 
-    /// Asks the CPU to fetch the first cache line.
+    /// Copies the first `N`, if there are so many.
+    #[inline]
+    pub fn read_first<const N: usize>(&self) -> Option<[u8; N]> {
+        // SAFETY: readable for N bytes; an array of bytes needs no alignment, and any bytes are one.
+        let bytes = (self.length as usize >= N).then(|| unsafe { self.start.cast::<[u8; N]>().read() });
+        // Loaded once: what is checked is what is used.
+        std::hint::black_box(bytes)
+    }
+
+    /// Asks the CPU to fetch the first two cache lines: a header and the beginning of its frame.
     #[inline]
     pub fn prefetch(&self) {
         prefetch(self.start);
+        if self.length > CACHE_LINE {
+            // SAFETY: inside of what is readable.
+            prefetch(unsafe { self.start.add(CACHE_LINE as usize) });
+        }
     }
 
     /// Reads a byte of every page, so that one that is missing is found out.
@@ -147,12 +163,6 @@ impl Writable<'_> {
         Self { start, length: self.length - count, guest: self.guest.wrapping_add(count.into()), ..*self }
     }
 
-    /// Asks the CPU to fetch the first cache line.
-    #[inline]
-    pub fn prefetch(&self) {
-        prefetch(self.start);
-    }
-
     /// Sets bits of the first byte, if there is one; others may set theirs at the same time.
     pub(super) fn set_bits(&self, bits: u8) {
         if self.length > 0 {
@@ -174,10 +184,15 @@ pub fn copy(from: Readable<'_>, to: Writable<'_>) -> u32 {
     count
 }
 
-/// Copies own bytes to a guest; returns how many.
+/// Copies own bytes to a guest, as many as it has room for.
 #[inline]
-pub(crate) fn copy_own<const N: usize>(from: &[u8; N], to: Writable<'_>) -> u32 {
-    copy(Readable::own(from), to)
+pub(crate) fn copy_own<const N: usize>(from: &[u8; N], to: Writable<'_>) {
+    if to.length as usize >= N {
+        // SAFETY: writable for N bytes; an array of bytes needs no alignment.
+        unsafe { to.start.cast::<[u8; N]>().write(*from) };
+    } else {
+        copy(Readable::own(from), to);
+    }
 }
 
 /// Small copies inline: a call of `memcpy` costs more than to move a 64-byte frame.

@@ -62,6 +62,7 @@ impl TxQueue {
                 Lent::Unfit(_) => break,
             }
         }
+        batch.take_headers(self.ring.features.header_length, self.allowed)?;
         let lent = batch.len();
         let taken = if unfit.is_some() { 0 } else { deliver(&batch).min(lent) };
         drop(batch);
@@ -97,11 +98,9 @@ impl TxQueue {
         if length > MAX_FRAME {
             return Ok(Lent::Unfit(Unfit::Long));
         }
-        let header = take_header(&mut pieces, header_length);
-        let needs = header.check(length, self.allowed)?;
-        let first = pieces.iter().position(|piece| !piece.is_empty()).unwrap_or(0);
-        let pieces = pieces.get(first..).unwrap_or_default();
-        match batch.push(header, needs, length, pieces) {
+        // Its header is looked at when the whole batch is on its way to the cache.
+        pieces.iter().take(2).for_each(Readable::prefetch);
+        match batch.push(Header::NONE, Offloads::NONE, length, &pieces) {
             Ok(()) => Ok(Lent::Yes),
             Err(_full) => Ok(Lent::Later),
         }
@@ -114,24 +113,4 @@ enum Lent {
     Later,
     /// It will never be.
     Unfit(Unfit),
-}
-
-/// Reads the header from the front of the pieces and cuts it off. They hold more than that.
-#[inline]
-fn take_header(pieces: &mut [Readable<'_>], length: u8) -> Header {
-    let mut bytes = [0; Header::LONG as usize];
-    let mut have = 0;
-    for piece in pieces {
-        let wanted = bytes.get_mut(have..usize::from(length)).unwrap_or_default();
-        if wanted.is_empty() {
-            break;
-        }
-        let read = piece.read(wanted);
-        have += read;
-        #[expect(clippy::cast_possible_truncation, reason = "at most 12")]
-        let read = read as u32;
-        *piece = piece.skip(read);
-    }
-    let [header @ .., _, _] = bytes;
-    Header::from_bytes(header)
 }
