@@ -27,6 +27,7 @@ mod vhost_af_xdp;
 mod vhost_cni;
 mod vhost_control;
 mod vhost_guests;
+mod vhost_privileges;
 mod vhost_qemu;
 mod vhost_steering;
 mod vm_launcher_admits;

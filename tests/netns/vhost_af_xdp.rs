@@ -11,7 +11,7 @@ use crate::vhost_guests::{Guest, await_socket, backend};
 const MAC: &str = "02:00:00:00:00:07";
 
 /// `nic` here is wired to `wire` in a namespace, which has 192.0.2.9.
-fn wired() -> Namespace {
+pub(crate) fn wired() -> Namespace {
     let peer = Namespace::new("wire");
     sh(&format!("ip link add nic type veth peer name wire netns {}", peer.name()));
     sh("ip link set nic up");
@@ -21,7 +21,7 @@ fn wired() -> Namespace {
 }
 
 /// A guest that answers ARP and pings for any address.
-fn guest(directory: &Path, socket: &Path) -> Guest {
+pub(crate) fn guest(directory: &Path, socket: &Path) -> Guest {
     let port = format!("path={},queue_size=256,mac={MAC}", socket.display());
     let mut guest = Guest::start(directory, "guest.log", "icmpecho", &[port]);
     guest.say("start");
@@ -29,7 +29,7 @@ fn guest(directory: &Path, socket: &Path) -> Guest {
     guest
 }
 
-fn link(socket: &Path, nic: &str) -> String {
+pub(crate) fn link(socket: &Path, nic: &str) -> String {
     format!("vhost-user:{},{nic}", socket.display())
 }
 

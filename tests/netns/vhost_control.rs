@@ -110,6 +110,25 @@ fn a_daemon_from_a_file_is_watched_and_changed_while_it_runs() {
 }
 
 #[test]
+fn a_device_that_is_deleted_ends_its_end_of_a_quiet_link() {
+    let node = Node::new(&[]);
+    taps();
+    sh("ip link add nic type veth peer name wire");
+    sh("ip link set nic up");
+    // No guest connects, so nothing is sent that could fail.
+    node.ctl(&["add", "tap=vhost-user:/run/a.sock,tap:tap0"]);
+    node.ctl(&["add", "nic=vhost-user:/run/b.sock,af_xdp:nic"]);
+    for (link, device) in [("tap", "tap0"), ("nic", "nic")] {
+        let runs = || node.ctl(&["list", link])["links"][0]["ends"][1]["running"].as_bool().unwrap();
+        assert!(runs(), "{link}");
+        sh(&format!("ip link del {device}"));
+        eventually("the end has ended", LIMIT, || (!runs()).then_some(()));
+        let faults = &node.ctl(&["stats", link])["stats"][0]["faults"];
+        assert_eq!(faults[1]["io"], 1, "{faults}");
+    }
+}
+
+#[test]
 fn a_capture_can_be_read_by_tcpdump() {
     let node = Node::new(&[]);
     taps();

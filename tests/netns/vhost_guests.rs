@@ -75,7 +75,7 @@ impl Guest {
     }
 
     /// Waits until every port has received `count` more frames than now.
-    fn await_frames(&mut self, ports: usize, count: u64) {
+    pub(crate) fn await_frames(&mut self, ports: usize, count: u64) {
         let before = self.received(ports);
         eventually("frames arrive at every port", LIMIT, || {
             let now = self.received(ports);

@@ -135,7 +135,24 @@ impl Link {
                 }
             }
         }
+        if turn.moved && turn.asleep {
+            self.keep_nics_awake(poller);
+        }
         turn
+    }
+
+    /// Polls sleeping lanes of NICs again while the link moves frames: see [`Port::is_watched_awake`].
+    fn keep_nics_awake(&mut self, poller: &Poller) {
+        for side in [0, 1] {
+            if self.ports[side].is_watched_awake() {
+                continue;
+            }
+            for queue in 0..self.lanes[side].len() {
+                if self.lanes[side][queue].asleep {
+                    self.unwatch(side, queue, poller);
+                }
+            }
+        }
     }
 
     /// Polls a lane once.
@@ -198,22 +215,27 @@ impl Link {
     fn fall_asleep(&mut self, me: usize, side: usize, queue: usize, poller: &Poller) -> bool {
         let (port, lane) = (&mut self.ports[side], &mut self.lanes[side][queue]);
         lane.idle = 0;
-        if let Some(fd) = port.wake_fd(queue)
-            && !lane.watched
-        {
-            if let Err(fault) = poller.add(fd, Token { link: me, side, queue }) {
-                self.end(side, &fault, poller);
-                return false;
+        if !lane.watched {
+            let token = Token { link: me, side, queue };
+            let added = port.wake_fds(queue).try_fold(false, |_, fd| poller.add(fd, token).map(|()| true));
+            match added {
+                Ok(watched) => lane.watched = watched,
+                Err(fault) => {
+                    self.end(side, &fault, poller);
+                    return false;
+                }
             }
-            lane.watched = true;
         }
         match port.enable_wake(queue) {
             Ok(pending) => {
+                lane.asleep = !pending;
                 if pending {
                     port.disable_wake(queue);
+                    if !port.is_watched_awake() {
+                        self.unwatch(side, queue, poller);
+                    }
                 }
-                lane.asleep = !pending;
-                lane.asleep
+                !pending
             }
             Err(fault) => {
                 self.end(side, &fault, poller);
@@ -223,22 +245,23 @@ impl Link {
     }
 
     /// A lane's source has frames, or is new.
-    pub fn wake(&mut self, side: usize, queue: usize) {
+    pub fn wake(&mut self, side: usize, queue: usize, poller: &Poller) {
         let Some(lane) = self.lanes.get_mut(side).and_then(|lanes| lanes.get_mut(queue)) else { return };
         if lane.asleep {
             lane.asleep = false;
             self.ports[side].disable_wake(queue);
             self.counters.directions[side].wakes.add(1);
+            if !self.ports[side].is_watched_awake() {
+                self.unwatch(side, queue, poller);
+            }
         }
     }
 
     /// Before a source queue goes away: takes its descriptor out of the poller.
     pub fn unwatch(&mut self, side: usize, queue: usize, poller: &Poller) {
         let Some(lane) = self.lanes[side].get_mut(queue) else { return };
-        if lane.watched
-            && let Some(fd) = self.ports[side].wake_fd(queue)
-        {
-            poller.remove(fd);
+        if lane.watched {
+            self.ports[side].wake_fds(queue).for_each(|fd| poller.remove(fd));
         }
         *lane = Lane::default();
     }

@@ -201,10 +201,10 @@ fn run(mut links: Links, inbox: &Receiver<Job>, waiting: &AtomicBool, busy: &Cou
         }
         // The look costs a system call, which is much beside a round of small frames.
         if !turn.awake || (round == 0 && turn.asleep) {
-            let all = &mut links.links;
-            links.poller.wait(!turn.awake && !waiting.load(Ordering::Acquire), |token| {
+            let (all, poller) = (&mut links.links, &links.poller);
+            poller.wait(!turn.awake && !waiting.load(Ordering::Acquire), |token| {
                 if let Some(link) = all.get_mut(token.link).and_then(Option::as_mut) {
-                    link.wake(token.side, token.queue);
+                    link.wake(token.side, token.queue, poller);
                 }
             });
         }

@@ -7,7 +7,7 @@ use crate::fault::Fault;
 use crate::frame::{BATCH, Batch, Header, MIN_FRAME, Offloads};
 use crate::memory::copy;
 use crate::port::Unfit;
-use crate::xdp::{Attachment, Sent, Socket, XdpError, XdpSettings};
+use crate::xdp::{Attachment, LinkWatch, Sent, Socket, XdpError, XdpSettings};
 
 /// Our program on an interface, and a socket for each of its queues that we use.
 #[derive(Debug)]
@@ -16,11 +16,18 @@ pub struct XdpPort {
     sockets: Vec<Option<Socket>>,
     /// After the sockets it delivers to.
     attachment: Option<Attachment>,
+    watch: LinkWatch,
 }
 
 impl XdpPort {
     /// Attaches to an interface.
     pub fn open(settings: &XdpSettings) -> Result<Self, XdpError> {
+        // First: what happens to the interface from now on is heard.
+        let watch = LinkWatch::new().map_err(|source| XdpError::Io {
+            operation: "listen to changes of links",
+            interface: settings.interface.clone(),
+            source,
+        })?;
         let attachment = Attachment::new(settings)?;
         let mut sockets = Vec::new();
         for queue in settings.queues.0..=settings.queues.1 {
@@ -29,15 +36,18 @@ impl XdpPort {
             tracing::info!(interface, queue, ?mode, zero_copy = socket.is_zero_copy(), "AF_XDP");
             sockets.push(Some(socket));
         }
-        Ok(Self { sockets, attachment: Some(attachment) })
+        Ok(Self { sockets, attachment: Some(attachment), watch })
     }
 
     pub(super) fn queues(&self) -> usize {
         self.sockets.len()
     }
 
-    pub(super) fn fd(&self, queue: usize) -> Option<BorrowedFd<'_>> {
-        Some(self.sockets.get(queue)?.as_ref()?.as_fd())
+    /// The socket; for the first queue, also what tells that the interface is gone.
+    pub(super) fn fds(&self, queue: usize) -> [Option<BorrowedFd<'_>>; 2] {
+        let socket = self.sockets.get(queue).and_then(Option::as_ref).map(Socket::as_fd);
+        let watch = (queue == 0 && socket.is_some()).then(|| self.watch.as_fd());
+        [socket, watch]
     }
 
     pub(super) fn accepts(&self) -> Option<Offloads> {
@@ -50,8 +60,16 @@ impl XdpPort {
     }
 
     /// Whether frames are waiting.
-    pub(super) fn has_frames(&self, queue: usize) -> bool {
-        self.sockets.get(queue).and_then(Option::as_ref).is_some_and(|socket| socket.received() > 0)
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub(super) fn has_frames(&self, queue: usize) -> Result<bool, Fault> {
+        let Some(socket) = self.sockets.get(queue).and_then(Option::as_ref) else { return Ok(false) };
+        if queue == 0 {
+            self.watch.drain();
+        }
+        socket.check().map_err(|source| Fault::Io { operation: "receive from the AF_XDP socket", source })?;
+        Ok(socket.received() > 0)
     }
 
     #[inline]

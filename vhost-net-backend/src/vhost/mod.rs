@@ -96,7 +96,10 @@ impl PortHandle {
 
     fn start(&self, index: u32, queue: Queue) -> Result<(), Stopped> {
         let place = index as usize;
-        self.with_port(move |link, side, _| link.wake(side, place / 2), move |port| port.start(place, queue))
+        self.with_port(
+            move |link, side, poller| link.wake(side, place / 2, poller),
+            move |port| port.start(place, queue),
+        )
     }
 
     fn stop(&self, index: u32) -> Result<Option<u16>, Stopped> {

@@ -11,6 +11,7 @@ mod bpf;
 mod program;
 mod rings;
 mod socket;
+mod watch;
 
 use std::io;
 use std::num::NonZeroU32;
@@ -21,6 +22,7 @@ use net_types::{IfName, Mac, VlanId};
 use rustix::net::{AddressFamily, SocketType, netdevice};
 
 pub use socket::{Sent, Socket};
+pub use watch::LinkWatch;
 
 /// Which frames of an interface go to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,6 +72,17 @@ pub enum XdpError {
         interface: IfName,
         /// The queue.
         queue: u32,
+    },
+    /// The process may not lock as much memory as a queue needs.
+    #[error(
+        "a queue of {interface} needs {needed} bytes of locked memory, more than RLIMIT_MEMLOCK leaves this user; \
+         raise it, or give CAP_IPC_LOCK"
+    )]
+    LockedMemory {
+        /// The interface.
+        interface: IfName,
+        /// What a queue needs.
+        needed: u64,
     },
     /// The kernel refused otherwise.
     #[error("{operation} failed on {interface}")]

@@ -23,6 +23,7 @@ const ENTRIES: u32 = 2048;
 /// Bytes of a chunk: holds frames of up to 3840 bytes, behind the headroom of 256 that XDP keeps.
 const CHUNK: u32 = 4096;
 const CHUNKS: u32 = 2 * ENTRIES;
+const MEMORY: u64 = CHUNK as u64 * CHUNKS as u64;
 /// The longest frame to send.
 const LONGEST: u32 = CHUNK;
 /// Where the rings are mapped from (`XDP_PGOFF_*`).
@@ -72,7 +73,10 @@ impl Socket {
         let failed = |operation| {
             move |source: io::Error| XdpError::Io { operation, interface: interface.clone(), source }
         };
-        let mut socket = Self::open().map_err(failed("set up AF_XDP"))?;
+        let mut socket = Self::open().map_err(|source| match source.raw_os_error() {
+            Some(libc::ENOBUFS) => XdpError::LockedMemory { interface: interface.clone(), needed: MEMORY },
+            _ => failed("set up AF_XDP")(source),
+        })?;
         let deadline = Instant::now() + GIVEN_BACK;
         let mut bound = socket.bind_to(attachment, queue);
         while bound == Err(Errno::BUSY) && Instant::now() < deadline {
@@ -105,14 +109,13 @@ impl Socket {
     }
 
     fn open() -> io::Result<Self> {
-        let size = u64::from(CHUNKS) * u64::from(CHUNK);
         let file = memfd_create("umem", MemfdFlags::CLOEXEC)?;
-        ftruncate(&file, size)?;
-        let memory = Mapping::new(&file, 0, size).map_err(io::Error::other)?;
+        ftruncate(&file, MEMORY)?;
+        let memory = Mapping::new(&file, 0, MEMORY).map_err(io::Error::other)?;
         let socket = rustix::net::socket(AddressFamily::XDP, SocketType::RAW, None)?;
         let region = XdpUmemReg {
             addr: memory.address() as u64,
-            len: size,
+            len: MEMORY,
             chunk_size: CHUNK,
             headroom: 0,
             flags: XdpUmemRegFlags::empty(),
@@ -145,6 +148,12 @@ impl Socket {
     /// Whether the NIC reads and writes our memory itself.
     pub fn is_zero_copy(&self) -> bool {
         self.zero_copy
+    }
+
+    /// # Errors
+    /// The interface is gone. The kernel says so once, and makes the socket readable.
+    pub fn check(&self) -> io::Result<()> {
+        sockopt::socket_error(&self.socket)?.map_err(io::Error::from)
     }
 
     /// Received frames that were not given back.
