@@ -6,12 +6,12 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use e2e::{Daemon, GuestImage, Namespace, Sandbox, SshKey, eventually, output, seed_disk, sh};
 
-use crate::vhost_guests::{await_socket, backend};
+use crate::vhost_guests::{Guest, await_socket, backend};
 
 const BOOT: Duration = Duration::from_secs(100);
 const BY_TAP: &str = "192.0.2.2";
@@ -130,6 +130,62 @@ fn load(from: &Namespace, guest: &str, mtu: u32) {
     }
 }
 
+/// Boots a VM of [`vm`].
+fn boot(folder: &Path, machine: &mut Command) -> Daemon {
+    let console = folder.join("console");
+    // Of the life before.
+    let _none_before = fs::remove_file(&console);
+    let mut qemu = Daemon::start(machine);
+    let printed = || fs::read_to_string(&console).unwrap_or_default();
+    eventually("the guest is ready", BOOT, || {
+        assert_eq!(qemu.child().try_wait().unwrap(), None, "QEMU ended: {}", printed());
+        printed().contains("guest ready: vm1").then_some(())
+    });
+    qemu
+}
+
+/// Packets to the guest by both its NICs, each answered as soon as it can, until dropped.
+fn flood(network: &Network) -> [Daemon; 2] {
+    [(&network.tap, BY_TAP), (&network.wire, BY_AF_XDP)].map(|(from, guest)| {
+        let mut ping = from.command("ping");
+        Daemon::start(ping.args(["-q", "-f", "-s", "1000", "-w", "300", guest]).stdout(Stdio::null()))
+    })
+}
+
+/// Waits until the guest answers by both its NICs.
+fn await_answers(network: &Network) {
+    network.tap.sh(&format!("ping -c 3 -i 0.2 -w 60 {BY_TAP}"));
+    network.wire.sh(&format!("ping -c 3 -i 0.2 -w 60 {BY_AF_XDP}"));
+}
+
+#[test]
+fn qemu_killed_in_full_traffic_comes_back_and_takes_no_other_link_along() {
+    let _sandbox = Sandbox::enter();
+    let folder = tempfile::tempdir().unwrap();
+    let network = Network::new();
+    let sockets = ["a", "b", "c", "d"].map(|name| folder.path().join(name));
+    let [a, b, c, d] = &sockets.each_ref().map(|socket| format!("vhost-user:{}", socket.display()));
+    let tap = format!("{a}?mtu=9000,tap:tap0?netns={}", network.tap.path().display());
+    let mut daemon = backend(&[&tap, &format!("{b},af_xdp:nic"), &format!("{c},{d}")]);
+    sockets.iter().for_each(|socket| await_socket(socket));
+    let [a, b, c, d] = sockets;
+    let others = [c, d].map(|socket| format!("path={},queue_size=256", socket.display()));
+    let mut machine = vm(folder.path(), [&a, &b], &SshKey::generate(folder.path()));
+    for life in 0..3 {
+        let qemu = boot(folder.path(), &mut machine);
+        await_answers(&network);
+        let mut other = Guest::start(folder.path(), &format!("other{life}.log"), "flowgen", &others);
+        other.say("start");
+        other.await_frames(2, 1000);
+        let _load = flood(&network);
+        await_answers(&network);
+        // By SIGKILL, with frames in all its rings.
+        drop(qemu);
+        other.await_frames(2, 1000);
+        assert_eq!(daemon.child().try_wait().unwrap(), None, "the backend ended");
+    }
+}
+
 #[test]
 fn linux_talks_through_the_backend_and_goes_on_when_that_is_killed() {
     let _sandbox = Sandbox::enter();
@@ -145,12 +201,8 @@ fn linux_talks_through_the_backend_and_goes_on_when_that_is_killed() {
     let mut daemon = backend(&links);
     sockets.iter().for_each(|socket| await_socket(socket));
     let key = SshKey::generate(folder.path());
-    let mut qemu = Daemon::start(&mut vm(folder.path(), sockets.each_ref().map(|path| path.as_path()), &key));
-    let printed = || fs::read_to_string(folder.path().join("console")).unwrap_or_default();
-    eventually("the guest is ready", BOOT, || {
-        assert_eq!(qemu.child().try_wait().unwrap(), None, "QEMU ended: {}", printed());
-        printed().contains("guest ready: vm1").then_some(())
-    });
+    let [a, b] = &sockets;
+    let _qemu = boot(folder.path(), &mut vm(folder.path(), [a, b], &key));
     let served = output(&mut key.login(&network.tap, BY_TAP, "iperf3 --server --daemon"));
     assert!(served.status.success(), "{}", String::from_utf8_lossy(&served.stderr));
     for life in 0..3 {
@@ -167,7 +219,9 @@ fn linux_talks_through_the_backend_and_goes_on_when_that_is_killed() {
             load(&network.wire, BY_AF_XDP, 1500);
         }
         if life < 2 {
-            // By SIGKILL; QEMU connects again.
+            let _load = flood(&network);
+            await_answers(&network);
+            // By SIGKILL, with frames in all rings; QEMU connects again.
             drop(daemon);
             sockets.iter().for_each(|socket| fs::remove_file(socket).unwrap());
             daemon = backend(&links);
