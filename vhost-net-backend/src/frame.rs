@@ -137,6 +137,18 @@ impl Header {
         [flags, gso_type, h0, h1, g0, g1, s0, s1, o0, o1, b0, b1]
     }
 
+    /// As [`to_bytes`](Self::to_bytes), in two words.
+    #[inline]
+    pub(crate) fn to_words(self, buffers: u16) -> (u64, u32) {
+        let Self { flags, gso_type, header_length, gso_size, checksum_start, checksum_offset } = self;
+        let first = u64::from(flags)
+            | u64::from(gso_type) << 8
+            | u64::from(header_length) << 16
+            | u64::from(gso_size) << 32
+            | u64::from(checksum_start) << 48;
+        (first, u32::from(checksum_offset) | u32::from(buffers) << 16)
+    }
+
     /// Checks it against its frame and what its sender may ask for; says what the frame needs.
     ///
     /// # Errors
@@ -339,6 +351,8 @@ mod tests {
         let bytes = header.to_bytes(3);
         assert_eq!(Header::from_bytes(bytes[..10].try_into().unwrap()), header);
         assert_eq!(bytes[10..], [3, 0]);
+        let (first, second) = header.to_words(3);
+        assert_eq!([&first.to_le_bytes()[..], &second.to_le_bytes()].concat(), bytes);
     }
 
     #[test]

@@ -184,15 +184,30 @@ pub fn copy(from: Readable<'_>, to: Writable<'_>) -> u32 {
     count
 }
 
-/// Copies own bytes to a guest, as many as it has room for.
+/// Makes two words of a guest's memory, little endian and one behind the other, what they should be; says whether there was
+/// room for both.
+///
+/// What is right already is only read: a cache line that nobody writes stays with both CPUs. What is not is written from
+/// registers: a CPU forwards no load that several stores make up.
 #[inline]
-pub(crate) fn copy_own<const N: usize>(from: &[u8; N], to: Writable<'_>) {
-    if to.length as usize >= N {
-        // SAFETY: writable for N bytes; an array of bytes needs no alignment.
-        unsafe { to.start.cast::<[u8; N]>().write(*from) };
-    } else {
-        copy(Readable::own(from), to);
+pub(crate) fn set_words(first: u64, second: u32, to: Writable<'_>) -> bool {
+    let room = to.length >= 12;
+    if room {
+        let front = to.start.cast::<u64>();
+        // SAFETY: 12 bytes are readable and writable; whatever the guest does meanwhile spoils its own frame.
+        if unsafe { front.read_unaligned() } != first.to_le() {
+            // SAFETY: as above.
+            unsafe { front.write_unaligned(first.to_le()) };
+        }
+        // SAFETY: behind the first 8 of 12 bytes.
+        let back = unsafe { to.start.add(8) }.cast::<u32>();
+        // SAFETY: as above.
+        if unsafe { back.read_unaligned() } != second.to_le() {
+            // SAFETY: as above.
+            unsafe { back.write_unaligned(second.to_le()) };
+        }
     }
+    room
 }
 
 /// Small copies inline: a call of `memcpy` costs more than to move a 64-byte frame.

@@ -7,7 +7,7 @@ use super::layout::Descriptor;
 use super::{Ring, Used};
 use crate::fault::Fault;
 use crate::frame::{Batch, Frame, Header, Offloads, PIECES, flags};
-use crate::memory::{Readable, Writable, copy, copy_own};
+use crate::memory::{Readable, Writable, copy, set_words};
 use crate::port::Pushed;
 
 /// Chains given back at once. A frame that fills more than half of that is refused: 64 KiB in buffers of 128 bytes.
@@ -140,7 +140,7 @@ impl RxQueue {
                 return Ok(Err(Refused::TooBig));
             }
         }
-        self.write(self.header(frame).to_bytes(chains), frame, pieces, &targets);
+        self.write(self.header(frame), chains, frame, pieces, &targets);
         Ok(Ok(()))
     }
 
@@ -175,16 +175,25 @@ impl RxQueue {
     }
 
     #[inline]
-    fn write(&self, header: [u8; 12], frame: &Frame, pieces: &[Readable<'_>], targets: &[Writable<'_>]) {
+    fn write(
+        &self,
+        header: Header,
+        chains: u16,
+        frame: &Frame,
+        pieces: &[Readable<'_>],
+        targets: &[Writable<'_>],
+    ) {
         let header_length = u32::from(self.ring.features.header_length);
         if let ([target], [piece]) = (targets, pieces)
             && header_length == u32::from(Header::LONG)
+            && let (first, second) = header.to_words(chains)
+            && set_words(first, second, *target)
         {
-            copy_own(&header, *target);
             copy(*piece, target.skip(header_length));
             self.ring.mark_written(target.guest_address(), header_length + frame.length);
             return;
         }
+        let header = header.to_bytes(chains);
         let header = header.get(..header_length as usize).unwrap_or_default();
         let sources = std::iter::once(Readable::own(header)).chain(pieces.iter().copied());
         let mut targets = targets.iter().copied();
