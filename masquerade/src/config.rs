@@ -113,9 +113,8 @@ impl TryFrom<&Request> for Config {
     type Error = Error;
 
     fn try_from(request: &Request) -> Result<Self, Error> {
-        request.warn_of_unknown_keys(&KEYS);
         let Raw { v4, v6, ports, port_ranges, reserved_ports, istio, mtu, owner, group, queues, args } =
-            request.config_as()?;
+            request.config_of(&KEYS)?;
         let subnet = |field: &'static str, subnet: Result<Subnet, SubnetError>| {
             subnet.map_err(|error| invalid(&format!("{field}: {error}")))
         };

@@ -30,6 +30,11 @@ fn a_broken_call_gets_its_code_from_each_plugin() {
             (call.clone().args("=;="), 4),
             (call.clone().var("CNI_NETNS", "/run/netns/nowhere"), 3),
             (call.clone().var("CNI_NETNS", "/proc/self/ns/net"), 8),
+            (call.clone().var("CNI_NETNS", "/proc/self/ns/net").var("CNI_NETNS_OVERRIDE", "0"), 8),
+            (call.clone().ifname("net%d"), 4),
+            (call.clone().ifname("all"), 4),
+            (call.clone().with("args", json!({"cni": [null, "02:00:00:00:00:01"]})), 6),
+            (call.clone().with("prevResult", json!({"interfaces": [["net1"]]})), 6),
             (call.clone().with("cniVersion", "7.0.0".into()), 1),
             (call.clone().with("name", "a\0b".into()), 7),
             (call.clone().with("name", Value::Null), 7),
@@ -38,6 +43,10 @@ fn a_broken_call_gets_its_code_from_each_plugin() {
         for (call, code) in table {
             let error = call.call("ADD").error();
             assert_eq!(error.0, code, "{plugin}: {error:?}");
+        }
+        if plugin != "vm-tap" {
+            let listed = call.clone().with("runtimeConfig", json!(["02:00:00:00:00:01"]));
+            assert_eq!(listed.call("ADD").error().0, 6, "{plugin}");
         }
         let padded = |size: usize| {
             let mut config = config(plugin);
@@ -56,6 +65,45 @@ fn a_broken_call_gets_its_code_from_each_plugin() {
         }
         before.assert_unchanged();
     }
+}
+
+#[test]
+fn del_lets_go_of_an_attachment_whatever_came_of_its_namespace_and_result() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    // The host has an interface of the same name, which is not the container's.
+    sh("ip link add net1 type veth peer name far");
+    let before = Snapshot::take(&[]);
+    for plugin in PLUGINS {
+        let call = CniCall::new(plugin, config(plugin));
+        for call in [
+            call.clone().var("CNI_NETNS", "/proc/self/ns/net"),
+            call.clone().var("CNI_NETNS", "/proc/self/ns/net").with("prevResult", json!({"ips": "none"})),
+            call.clone().var("CNI_NETNS", "/proc/4194304/ns/net"),
+            call.clone().var("CNI_NETNS", "").with("prevResult", json!([])),
+        ] {
+            call.call("DEL").success();
+            before.assert_unchanged();
+        }
+    }
+}
+
+#[test]
+fn a_configuration_written_for_go_is_read_as_go_reads_it() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    let pod = Namespace::new("pod");
+    let config = json!({
+        "cniVersion": "1.0.0", "name": "net", "type": "cnv-bridge", "Bridge": "br1", "macSpoofChk": true, "MTU": 1400,
+        "vlanTrunk": null, "isGateway": null, "args": null, "runtimeConfig": {"mac": null}, "dns": null, "ipam": null,
+    });
+    let call = CniCall::new("cnv-bridge", config).netns(&pod);
+    let answer = call.call("ADD");
+    assert!(!answer.stderr.contains("WARN"), "{}", answer.stderr);
+    let result = answer.success();
+    assert!(pod.sh("ip link show net1").contains("mtu 1400"));
+    assert!(sh("nft list ruleset netdev").contains("ether saddr !="));
+    call.with("prevResult", result).call("CHECK").success();
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn bad_ports_are_refused_by_name() {
 #[test]
 fn a_misspelt_key_is_warned_of() {
     let ground = Ground::dual_stack();
-    let answer = ground.call(json!({"vmNetworkCidr": "10.0.9.0/24"})).call("ADD");
+    let answer = ground.call(json!({"vmNetwrokCIDR": "10.0.9.0/24"})).call("ADD");
     assert!(
         answer.stderr.contains("did you mean \\\"vmNetworkCIDR\\\"?")
             || answer.stderr.contains("did you mean \"vmNetworkCIDR\"?"),

@@ -34,8 +34,7 @@ impl TryFrom<&Request> for Config {
     type Error = Error;
 
     fn try_from(request: &Request) -> Result<Self, Error> {
-        request.warn_of_unknown_keys(&KEYS);
-        let Raw { mode, owner, group, queues } = request.config_as()?;
+        let Raw { mode, owner, group, queues } = request.config_of(&KEYS)?;
         let id = |field: &str, id: Option<i64>| {
             let checked = |id: i64| {
                 // 4294967295 is (uid_t) -1, "nobody is meant" to the kernel.

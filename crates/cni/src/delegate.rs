@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::exec::{self, Call, ExecError};
 use crate::request::Command;
+use crate::success::ResultError;
 use crate::{Code, Error, Request, Success};
 
 /// How long an IPAM plugin may take: DHCP over a slow network takes tens of seconds.
@@ -46,9 +47,9 @@ impl<'a> Ipam<'a> {
     /// The plugin's own, or code 5 if it cannot be run.
     pub fn add(&self) -> Result<Success, Error> {
         let answer = self.call(Command::Add)?;
-        Success::read(&answer).map_err(|error| {
-            Error::new(Code::Decode, format!("the result of IPAM plugin {} cannot be read", self.kind))
-                .details(error.to_string())
+        Success::read(&answer).map_err(|source| {
+            let error = NoResult { kind: self.kind.to_owned(), source };
+            Error::from_error(Code::Decode, &error)
         })
     }
 
@@ -103,6 +104,13 @@ impl<'a> Ipam<'a> {
             error => Error::from_error(Code::Io, &Unusable { kind: self.kind.to_owned(), source: error }),
         })
     }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the result of IPAM plugin {kind} cannot be read")]
+struct NoResult {
+    kind: String,
+    source: ResultError,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -12,6 +12,7 @@ use std::{env, thread};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::request::{Attachment, Command};
+use crate::success::ResultError;
 use crate::{Code, Error};
 
 /// Longest answer (and longest log) that is taken from a plugin, in bytes.
@@ -47,7 +48,7 @@ pub enum ExecError {
     TooMuch,
     /// It answered what is no result.
     #[error("its answer is no CNI result")]
-    Answer(#[source] serde_json::Error),
+    Answer(#[source] ResultError),
     /// It refused, in the protocol's form.
     #[error(transparent)]
     Plugin(Error),

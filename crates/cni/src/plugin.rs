@@ -95,8 +95,12 @@ fn serve(plugin: &impl Plugin, version: &mut Version) -> Result<Option<Value>, E
     }
     let stdin = read_stdin()?;
     *version = answer_version(&stdin);
-    let request = Request::parse(command, variable, &stdin)?;
-    refuse_own_namespace(&request, variable("CNI_NETNS_OVERRIDE"))?;
+    let mut request = Request::parse(command, variable, &stdin)?;
+    let own_is_meant = variable("CNI_NETNS_OVERRIDE")
+        .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
+    if !own_is_meant {
+        refuse_own_namespace(&mut request)?;
+    }
     dispatch(plugin, &request)
 }
 
@@ -146,19 +150,21 @@ fn answer_version(stdin: &[u8]) -> Version {
         .unwrap_or(Version::NEWEST)
 }
 
-/// A container that shares the plugin's namespace is the host itself: attaching it would take the host apart.
-fn refuse_own_namespace(request: &Request, allowed: Option<String>) -> Result<(), Error> {
-    let Some(path) = request.attachment.as_ref().and_then(|attachment| attachment.netns.as_ref()) else {
-        return Ok(());
-    };
-    if allowed.is_some_and(|value| !value.is_empty()) {
-        return Ok(());
-    }
+/// A container that shares the plugin's namespace is the host itself: attaching it would take the host apart. DEL goes on
+/// as if the container had none: `/proc/PID/ns/net` is the host's when another process has the PID by now.
+fn refuse_own_namespace(request: &mut Request) -> Result<(), Error> {
+    let Some(attachment) = &mut request.attachment else { return Ok(()) };
+    let Some(path) = &attachment.netns else { return Ok(()) };
     let same = NetNs::open(path).and_then(|container| Ok(container.id()? == NetNs::current()?.id()?));
     match same {
         Ok(false) => Ok(()),
         // A namespace that cannot be opened is for the operation to judge: DEL lives without.
         Err(_) => Ok(()),
+        Ok(true) if request.command == Command::Del => {
+            tracing::warn!("CNI_NETNS {} is the plugin's own network namespace: left alone", path.display());
+            attachment.netns = None;
+            Ok(())
+        }
         Ok(true) => Err(Error::new(
             Code::InvalidNetns,
             format!("CNI_NETNS {} is the plugin's own network namespace", path.display()),

@@ -6,29 +6,11 @@ use std::str::FromStr;
 
 use net_types::IfName;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::{Args, Code, Error, Success, Version};
+use crate::{Args, Code, Error, Success, Version, json};
 
 pub(crate) const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
-
-/// Members of a configuration that are the protocol's own.
-const PROTOCOL_KEYS: [&str; 13] = [
-    "cniVersion",
-    "cniVersions",
-    "name",
-    "type",
-    "args",
-    "capabilities",
-    "dns",
-    "disableCheck",
-    "ipam",
-    "prevResult",
-    "runtimeConfig",
-    VALID_ATTACHMENTS,
-    "cni.dev/attachments",
-];
 
 /// The operations of the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,9 +156,9 @@ impl Request {
         stdin: &[u8],
     ) -> Result<Self, Error> {
         let (attachment, args, path) = environment(command, variable)?;
-        let decode = |error| Error::from_error(Code::Decode, &Undecodable("the configuration", error));
-        let config: Map<String, Value> = serde_json::from_slice(stdin).map_err(decode)?;
-        let common: Common = serde_json::from_value(Value::Object(config.clone())).map_err(decode)?;
+        let config: Map<String, Value> = serde_json::from_slice(stdin)
+            .map_err(|error| Error::from_error(Code::Decode, &Undecodable("the configuration", error)))?;
+        let common: Common = json::read(Value::Object(config.clone()))?;
         let version = Version::parse(common.cni_version.as_deref())?;
         if version < command.since() {
             return Err(Error::new(
@@ -191,43 +173,16 @@ impl Request {
                 "allowed: letters, digits, '_', '.' and '-', beginning with a letter or digit, at most 253",
             ));
         }
-        let prev_result = common.prev_result.filter(|result| !result.is_null());
-        let prev_result = prev_result
-            .map(serde_json::from_value)
-            .transpose()
-            .map_err(|error| Error::from_error(Code::Decode, &Undecodable("prevResult", error)))?;
+        let prev_result = common.prev_result.map(Success::from_json).transpose().map_err(Error::from);
+        let prev_result = match prev_result {
+            // What ADD made can be taken away without it.
+            Err(error) if command == Command::Del => {
+                tracing::warn!("{error}; going on without it");
+                None
+            }
+            other => other?,
+        };
         Ok(Self { command, attachment, args, path, version, network, prev_result, config })
-    }
-
-    /// The configuration as a plugin's own type.
-    ///
-    /// # Errors
-    /// Code 6, naming the member that does not fit.
-    pub fn config_as<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_path_to_error::deserialize(Value::Object(self.config.clone())).map_err(|error| {
-            let field = error.path().to_string();
-            Error::new(Code::Decode, format!("{field} cannot be read"))
-                .details(error.into_inner().to_string())
-        })
-    }
-
-    /// Logs a warning for each member of the configuration that is neither the protocol's nor in `known`, with the
-    /// nearest known one: a misspelt key must not silently do nothing.
-    pub fn warn_of_unknown_keys(&self, known: &[&str]) {
-        for key in self.config.keys().filter(|key| !PROTOCOL_KEYS.contains(&key.as_str())) {
-            if known.contains(&key.as_str()) {
-                continue;
-            }
-            let distance = |candidate: &&&str| strsim::damerau_levenshtein(key, candidate);
-            // Comparing grows with the product of the lengths, and a key may be as long as the configuration.
-            let similar = known.iter().filter(|candidate| candidate.len().abs_diff(key.len()) <= 3);
-            match similar.min_by_key(distance).filter(|nearest| distance(nearest) <= 3) {
-                Some(nearest) => {
-                    tracing::warn!("{key:?} is not a known key and is ignored; did you mean {nearest:?}?");
-                }
-                None => tracing::warn!("{key:?} is not a known key and is ignored"),
-            }
-        }
     }
 
     /// The attachments a GC leaves alone: container and interface.
@@ -246,10 +201,9 @@ impl Request {
             .get(VALID_ATTACHMENTS)
             .cloned()
             .ok_or_else(|| Error::new(Code::InvalidConfig, format!("{VALID_ATTACHMENTS} is missing")))?;
-        let list: Vec<Valid> = serde_json::from_value(list).map_err(|error| {
-            Error::new(Code::InvalidConfig, format!("{VALID_ATTACHMENTS} cannot be read"))
-                .details(error.to_string())
-        })?;
+        let list: Vec<Valid> = json::read(list)
+            .map_err(|error| error.of(VALID_ATTACHMENTS))
+            .map_err(|error| Error::from_error(Code::InvalidConfig, &error))?;
         list.into_iter().map(|valid| Ok((valid.container.parse()?, valid.ifname))).collect()
     }
 

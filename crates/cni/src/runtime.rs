@@ -194,9 +194,9 @@ impl Runtime {
     }
 
     /// Has every plugin of `network` remove what belongs to none of `valid`. All are asked even if one fails; the
-    /// first failure is returned. Networks of versions before 1.1.0 cannot.
+    /// first failure is returned. Networks of versions before 1.1.0 cannot, and those with `disableGC` shall not.
     pub fn gc(&self, network: &NetworkConfigList, valid: &[Attachment]) -> Result<(), RuntimeError> {
-        if network.version() < Command::Gc.since() {
+        if network.version() < Command::Gc.since() || network.gc_disabled() {
             return Ok(());
         }
         let valid: Vec<_> = valid

@@ -6,6 +6,9 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::json::{self, Unreadable};
+use crate::{Code, Error};
+
 /// The result of an ADD; also what the next plugin of a chain gets as `prevResult`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Success {
@@ -33,17 +36,52 @@ struct OldIp {
 }
 
 impl Success {
-    /// Reads a plugin's answer in the shape of any version; an empty one means nothing was done.
-    pub(crate) fn read(answer: &[u8]) -> Result<Self, serde_json::Error> {
-        let mut value: Value = serde_json::from_slice(answer)?;
-        let old = ["ip4", "ip6"].map(|key| value.get_mut(key).map(Value::take).filter(|old| !old.is_null()));
-        let mut success: Self = serde_json::from_value(value)?;
-        for old in old.into_iter().flatten() {
-            let OldIp { ip, gateway, routes } = serde_json::from_value(old)?;
+    /// Reads a plugin's answer in the shape of any version.
+    ///
+    /// # Errors
+    /// What of it cannot be read.
+    pub fn read(answer: &[u8]) -> Result<Self, ResultError> {
+        Self::from_value(serde_json::from_slice(answer)?).map_err(ResultError::Unreadable)
+    }
+
+    /// Reads the `prevResult` of any version.
+    pub(crate) fn from_json(value: Value) -> Result<Self, Unreadable> {
+        Self::from_value(value).map_err(|error| error.of("prevResult"))
+    }
+
+    /// The next hop of one of its routes: the route's own, else the gateway that came with an address of its family.
+    pub fn next_hop(&self, route: &Route) -> Option<IpAddr> {
+        let of_family = |ip: &&Ip| ip.address.is_ipv6() == route.dst.is_ipv6();
+        route.gw.or_else(|| self.ips.iter().filter(of_family).find_map(|ip| ip.gateway))
+    }
+
+    fn from_value(mut value: Value) -> Result<Self, Unreadable> {
+        let old = ["ip4", "ip6"].map(|key| (key, value.get_mut(key).map(Value::take)));
+        let mut success: Self = json::read(value)?;
+        for (key, old) in old {
+            let Some(old) = old.filter(|old| !old.is_null()) else { continue };
+            let OldIp { ip, gateway, routes } = json::read(old).map_err(|error| error.of(key))?;
             success.ips.push(Ip { interface: None, address: ip, gateway });
             success.routes.extend(routes);
         }
         Ok(success)
+    }
+}
+
+/// Why a plugin's answer is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ResultError {
+    /// It is not JSON.
+    #[error("it is no JSON")]
+    Json(#[from] serde_json::Error),
+    /// A member does not fit.
+    #[error(transparent)]
+    Unreadable(Unreadable),
+}
+
+impl From<ResultError> for Error {
+    fn from(error: ResultError) -> Self {
+        Self::from_error(Code::Decode, &error)
     }
 }
 

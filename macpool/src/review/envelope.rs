@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::objects_only::ObjectsOnly;
+use objects_only::ObjectsOnly;
 
 /// A review's most bytes. The API server takes objects up to 3 MiB, and an update carries two.
 pub const MAX_REVIEW: usize = 8 << 20;

@@ -6,7 +6,6 @@
 
 pub mod answer;
 pub mod envelope;
-mod objects_only;
 pub mod pod;
 pub mod vm;
 

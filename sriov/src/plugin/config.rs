@@ -86,7 +86,6 @@ impl TryFrom<&Request> for Config {
     fn try_from(request: &Request) -> Result<Self, Error> {
         request.args.expect_only(&["MAC"])?;
         let known: Vec<_> = KEYS.into_iter().chain(LOG_KEYS).collect();
-        request.warn_of_unknown_keys(&known);
         for key in LOG_KEYS.iter().filter(|key| request.config.contains_key(**key)) {
             tracing::info!("{key} has no effect: the log is on standard error, filtered by GUESTWIRE_LOG");
         }
@@ -102,7 +101,7 @@ impl TryFrom<&Request> for Config {
             trust,
             link_state,
             runtime,
-        } = request.config_as()?;
+        } = request.config_of(&known)?;
         // The capability is the most particular, the configuration the least.
         let macs = [
             ("runtimeConfig.mac", runtime.mac.as_deref()),

@@ -59,9 +59,8 @@ impl TryFrom<&Request> for Config {
     type Error = Error;
 
     fn try_from(request: &Request) -> Result<Self, Error> {
-        request.warn_of_unknown_keys(&KEYS);
         let Raw { control, sockets, queues, spoof_check, bytes, packets, runtime_config } =
-            request.config_as()?;
+            request.config_of(&KEYS)?;
         let queues = queues.unwrap_or(1);
         let fitting = usize::try_from(queues).ok().filter(|queues| *queues <= MAX_QUEUE_PAIRS);
         let sockets = absolute("sockets", sockets.unwrap_or_else(|| SOCKETS.into()))?;

@@ -124,8 +124,7 @@ impl TryFrom<&Request> for Config {
 
     fn try_from(request: &Request) -> Result<Self, Error> {
         request.args.expect_only(&["MAC"])?;
-        request.warn_of_unknown_keys(&KEYS);
-        let raw: Raw = request.config_as()?;
+        let raw: Raw = request.config_of(&KEYS)?;
         let config = Self::from_raw(raw, request)?;
         config.refuse_contradictions()?;
         Ok(config)

@@ -13,6 +13,7 @@ pub struct NetworkConfigList {
     name: String,
     version: Version,
     disable_check: bool,
+    disable_gc: bool,
     plugins: Vec<PluginConfig>,
 }
 
@@ -87,6 +88,11 @@ impl NetworkConfigList {
         self.disable_check
     }
 
+    /// True if the network asks that GC is not called.
+    pub fn gc_disabled(&self) -> bool {
+        self.disable_gc
+    }
+
     /// The device that the network's own configuration names: `deviceID` of its first plugin.
     pub fn device(&self) -> Option<&str> {
         self.plugins.first()?.config.get("deviceID")?.as_str().filter(|device| !device.is_empty())
@@ -117,17 +123,8 @@ impl TryFrom<Value> for NetworkConfigList {
         if !is_identifier(&name) {
             return Err(NetworkConfigError::Name(name));
         }
-        let version = Version::parse(text(&config, "cniVersion")?).map_err(NetworkConfigError::Version)?;
-        let disable_check = match config.get("disableCheck") {
-            None => false,
-            Some(Value::Bool(disabled)) => *disabled,
-            Some(_) => {
-                return Err(NetworkConfigError::Type {
-                    field: "disableCheck".into(),
-                    expected: "true or false",
-                });
-            }
-        };
+        let version = version(&config)?;
+        let (disable_check, disable_gc) = (switch(&config, "disableCheck")?, switch(&config, "disableGC")?);
         let plugins = match config.get("plugins") {
             None => vec![PluginConfig::parse(config, "")?],
             Some(Value::Array(plugins)) if plugins.is_empty() => return Err(NetworkConfigError::NoPlugins),
@@ -136,7 +133,7 @@ impl TryFrom<Value> for NetworkConfigList {
             }
             Some(_) => return Err(NetworkConfigError::Type { field: "plugins".into(), expected: "a list" }),
         };
-        Ok(Self { name, version, disable_check, plugins })
+        Ok(Self { name, version, disable_check, disable_gc, plugins })
     }
 }
 
@@ -155,6 +152,7 @@ impl From<NetworkConfigList> for Value {
             "name": network.name,
             "cniVersion": network.version.as_str(),
             "disableCheck": network.disable_check,
+            "disableGC": network.disable_gc,
             "plugins": plugins,
         })
     }
@@ -219,6 +217,30 @@ impl PluginConfig {
     }
 }
 
+/// The newest version that is spoken here of those the network names (`cniVersion`, `cniVersions`).
+fn version(config: &Map<String, Value>) -> Result<Version, NetworkConfigError> {
+    let one = text(config, "cniVersion")?;
+    let list = match config.get("cniVersions") {
+        None => return Version::parse(one).map_err(NetworkConfigError::Version),
+        Some(Value::Array(list)) => list.iter().map(Value::as_str).collect::<Option<Vec<_>>>(),
+        Some(_) => None,
+    };
+    let expected = "a list of texts";
+    let list = list.ok_or(NetworkConfigError::Type { field: "cniVersions".into(), expected })?;
+    let versions: Vec<_> = one.into_iter().chain(list).map(|text| Version::parse(Some(text))).collect();
+    let newest = versions.iter().flatten().max().copied();
+    let first = || versions.into_iter().next().unwrap_or_else(|| Version::parse(None));
+    newest.map_or_else(first, Ok).map_err(NetworkConfigError::Version)
+}
+
+fn switch(config: &Map<String, Value>, field: &str) -> Result<bool, NetworkConfigError> {
+    match config.get(field) {
+        None => Ok(false),
+        Some(Value::Bool(on)) => Ok(*on),
+        Some(_) => Err(NetworkConfigError::Type { field: field.to_owned(), expected: "true or false" }),
+    }
+}
+
 fn text<'a>(config: &'a Map<String, Value>, field: &str) -> Result<Option<&'a str>, NetworkConfigError> {
     match config.get(field) {
         None => Ok(None),
@@ -259,6 +281,22 @@ mod tests {
         for (text, message) in table {
             let error = NetworkConfigList::parse(text).unwrap_err().to_string();
             assert!(error.contains(message), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_newest_version_that_both_speak_is_chosen() {
+        let version = |versions: &str| {
+            let text = format!(r#"{{"name":"n","type":"a",{versions}}}"#);
+            NetworkConfigList::parse(&text).map(|network| network.version().as_str().to_owned())
+        };
+        assert_eq!(version(r#""cniVersions":["0.4.0","1.1.0","9.0.0"]"#).unwrap(), "1.1.0");
+        assert_eq!(version(r#""cniVersion":"1.0.0","cniVersions":["0.3.1"]"#).unwrap(), "1.0.0");
+        assert_eq!(version(r#""cniVersions":[]"#).unwrap(), "0.1.0");
+        for wrong in
+            [r#""cniVersions":["8.0.0","9.0.0"]"#, r#""cniVersions":"1.0.0""#, r#""cniVersions":[1]"#]
+        {
+            assert!(version(wrong).is_err(), "{wrong}");
         }
     }
 

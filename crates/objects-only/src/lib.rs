@@ -1,10 +1,11 @@
 //! JSON in which an object is written as one.
 //!
-//! serde also reads a struct from a list of its fields' values, in their order. In a review that would be an interface
-//! `["02:00:00:00:00:01"]`, which means nothing to Kubernetes, and whose address no patch could name.
+//! serde also reads a struct from a list of its fields' values, in their order. In an admission review that would be an
+//! interface `["02:00:00:00:00:01"]`, which means nothing to Kubernetes, and whose address no patch could name; in a CNI
+//! configuration, `"runtimeConfig": ["02:00:00:00:00:01"]`.
 //!
 //! [`ObjectsOnly`] is a deserializer around another that takes structs from objects alone, however deep they stand.
-//! (What the variants of an enum hold is not covered: no enum of a review holds anything.)
+//! (What the variants of an enum hold is not covered: no enum that is read by it holds a struct.)
 
 use std::fmt;
 
@@ -12,7 +13,7 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, EnumAccess, MapAccess, SeqAccess, Visitor};
 
 /// Around a deserializer, a visitor, or what one hands to the other.
-pub(super) struct ObjectsOnly<T>(pub(super) T);
+pub struct ObjectsOnly<T>(pub T);
 
 /// The methods that differ in nothing but the visitor.
 macro_rules! deserialize {
