@@ -36,6 +36,12 @@ pub(crate) fn read(request: &Request) -> Result<(), Error> {
     Config::try_from(request).map(drop)
 }
 
+/// Completes what IPAM assigned as for a network whose default gateway the bridge is.
+pub(crate) fn complete(mut assigned: Success) -> Result<Success, Error> {
+    layer3::complete(config::Gateway::DefaultRoute, 0, &mut assigned)?;
+    Ok(assigned)
+}
+
 /// The plugin.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CnvBridge;

@@ -198,6 +198,7 @@ fn what_a_crash_left_is_gone_after_del() {
         before.assert_unchanged();
     }
     assert_eq!(crashes, 6, "one crash for each change that ADD makes");
+    call.cut_off_del(|| before.assert_unchanged());
 }
 
 #[test]
@@ -268,6 +269,9 @@ fn check_names_the_first_difference() {
             check.call("CHECK").success();
         }
     }
+    call.call("DEL").success();
+    let result = call.call("ADD").success();
+    let check = call.clone().with("prevResult", result.clone());
     let mac = result["interfaces"][2]["mac"].as_str().unwrap();
     for (change, restore, message) in [
         ("ip link set net1 mtu 1300", "ip link set net1 mtu 1400", "MTU of net1"),

@@ -81,7 +81,30 @@ fn the_node_s_default_route_is_not_taken_unless_told() {
     let message = refused(BRIDGE);
     assert!(message.contains("default route goes through eth1"), "{message}");
     before.assert_unchanged();
+    for default in [
+        "default nexthop via 192.0.2.254 dev eth1 nexthop via 198.51.100.254 dev eth2",
+        "default via 192.0.2.254 table 200",
+        "default via 2001:db8::fe",
+    ] {
+        sh("ip link add eth2 type veth peer name far2");
+        sh("ip address add 198.51.100.1/24 dev eth2");
+        sh("ip address add 2001:db8::1/64 dev eth1 nodad");
+        sh("ip link set eth2 up");
+        sh("ip route flush exact default");
+        sh(&format!("ip route add {default}"));
+        let message = refused(BRIDGE);
+        assert!(message.contains("default route goes through eth1"), "{default}: {message}");
+        sh(&format!("ip route del {default}"));
+        sh("ip address del 2001:db8::1/64 dev eth1");
+        sh("ip link delete eth2");
+    }
+    sh("ip route add default via 192.0.2.254");
     applied(BRIDGE, &["--take-default-route"]);
+    // Nor is a bridge removed that it goes through.
+    sh("ip address add 203.0.113.1/24 dev br1");
+    sh("ip route replace default via 203.0.113.254");
+    let absent = "{name: br1, type: linux-bridge, state: absent}";
+    assert!(refused(absent).contains("default route goes through br1"));
     assert!(sh("ip link show eth1").contains("master br1"));
 }
 

@@ -6,10 +6,12 @@
 mod cni_bad_input;
 mod cnv_bridge_attaches;
 mod cnv_bridge_guards;
+mod cnv_bridge_ipam;
 mod cnv_bridge_keys;
 mod cnv_bridge_masquerades;
 mod cnv_bridge_policy;
 mod cnv_bridge_refuses;
+mod cnv_bridge_versions;
 mod cnv_tuning;
 mod foreign_plugins;
 mod masquerade_connects;

@@ -3,7 +3,7 @@
 use std::io;
 
 use e2e::{Sandbox, sh};
-use nf_tables::{Family, NfTables, NfTablesError, Table, Transaction};
+use nf_tables::{Chain, Family, Hook, NfTables, NfTablesError, Place, Table, Transaction};
 use nix::unistd::{Uid, seteuid};
 
 const TABLE: Table<'_> = Table { family: Family::Inet, name: "t" };
@@ -27,4 +27,33 @@ fn a_transaction_refused_as_a_whole_is_told_with_the_kernel_s_reason() {
     assert!(nf_tables.commit(&transaction()).unwrap_err().already_exists());
     assert_eq!(sh("nft list tables"), "table inet t\n");
     assert_eq!(nf_tables.table(TABLE).unwrap().map(|table| table.holds), Some(0));
+}
+
+#[test]
+fn a_chain_is_in_force_only_where_packets_meet_it_as_wanted() {
+    let _sandbox = Sandbox::enter();
+    let nf_tables = NfTables::open().unwrap();
+    let chain = |hook| Chain { table: TABLE, name: "c", hook };
+    let at = |priority| chain(Some(Hook::Filter { place: Place::Forward, priority }));
+    let wanted = at(7);
+    let in_force = || nf_tables.is_in_force(&wanted).unwrap();
+    assert!(!in_force(), "there is no table");
+    nf_tables.commit(&Transaction::default().add_table(TABLE)).unwrap();
+    assert!(!in_force(), "there is no chain");
+    for (there, expected) in [
+        (wanted, true),
+        (at(8), false),
+        (chain(None), false),
+        (chain(Some(Hook::Filter { place: Place::Output, priority: 7 })), false),
+        (chain(Some(Hook::Nat { place: Place::Postrouting, priority: 7 })), false),
+    ] {
+        nf_tables.commit(&Transaction::default().add_chain(&there)).unwrap();
+        assert_eq!(in_force(), expected, "{there:?}");
+        nf_tables.commit(&Transaction::default().delete_chain(&there)).unwrap();
+    }
+    nf_tables.commit(&Transaction::default().add_chain(&wanted)).unwrap();
+    sh("nft add table inet t { flags dormant ; }");
+    assert!(!in_force(), "the table is dormant");
+    nf_tables.commit(&Transaction::default().add_table(TABLE)).unwrap();
+    assert!(in_force(), "it was made again");
 }

@@ -99,6 +99,31 @@ fn check_sees_a_changed_vlan() {
 }
 
 #[test]
+fn del_minds_no_vlan_that_somebody_took_away_by_hand() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge vlan_filtering 1");
+    let before = Snapshot::take(&[]);
+    for change in [
+        "bridge vlan del dev PORT vid 100",
+        "bridge vlan del dev PORT vid 10-20",
+        "ip link set br1 type bridge vlan_filtering 0",
+        "ip link set PORT down name other",
+    ] {
+        let trunk = json!([{"minID": 10, "maxID": 20}]);
+        let (pod, call) =
+            attach("a", "192.0.2.1", json!({"vlan": 100, "vlanTrunk": trunk, "preserveDefaultVlan": false}));
+        let port = sh("ip -o link show master br1");
+        let port = port.split_whitespace().nth(1).unwrap().split('@').next().unwrap();
+        sh(&change.replace("PORT", port));
+        assert_ne!(call.call("CHECK").error().0, 0, "{change}");
+        call.call("DEL").success();
+        sh("ip link set br1 type bridge vlan_filtering 1");
+        drop(pod);
+        before.assert_unchanged();
+    }
+}
+
+#[test]
 fn what_a_crash_left_is_gone_after_del() {
     let _sandbox = Sandbox::enter();
     sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge vlan_filtering 1");

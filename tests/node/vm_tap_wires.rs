@@ -163,6 +163,7 @@ fn what_a_crash_left_is_put_back_by_del() {
         bridge.call("CHECK").success();
     }
     assert!(crashes >= 15, "one crash for each change that ADD makes, but there were {crashes}");
+    tap.cut_off_del(|| pod.netns().run(|| before.assert_unchanged()).unwrap());
 }
 
 #[test]

@@ -109,6 +109,25 @@ impl CniCall {
         self.call_with_stdin(verb, self.conf.to_string().as_bytes())
     }
 
+    /// Cuts DEL off after each of its changes in turn, finishes it by another each time and attaches again: whatever is
+    /// there must pass `gone` then. Begins with what is attached, ends with nothing.
+    ///
+    /// # Panics
+    /// If a call fails, or DEL has no end.
+    #[track_caller]
+    pub fn cut_off_del(&self, gone: impl Fn()) {
+        for change in 1..50 {
+            let ended = self.clone().var("GUESTWIRE_CRASH_AFTER", change.to_string()).call("DEL").code;
+            self.call("DEL").success();
+            gone();
+            if ended == Some(0) {
+                return;
+            }
+            self.call("ADD").success();
+        }
+        panic!("the crashes never end");
+    }
+
     /// Calls it with these bytes instead of the configuration.
     ///
     /// # Panics

@@ -1,12 +1,14 @@
 //! CHECK and STATUS.
 
-use cni::{Interface, Ipam, Success};
+use std::net::IpAddr;
+
+use cni::{Interface, Ipam, Route, Success};
 use ipnetwork::IpNetwork;
-use net_types::Mac;
+use net_types::{IfName, Mac};
 use netlink::{Link, Netlink};
 use netns::NetNs;
 
-use super::config::Config;
+use super::config::{Config, Gateway};
 use super::device;
 use super::error::BridgeError;
 use super::masquerade;
@@ -16,6 +18,9 @@ use super::vlans::Vlans;
 use crate::compare::{difference, expect, index, state};
 use crate::spoof::{self, State};
 use nf_tables::NfTables;
+
+/// `RT_TABLE_MAIN`: the table of routes that name none.
+const MAIN_TABLE: u32 = 254;
 
 /// Compares the port with what ADD made of it; fails with the first difference.
 pub(super) fn check(config: &Config, port: &Port, previous: Option<&Success>) -> Result<(), BridgeError> {
@@ -32,6 +37,7 @@ pub(super) fn check(config: &Config, port: &Port, previous: Option<&Success>) ->
     expect(&format!("state of {host_name}"), state(host_end.up), state(true))?;
     expect(&format!("master of {host_name}"), index(host_end.master), index(Some(bridge.index)))?;
     check_flags(config, &host_end)?;
+    check_bridge(config, &host, &bridge, previous)?;
     let pod = Netlink::open_in(&namespace)?;
     check_pod_end(config, port, &host_end, &pod, guest_mac)?;
     check_addresses(port, &pod, previous)?;
@@ -105,9 +111,56 @@ fn check_addresses(port: &Port, pod: &Netlink, previous: Option<&Success>) -> Re
         }
     }
     let routes = pod.routes(link.index)?;
-    for route in &result.routes {
-        if !routes.iter().any(|found| found.destination == route.dst) {
-            return Err(difference(format!("route to {} by {named}", route.dst), "absent", "present").into());
+    result.routes.iter().try_for_each(|route| check_route(&routes, route, result.next_hop(route), named))
+}
+
+/// A route of the result is there, and goes by way of `next_hop`.
+fn check_route(
+    found: &[netlink::Route],
+    wanted: &Route,
+    next_hop: Option<IpAddr>,
+    named: &IfName,
+) -> Result<(), BridgeError> {
+    let what = format!("route to {} by {named}", wanted.dst);
+    let is_it = |route: &&netlink::Route| {
+        let netlink::RouteOptions { table, priority, .. } = route.options;
+        route.destination == wanted.dst
+            && table == wanted.table.filter(|table| *table != MAIN_TABLE)
+            && (wanted.priority.is_none() || priority == wanted.priority)
+    };
+    let mut candidates = found.iter().filter(is_it).peekable();
+    let Some(first) = candidates.peek().copied() else {
+        return Err(difference(what, "absent", "present").into());
+    };
+    let via =
+        |gateway: Option<IpAddr>| gateway.map_or_else(|| "on the link".to_owned(), |ip| format!("via {ip}"));
+    if candidates.any(|route| route.gateway == next_hop) {
+        return Ok(());
+    }
+    Err(difference(what, via(first.gateway), via(next_hop)).into())
+}
+
+/// The bridge is what the network wants it to be to the pod: promiscuous, and its gateway.
+fn check_bridge(
+    config: &Config,
+    host: &Netlink,
+    bridge: &Link,
+    previous: Option<&Success>,
+) -> Result<(), BridgeError> {
+    let name = &bridge.name;
+    if config.promiscuous {
+        expect(&format!("promiscuous mode of {name}"), bridge.promiscuous, true)?;
+    }
+    if config.gateway == Gateway::No {
+        return Ok(());
+    }
+    let addresses = host.addresses(bridge.index)?;
+    for ip in previous.iter().flat_map(|result| &result.ips) {
+        let gateway = ip.gateway.and_then(|gateway| IpNetwork::new(gateway, ip.address.prefix()).ok());
+        if let Some(gateway) = gateway.filter(|gateway| !addresses.contains(gateway)) {
+            return Err(
+                difference(format!("gateway's address {gateway} on {name}"), "absent", "present").into()
+            );
         }
     }
     Ok(())

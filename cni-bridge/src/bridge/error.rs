@@ -50,6 +50,9 @@ pub(crate) enum BridgeError {
     /// IPAM answered without addresses.
     #[error("the IPAM plugin assigned no address")]
     NoAddresses,
+    /// The bridge shall be the gateway of a subnet with one address.
+    #[error("the IPAM plugin assigned {0} without a gateway, and the subnet has no other address to be one")]
+    NoRoomForGateway(IpNetwork),
     /// IPAM refused.
     #[error(transparent)]
     Ipam(#[from] cni::Error),
@@ -115,7 +118,9 @@ impl BridgeError {
             Self::NoVlanFiltering(_) => Code::Plugin(102),
             Self::OtherAddress { .. } => Code::Plugin(106),
             Self::NotAPort { .. } => Code::Plugin(108),
-            Self::NoAddresses | Self::DuplicateAddress | Self::Undetected(_) => Code::Plugin(107),
+            Self::NoAddresses | Self::NoRoomForGateway(_) | Self::DuplicateAddress | Self::Undetected(_) => {
+                Code::Plugin(107)
+            }
             Self::Ipam(error) => error.code,
             Self::Setting { .. } => Code::UNUSABLE_FILE,
             Self::Netns(_) => Code::UnknownContainer,

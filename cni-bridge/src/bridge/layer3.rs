@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cni::{Ip, Ipam, Route, Success};
 use ipnetwork::IpNetwork;
-use netlink::{Link, Netlink, Settled};
+use netlink::{Link, Netlink, RouteOptions, Settled};
 use netns::NetNs;
 
 use super::config::{Config, Gateway};
@@ -28,22 +28,29 @@ pub(super) struct PodEnd<'a> {
 pub(super) fn assign(config: &Config, ipam: &Ipam<'_>, position: usize) -> Result<Success, BridgeError> {
     let mut assigned = ipam.add()?;
     cni::mutated("addresses assigned");
+    complete(config.gateway, position, &mut assigned)?;
+    Ok(assigned)
+}
+
+/// Gives the addresses to the interface at `position`, and the bridge's part to it: gateways nobody named, default routes.
+pub(super) fn complete(bridge: Gateway, position: usize, assigned: &mut Success) -> Result<(), BridgeError> {
     if assigned.ips.is_empty() {
         return Err(BridgeError::NoAddresses);
     }
     for ip in &mut assigned.ips {
         ip.interface = Some(position);
-        if config.gateway > Gateway::No && ip.gateway.is_none() {
-            ip.gateway = Some(first_host(ip.address));
+        if bridge > Gateway::No && ip.gateway.is_none() {
+            let first = first_host(ip.address).ok_or(BridgeError::NoRoomForGateway(ip.address))?;
+            ip.gateway = Some(first);
         }
     }
-    if config.gateway == Gateway::DefaultRoute {
+    if bridge == Gateway::DefaultRoute {
         let families: Vec<_> = assigned.ips.iter().filter_map(|ip| ip.gateway).collect();
         for gateway in families {
-            add_default_route(&mut assigned, gateway);
+            add_default_route(assigned, gateway);
         }
     }
-    Ok(assigned)
+    Ok(())
 }
 
 /// Configures pod and bridge with what was `assigned`.
@@ -61,12 +68,13 @@ pub(super) fn configure(
     Ok(())
 }
 
-/// The first address of a subnet after its own: what the reference plugin takes for a gateway.
-fn first_host(network: IpNetwork) -> IpAddr {
-    match network {
-        IpNetwork::V4(v4) => IpAddr::from((u32::from(v4.network()) + 1).to_be_bytes()),
-        IpNetwork::V6(v6) => IpAddr::from((u128::from(v6.network()) + 1).to_be_bytes()),
-    }
+/// The first address of a subnet after its own: what the reference plugin takes for a gateway. None if there is no other.
+fn first_host(subnet: IpNetwork) -> Option<IpAddr> {
+    let next = match subnet {
+        IpNetwork::V4(v4) => IpAddr::from(u32::from(v4.network()).checked_add(1)?.to_be_bytes()),
+        IpNetwork::V6(v6) => IpAddr::from(u128::from(v6.network()).checked_add(1)?.to_be_bytes()),
+    };
+    Some(next).filter(|next| subnet.contains(*next))
 }
 
 fn add_default_route(result: &mut Success, gateway: IpAddr) {
@@ -120,9 +128,10 @@ fn configure_pod(config: &Config, result: &Success, pod: &PodEnd<'_>) -> Result<
         }
     }
     for route in &result.routes {
-        let same_family = |ip: &&Ip| ip.address.is_ipv6() == route.dst.is_ipv6();
-        let gateway = route.gw.or_else(|| result.ips.iter().find(same_family)?.gateway);
-        pod.netlink.add_route(index, &netlink::Route { destination: route.dst, gateway })?;
+        let Route { dst, gw: _, mtu, advmss, priority, table, scope } = *route;
+        let options = RouteOptions { table, priority, mtu, advmss, scope };
+        let route = netlink::Route { destination: dst, gateway: result.next_hop(route), options };
+        pod.netlink.add_route(index, &route)?;
         cni::mutated("route");
     }
     Ok(())
@@ -191,10 +200,28 @@ mod tests {
 
     #[test]
     fn a_gateway_nobody_named_is_the_first_address() {
-        for (address, gateway) in
-            [("10.1.2.3/24", "10.1.2.1"), ("fd00::5/64", "fd00::1"), ("10.9.9.9/8", "10.0.0.1")]
-        {
-            assert_eq!(first_host(address.parse().unwrap()).to_string(), gateway);
+        for (address, gateway) in [
+            ("10.1.2.3/24", "10.1.2.1"),
+            ("fd00::5/64", "fd00::1"),
+            ("10.9.9.9/8", "10.0.0.1"),
+            ("10.0.0.4/31", "10.0.0.5"),
+        ] {
+            assert_eq!(
+                first_host(address.parse().unwrap()).map(|ip| ip.to_string()).as_deref(),
+                Some(gateway)
+            );
+        }
+    }
+
+    #[test]
+    fn a_subnet_of_one_address_has_no_gateway() {
+        for address in [
+            "10.0.0.5/32",
+            "255.255.255.255/32",
+            "fd00::5/128",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128",
+        ] {
+            assert_eq!(first_host(address.parse().unwrap()), None, "{address}");
         }
     }
 

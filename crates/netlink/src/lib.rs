@@ -27,7 +27,7 @@ pub use bridge::{BridgeInfo, NewBridge, PortFlag, PortInfo, PortVlan, VlanRange}
 pub use error::Error;
 pub use events::Events;
 pub use link::{Link, NewVeth, Peer};
-pub use route::Route;
+pub use route::{Route, RouteOptions};
 pub use settle::Settled;
 pub use sriov::{Vf, VfLinkState, VfRate, VfVlan, VlanProtocol, virtual_functions};
 

@@ -1,4 +1,4 @@
-//! Routes of the main table, and addresses of the local one.
+//! Routes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,23 +6,41 @@ use futures_util::stream::TryStreamExt as _;
 use ipnetwork::IpNetwork;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteScope, RouteType, RouteVia,
 };
 use rtnetlink::RouteMessageBuilder;
 
 use crate::{Error, Netlink};
 
-/// A unicast route of the main table.
+/// A unicast route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
     /// Where to.
     pub destination: IpNetwork,
     /// By which neighbour; none if the destination is on the link.
     pub gateway: Option<IpAddr>,
+    /// What most routes leave to the kernel.
+    pub options: RouteOptions,
+}
+
+/// What a route may say besides; none is as the kernel has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RouteOptions {
+    /// The table it is in, if not the main one.
+    pub table: Option<u32>,
+    /// Its metric: the lowest is preferred.
+    pub priority: Option<u32>,
+    /// Path MTU in bytes.
+    pub mtu: Option<u32>,
+    /// Largest segment that TCP tells its peers of, in bytes.
+    pub advmss: Option<u32>,
+    /// How far the destination is (`RT_SCOPE_*`); IPv6 knows none.
+    pub scope: Option<u8>,
 }
 
 impl Netlink {
-    /// The routes through a link, those of its own subnets included.
+    /// The routes through a link in all tables but the local one, those of its own subnets included. Of one that has several
+    /// ways, those through the link.
     pub fn routes(&self, index: u32) -> Result<Vec<Route>, Error> {
         let mut routes = Vec::new();
         for filter in
@@ -31,14 +49,15 @@ impl Netlink {
             let is_v6 = filter.header.address_family == AddressFamily::Inet6;
             let messages = self.handle.route().get(filter).execute().try_collect();
             let messages: Vec<_> = self.wait("list routes of link with index", index, messages)?;
-            routes.extend(messages.iter().filter_map(|message| route(message, index, is_v6)));
+            routes.extend(messages.iter().flat_map(|message| routes_through(message, index, is_v6)));
         }
         Ok(routes)
     }
 
     /// Adds a route through a link.
     pub fn add_route(&self, index: u32, route: &Route) -> Result<(), Error> {
-        let message = match (route.destination, route.gateway) {
+        let Route { destination, gateway, options } = *route;
+        let mut message = match (destination, gateway) {
             (IpNetwork::V4(destination), gateway) => {
                 let builder = RouteMessageBuilder::<Ipv4Addr>::new()
                     .output_interface(index)
@@ -49,21 +68,22 @@ impl Netlink {
                     None => builder.scope(RouteScope::Link).build(),
                 }
             }
-            (IpNetwork::V6(destination), gateway) => {
+            (IpNetwork::V6(v6), gateway) => {
                 let builder = RouteMessageBuilder::<Ipv6Addr>::new()
                     .output_interface(index)
-                    .destination_prefix(destination.ip(), destination.prefix());
+                    .destination_prefix(v6.ip(), v6.prefix());
                 match gateway {
                     Some(IpAddr::V6(gateway)) => builder.gateway(gateway).build(),
                     // No kernel routes IPv6 by an IPv4 neighbour; leaving it out would install another route.
                     Some(gateway @ IpAddr::V4(_)) => {
-                        return Err(Error::MixedFamilies { destination: route.destination, gateway });
+                        return Err(Error::MixedFamilies { destination, gateway });
                     }
                     None => builder.build(),
                 }
             }
         };
-        self.wait("add route to", route.destination, self.handle.route().add(message).execute())
+        options.write(&mut message);
+        self.wait("add route to", destination, self.handle.route().add(message).execute())
     }
 
     /// Takes packets for `address` that come in by a link as this host's own (`ip -6 route add local … table local`),
@@ -92,24 +112,83 @@ impl Netlink {
     }
 }
 
-fn route(message: &RouteMessage, index: u32, is_v6: bool) -> Option<Route> {
-    let through = message.attributes.contains(&RouteAttribute::Oif(index));
-    let main = message.header.table == RouteHeader::RT_TABLE_MAIN;
-    if !through || !main || message.header.kind != RouteType::Unicast {
-        return None;
+impl RouteOptions {
+    fn write(self, message: &mut RouteMessage) {
+        let Self { table, priority, mtu, advmss, scope } = self;
+        if let Some(table) = table {
+            message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+            message.attributes.push(RouteAttribute::Table(table));
+        }
+        message.attributes.extend(priority.map(RouteAttribute::Priority));
+        let metrics: Vec<_> =
+            mtu.map(RouteMetric::Mtu).into_iter().chain(advmss.map(RouteMetric::Advmss)).collect();
+        if !metrics.is_empty() {
+            message.attributes.push(RouteAttribute::Metrics(metrics));
+        }
+        if let Some(scope) = scope {
+            message.header.scope = scope.into();
+        }
     }
-    let any: IpAddr = if is_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-    let mut destination = any;
-    let mut gateway = None;
+}
+
+fn routes_through(message: &RouteMessage, index: u32, is_v6: bool) -> Vec<Route> {
+    let mut options = RouteOptions { scope: Some(message.header.scope.into()), ..RouteOptions::default() };
+    let mut table = u32::from(message.header.table);
+    let mut destination = if is_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(address) => destination = ip(address)?,
-            RouteAttribute::Gateway(address) => gateway = Some(ip(address)?),
+            RouteAttribute::Destination(address) => {
+                let Some(address) = ip(address) else { return Vec::new() };
+                destination = address;
+            }
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(priority) => options.priority = Some(*priority),
+            RouteAttribute::Metrics(metrics) => {
+                for metric in metrics {
+                    match metric {
+                        RouteMetric::Mtu(mtu) => options.mtu = Some(*mtu),
+                        RouteMetric::Advmss(advmss) => options.advmss = Some(*advmss),
+                        _ => {}
+                    }
+                }
+            }
             _ => {}
         }
     }
-    let destination = IpNetwork::new(destination, message.header.destination_prefix_length).ok()?;
-    Some(Route { destination, gateway })
+    options.table = (table != u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(table);
+    let destination = IpNetwork::new(destination, message.header.destination_prefix_length);
+    let Ok(destination) = destination else { return Vec::new() };
+    if message.header.kind != RouteType::Unicast || table == u32::from(libc::RT_TABLE_LOCAL) {
+        return Vec::new();
+    }
+    let ways = ways(message).into_iter().filter(|(link, _)| *link == Some(index));
+    ways.map(|(_, gateway)| Route { destination, gateway, options }).collect()
+}
+
+/// By which links and neighbours a route goes.
+fn ways(message: &RouteMessage) -> Vec<(Option<u32>, Option<IpAddr>)> {
+    let gateway = |attributes: &[RouteAttribute]| {
+        attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(address) => ip(address),
+            RouteAttribute::Via(RouteVia::Inet6(address)) => Some((*address).into()),
+            _ => None,
+        })
+    };
+    let mut ways = Vec::new();
+    let mut link = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::MultiPath(hops) => {
+                ways.extend(hops.iter().map(|hop| (Some(hop.interface_index), gateway(&hop.attributes))));
+            }
+            _ => {}
+        }
+    }
+    if ways.is_empty() {
+        ways.push((link, gateway(&message.attributes)));
+    }
+    ways
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

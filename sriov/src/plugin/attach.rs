@@ -8,7 +8,7 @@ use std::time::Duration;
 use cni::device_info;
 use cni::{Interface, Ip, Ipam, Request, Success};
 use net_types::Mac;
-use netlink::{Events, Link, Netlink, Route};
+use netlink::{Events, Link, Netlink, Route, RouteOptions};
 
 use super::config::Config;
 use super::error::SriovError;
@@ -137,7 +137,7 @@ fn set_up(
     pod.set_up(index)?;
     cni::mutated("interface up");
     for route in &success.routes {
-        pod.add_route(index, &with_gateway(route, &success.ips))?;
+        pod.add_route(index, &with_gateway(success, route))?;
         cni::mutated("route");
     }
     let vanished = || SriovError::Vanished(ground.if_name.clone());
@@ -160,9 +160,9 @@ fn set_up(
     }
 }
 
-/// A route of the result. One without a next hop goes by the gateway that came with an address of its family.
-fn with_gateway(route: &cni::Route, ips: &[Ip]) -> Route {
-    let of_family = |ip: &&Ip| ip.address.is_ipv6() == route.dst.is_ipv6();
-    let gateway = route.gw.or_else(|| ips.iter().filter(of_family).find_map(|ip| ip.gateway));
-    Route { destination: route.dst, gateway }
+/// One of the routes of `success`.
+fn with_gateway(success: &Success, route: &cni::Route) -> Route {
+    let cni::Route { dst, gw: _, mtu, advmss, priority, table, scope } = *route;
+    let options = RouteOptions { table, priority, mtu, advmss, scope };
+    Route { destination: dst, gateway: success.next_hop(route), options }
 }
