@@ -31,7 +31,7 @@ impl cni::Plugin for CnvTuning {
             Error::new(Code::InvalidConfig, "prevResult is missing")
                 .details("cnv-tuning comes second in a chain")
         })?;
-        Ok(apply::add(&config, request.attachment()?, previous)?)
+        Ok(apply::add(&config, &request.network, request.attachment()?, previous)?)
     }
 
     fn del(&self, request: &Request) -> Result<(), Error> {
@@ -49,6 +49,6 @@ impl cni::Plugin for CnvTuning {
 
     fn gc(&self, request: &Request) -> Result<(), Error> {
         let config = Config::try_from(request)?;
-        Ok(saved::gc(&config.data_dir, &request.valid_attachments()?)?)
+        Ok(saved::gc(&config.data_dir, &request.network, &request.valid_attachments()?)?)
     }
 }

@@ -101,6 +101,39 @@ fn sysctls_are_set_in_the_pod_only() {
 }
 
 #[test]
+fn gc_forgets_only_its_own_network_s_attachments() {
+    let _sandbox = Sandbox::enter();
+    let chain = attached();
+    let files = || e2e::files(Path::new("/run/cni/tuning"));
+    let tuning = chain.tuning(json!({"cniVersion": "1.1.0", "mtu": 1300}));
+    tuning.call("ADD").success();
+    let kept = files();
+    let gc = |network: &str, valid: Value| {
+        let gc = tuning.clone().with("name", network.into()).with("cni.dev/valid-attachments", valid);
+        gc.call("GC").success();
+    };
+    gc("other", json!([]));
+    gc("net", json!([{"containerID": "c1", "ifname": "net1"}]));
+    assert_eq!(files(), kept, "values that are still needed were forgotten");
+    gc("net", json!([]));
+    assert_eq!(files(), "");
+}
+
+#[test]
+fn what_was_kept_need_not_be_legible_once_the_pod_is_gone() {
+    let _sandbox = Sandbox::enter();
+    let chain = attached();
+    let tuning = chain.tuning(json!({"mtu": 1300}));
+    tuning.call("ADD").success();
+    fs::write("/run/cni/tuning/c1:net1.json", "{").unwrap();
+    let (code, message) = tuning.call("DEL").error();
+    assert!(code == 114 && message.contains("/run/cni/tuning/c1:net1.json"), "{message}");
+    drop(chain);
+    tuning.call("DEL").success();
+    assert!(!Path::new("/run/cni/tuning").exists());
+}
+
+#[test]
 fn the_allowlist_decides_about_sysctls() {
     let _sandbox = Sandbox::enter();
     // The machine's own /etc stays as it is: what is written goes to the sandbox's /run.
@@ -139,6 +172,7 @@ fn what_is_wrong_is_refused_and_nothing_is_touched() {
         (json!({"mtu": 10}), 7, "mtu: is 10"),
         (json!({"txQLen": -1}), 7, "txQLen: is -1"),
         (json!({"promisc": "yes"}), 6, "promisc"),
+        (json!({"dataDir": "tuning"}), 7, "dataDir: is \"tuning\"; allowed: an absolute path"),
         (json!({"mac": "02:00:00:00:00:77", "mtu": 65535, "dataDir": "/proc/nowhere"}), 112, "cannot create"),
         (json!({"prevResult": null}), 7, "prevResult is missing"),
     ];

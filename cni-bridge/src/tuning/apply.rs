@@ -33,6 +33,7 @@ fn open(attachment: &Attachment) -> Result<Pod, TuningError> {
 /// Changes what is asked for, and tells of it in the result.
 pub(super) fn add(
     config: &Config,
+    network: &str,
     attachment: &Attachment,
     mut result: Success,
 ) -> Result<Success, TuningError> {
@@ -40,7 +41,7 @@ pub(super) fn add(
     let pod = open(attachment)?;
     let own = values(&pod.link, &config.wanted);
     if own != Saved::default() {
-        saved::keep(&config.data_dir, attachment, &own)?;
+        saved::keep(&config.data_dir, network, attachment, &own)?;
         cni::mutated("values kept");
     }
     let changed = change(config, &pod).and_then(|()| match config.wanted.mac {
@@ -124,13 +125,16 @@ fn guard(result: &Success, mac: Mac) -> Result<(), TuningError> {
 
 /// Restores what was kept. A pod that is gone took everything with it.
 pub(super) fn del(data_dir: &Path, attachment: &Attachment) -> Result<(), TuningError> {
-    if let Some(own) = saved::read(data_dir, attachment)? {
-        match open(attachment) {
-            Ok(pod) => set(&pod, own)?,
-            Err(TuningError::NoNetns | TuningError::NoInterface(_)) => {}
-            Err(TuningError::Netns(error)) if error.is_gone() => {}
-            Err(error) => return Err(error),
+    match open(attachment) {
+        Ok(pod) => {
+            if let Some(own) = saved::read(data_dir, attachment)? {
+                set(&pod, own)?;
+            }
         }
+        // What was kept need not even be legible then.
+        Err(TuningError::NoNetns | TuningError::NoInterface(_)) => {}
+        Err(TuningError::Netns(error)) if error.is_gone() => {}
+        Err(error) => return Err(error),
     }
     saved::forget(data_dir, attachment)
 }

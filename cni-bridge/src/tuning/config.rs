@@ -82,9 +82,8 @@ impl TryFrom<&Request> for Config {
 
     fn try_from(request: &Request) -> Result<Self, Error> {
         request.args.expect_only(&["MAC"])?;
-        request.warn_of_unknown_keys(&KEYS);
         let Raw { mut sysctl, mac, mtu, promisc, allmulti, tx_queue_len, data_dir, runtime_config, args } =
-            request.config_as()?;
+            request.config_of(&KEYS)?;
         let by_args = args.cni;
         sysctl.extend(by_args.sysctl);
         let if_name =
@@ -107,7 +106,7 @@ impl TryFrom<&Request> for Config {
                 all_multicast: by_args.allmulti.or(allmulti),
                 tx_queue_len: number("txQLen", by_args.tx_queue_len.or(tx_queue_len), 0, u32::MAX)?,
             },
-            data_dir: data_dir.unwrap_or_else(|| DATA_DIR.into()),
+            data_dir: data_dir.map_or_else(|| Ok(DATA_DIR.into()), absolute)?,
         })
     }
 }
@@ -116,6 +115,14 @@ impl TryFrom<&Request> for Config {
 /// ADD refused.
 pub(super) fn data_dir(request: &Request) -> PathBuf {
     request.config.get("dataDir").and_then(serde_json::Value::as_str).unwrap_or(DATA_DIR).into()
+}
+
+/// A path that is the same wherever the runtime calls the plugin from.
+fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(invalid("dataDir", &format!("is {path:?}; allowed: an absolute path")))
 }
 
 /// An MTU of 0 means "as it is" to the reference plugin.
