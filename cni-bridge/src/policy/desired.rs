@@ -1,5 +1,7 @@
 //! What a NodeNetworkConfigurationPolicy wants, as far as it is about Linux bridges.
 
+use std::collections::BTreeSet;
+
 use net_types::{IfName, VlanId};
 use netlink::{PortVlan, VlanRange};
 use serde::Deserialize;
@@ -238,11 +240,17 @@ fn policy(document: serde_json::Value, number: usize) -> Result<Desired, PolicyE
         tracing::warn!("{policy}: nodeSelector is not looked at: the policy is applied to this node");
     }
     let mut desired = Desired { policy, bridges: Vec::new(), absent: Vec::new() };
+    let mut taken = BTreeSet::new();
     for (index, interface) in interfaces.into_iter().enumerate() {
         let place = Place { policy: &desired.policy, field: format!("interfaces[{index}]") };
-        match bridge(interface, &place)? {
-            (Wanted::Up, bridge) => desired.bridges.push(bridge),
-            (Wanted::Absent, bridge) => desired.absent.push(bridge.name),
+        let (state, bridge) = bridge(interface, &place)?;
+        place.below("name").once(&bridge.name, &mut taken)?;
+        for (port, index) in bridge.ports.iter().zip(0..) {
+            place.below(&format!("bridge.port[{index}].name")).once(&port.name, &mut taken)?;
+        }
+        match state {
+            Wanted::Up => desired.bridges.push(bridge),
+            Wanted::Absent => desired.absent.push(bridge.name),
         }
     }
     Ok(desired)
@@ -265,6 +273,14 @@ impl Place<'_> {
 
     fn name(&self, text: &str) -> Result<IfName, PolicyError> {
         text.parse().map_err(|error: net_types::IfNameError| self.error(error.to_string()))
+    }
+
+    /// No interface is a bridge twice, a port twice, or both.
+    fn once(&self, name: &IfName, taken: &mut BTreeSet<IfName>) -> Result<(), PolicyError> {
+        if taken.insert(name.clone()) {
+            return Ok(());
+        }
+        Err(self.error(format!("is {name}, which stands in the policy before; allowed: once")))
     }
 
     fn vlan(&self, id: u16) -> Result<VlanId, PolicyError> {

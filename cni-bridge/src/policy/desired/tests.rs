@@ -81,6 +81,18 @@ fn what_is_wrong_is_named() {
         (port("{mode: access}"), "vlan.tag: is missing"),
         (port("{mode: access, tag: 5, enable-native: true}"), "vlan.mode: is access next to"),
         (port("{tag: 5}"), "vlan.mode: is missing"),
+        (
+            format!("{}, {}", bridge(""), bridge("")),
+            "interfaces[1].name: is br1, which stands in the policy before",
+        ),
+        (
+            format!("{}, {}", port("{}"), port("{}").replace("br1", "br2")),
+            "interfaces[1].bridge.port[0].name: is eth1, which stands",
+        ),
+        (
+            bridge(", bridge: {port: [{name: br1}]}"),
+            "interfaces[0].bridge.port[0].name: is br1, which stands",
+        ),
     ];
     for (interfaces, message) in table {
         let error = read_interfaces(&interfaces).unwrap_err();
