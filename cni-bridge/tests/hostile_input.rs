@@ -18,30 +18,18 @@ fn corpus(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
     files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
-fn request(stdin: &[u8]) -> Result<Request, cni::Error> {
-    let variable = |name: &str| match name {
-        "CNI_CONTAINERID" => Some("c1".to_owned()),
-        "CNI_NETNS" => Some("/run/netns/p".to_owned()),
-        "CNI_IFNAME" => Some("net1".to_owned()),
-        "CNI_PATH" => Some("/usr/lib/cni".to_owned()),
-        _ => None,
-    };
-    Request::parse(Command::Del, variable, stdin)
-}
-
 /// The code of each refusal: version, field, decode or configuration.
-fn expect_a_code(result: Result<(), cni::Error>) {
-    if let Err(error) = result {
-        assert!([1, 2, 4, 6, 7].contains(&error.code.get()), "{error}");
-        assert!(!error.msg.is_empty());
-    }
+fn expect_a_code(error: &cni::Error) {
+    assert!([1, 2, 4, 6, 7].contains(&error.code.get()), "{error}");
+    assert!(!error.msg.is_empty());
 }
 
-fn read_request(stdin: &[u8]) {
-    match request(stdin) {
-        Ok(request) => readers::request(&request).into_iter().for_each(expect_a_code),
-        Err(error) => expect_a_code(Err(error)),
-    }
+fn read_call(text: &[u8]) {
+    readers::call(text).iter().for_each(expect_a_code);
+}
+
+fn request(text: &[u8]) -> Result<Request, cni::Error> {
+    readers::parse(Command::Add, text)
 }
 
 /// `text` cut off at each place, and with bytes that mean something to JSON or YAML in many.
@@ -73,21 +61,44 @@ fn the_corpus_is_what_it_says() {
         let policy = readers::policy(std::str::from_utf8(&text).unwrap());
         assert!(policy.is_ok(), "{}: {policy:?}", path.display());
     }
+    for (path, text) in corpus("answer") {
+        let answer = readers::answer(&text);
+        assert!(answer.as_ref().is_ok_and(|answer| !answer.ips.is_empty()), "{}: {answer:?}", path.display());
+    }
+}
+
+#[test]
+fn what_fuzzing_found_is_refused() {
+    for (path, text) in corpus("request-refused") {
+        assert!(!readers::call(&text).is_empty(), "{}", path.display());
+        read_call(&text);
+    }
+    for (path, text) in corpus("answer-refused") {
+        assert!(readers::answer(&text).is_err_and(|error| !error.msg.is_empty()), "{}", path.display());
+    }
+    for (path, text) in corpus("policy-refused") {
+        assert!(readers::policy(std::str::from_utf8(&text).unwrap()).is_err(), "{}", path.display());
+    }
 }
 
 #[test]
 fn broken_requests_are_refused_with_a_code() {
     for (_, text) in corpus("request") {
-        variants(&text).for_each(|variant| read_request(&variant));
+        variants(&text).for_each(|variant| read_call(&variant));
     }
 }
 
 #[test]
-fn broken_lists_and_policies_are_refused() {
+fn broken_lists_policies_and_answers_are_refused() {
     for (_, text) in corpus("conflist") {
         for variant in variants(&text) {
             // Either is fine: that it ends is the promise.
             let _read = std::str::from_utf8(&variant).map(NetworkConfigList::parse);
+        }
+    }
+    for (_, text) in corpus("answer") {
+        for variant in variants(&text) {
+            assert!(readers::answer(&variant).err().is_none_or(|error| !error.msg.is_empty()));
         }
     }
     for (_, text) in corpus("policy") {
@@ -115,13 +126,14 @@ fn every_key_of_every_type_is_read_or_refused_by_name() {
         json!({"cni": {"mac": {"a": []}}}),
     ];
     for (path, text) in corpus("request") {
-        let good: Value = serde_json::from_slice(&text).unwrap();
+        let variables = text.iter().position(|byte| *byte == b'{').unwrap();
+        let good: Value = serde_json::from_slice(&text[variables..]).unwrap();
         for key in good.as_object().unwrap().keys() {
             for value in &values {
                 let mut changed = good.clone();
                 changed[key] = value.clone();
                 let stdin = changed.to_string();
-                read_request(stdin.as_bytes());
+                read_call(stdin.as_bytes());
                 let Ok(request) = request(stdin.as_bytes()) else { continue };
                 for refusal in readers::request(&request).into_iter().filter_map(Result::err) {
                     let text = refusal.to_string();
@@ -147,13 +159,13 @@ fn long_and_deep_texts_end_in_an_error() {
         for depth in [100, 10_000, 100_000] {
             let deep =
                 format!(r#"{{"name":"n","vlanTrunk":{}1{}}}"#, open.repeat(depth), close.repeat(depth));
-            read_request(deep.as_bytes());
+            read_call(deep.as_bytes());
         }
     }
     let long_key = format!(r#"{{"name":"n","{}":1}}"#, "k".repeat(1 << 20));
-    read_request(long_key.as_bytes());
+    read_call(long_key.as_bytes());
     let many_keys: Vec<_> = (0..50_000).map(|number| format!(r#""key{number}":0"#)).collect();
-    read_request(format!(r#"{{"name":"n",{}}}"#, many_keys.join(",")).as_bytes());
+    read_call(format!(r#"{{"name":"n",{}}}"#, many_keys.join(",")).as_bytes());
     let many_vlans = vec![r#"{"minID":1,"maxID":4094}"#; 40_000].join(",");
-    read_request(format!(r#"{{"name":"n","vlanTrunk":[{many_vlans}]}}"#).as_bytes());
+    read_call(format!(r#"{{"name":"n","vlanTrunk":[{many_vlans}]}}"#).as_bytes());
 }

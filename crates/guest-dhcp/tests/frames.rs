@@ -40,7 +40,11 @@ fn responder() -> Responder {
 }
 
 fn frames() -> Vec<(&'static str, Vec<u8>)> {
-    let lines = include_str!("frames.txt").lines().filter(|line| !line.starts_with('#'));
+    listed(include_str!("frames.txt"))
+}
+
+fn listed(list: &'static str) -> Vec<(&'static str, Vec<u8>)> {
+    let lines = list.lines().filter(|line| !line.starts_with('#'));
     let frame = |line: &'static str| {
         let (name, hex) = line.split_once(": ").unwrap();
         let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
@@ -56,6 +60,14 @@ fn every_real_client_is_answered() {
     for (name, frame) in frames() {
         let answer = responder.answer(&frame).unwrap_or_else(|| panic!("{name} got no answer"));
         assert_eq!(answer[6..12], [0x02, 0, 0, 0, 0, 0], "{name}");
+    }
+}
+
+#[test]
+fn what_fuzzing_found_is_answered_or_not_but_survived() {
+    let responder = responder();
+    for (name, frame) in listed(include_str!("hostile.txt")) {
+        assert!(responder.answer(&frame).is_none_or(|answer| answer.len() <= MAX_FRAME), "{name}");
     }
 }
 
