@@ -176,7 +176,11 @@ pub(super) const INSTANCE: Section = Section {
             "unicast; 02:00:00:00:00:01, with dashes, or 0200.0000.0001",
         ),
         ("domain.devices.interfaces[].model", Honoured, "virtio, also when absent; any other is refused"),
-        ("domain.devices.interfaces[].state", Honoured, "up; any other is refused"),
+        (
+            "domain.devices.interfaces[].state",
+            Honoured,
+            "up; absent: the VM starts without it; any other is refused",
+        ),
         (
             "domain.devices.interfaces[].ports[].port",
             Honoured,

@@ -58,7 +58,11 @@ pub(super) fn nics(
         let (_, source) = by_name
             .remove(&name)
             .ok_or_else(|| at.field("name").conflict(format!("no network is called {name:?}")))?;
-        nics.push(Nic { name, mac, binding: binding(kind, source, interface, &at)?, pci_address });
+        let absent = is_absent(&interface, kind, &at)?;
+        let nic = Nic { name, mac, binding: binding(kind, source, interface, &at)?, pci_address };
+        if !absent {
+            nics.push(nic);
+        }
     }
     match by_name.into_iter().next() {
         Some((name, (index, _))) => {
@@ -120,15 +124,20 @@ fn checked_interface(interface: &raw::Interface, at: &At) -> Result<(Kind, Optio
             return Err(at.field("model").not_allowed(other, "virtio; other models are not offered"));
         }
     }
-    match interface.state.as_deref() {
-        None | Some("" | "up") => {}
-        Some(other) => return Err(at.field("state").not_allowed(other, "up")),
-    }
     let mac = match interface.mac_address.as_deref() {
         None | Some("") => None,
         Some(text) => Some(mac(text, &at.field("macAddress"))?),
     };
     Ok((kind, mac))
+}
+
+/// True for an interface that the VM starts without, as one that was unplugged from it in KubeVirt.
+fn is_absent(interface: &raw::Interface, kind: Kind, at: &At) -> Result<bool, FieldError> {
+    match interface.state.as_deref() {
+        None | Some("" | "up") => Ok(false),
+        Some("absent") if !matches!(kind, Kind::Masquerade) => Ok(true),
+        Some(other) => Err(at.field("state").not_allowed(other, "up; absent, except on the pod network")),
+    }
 }
 
 fn kind(interface: &raw::Interface, at: &At) -> Result<Kind, FieldError> {

@@ -123,6 +123,25 @@ fn a_nic_can_be_bound_to_a_vhost_user_backend() {
 }
 
 #[test]
+fn an_absent_interface_is_left_out_with_its_network() {
+    let other = |rest: &str| changed("{name: other, bridge: {}}", &format!("{{name: other, {rest}}}"));
+    for binding in ["bridge: {}", "sriov: {}", "binding: {name: vhostuser}"] {
+        let vm = other(&format!("state: absent, {binding}")).unwrap().vm;
+        let names: Vec<_> = vm.nics.iter().map(|nic| nic.name.as_str()).collect();
+        assert_eq!(names, ["bridge-net"], "{binding}");
+    }
+    for rest in ["state: down, bridge: {}", "state: absent, masquerade: {}"] {
+        let error = message(&other(rest).unwrap_err());
+        assert!(
+            error.contains("interfaces[1].state: ") && error.contains("up; absent, except on"),
+            "{error}"
+        );
+    }
+    let error = message(&other("state: absent, sriov: {}, macAddress: x").unwrap_err());
+    assert!(error.contains("interfaces[1].macAddress"), "what is absent is checked all the same: {error}");
+}
+
+#[test]
 fn a_function_of_a_nic_is_put_where_the_manifest_wants_it() {
     let wanted = |address: &str| {
         let to = format!("{{name: other, sriov: {{}}, pciAddress: \"{address}\"}}");
