@@ -54,7 +54,7 @@ impl cni::Plugin for Sriov {
     fn del(&self, request: &Request) -> Result<(), Error> {
         let attachment = request.attachment()?;
         // The addresses are freed whatever happens to the VF, and the VF whatever happens to the addresses.
-        let freed = Ipam::of(request)?.map_or(Ok(()), |ipam| ipam.del());
+        let freed = Ipam::of(request).and_then(|ipam| ipam.map_or(Ok(()), |ipam| ipam.del()));
         release::del(&Node::open()?, attachment, hinted_device(request))?;
         freed
     }
@@ -73,7 +73,7 @@ impl cni::Plugin for Sriov {
 
     fn gc(&self, request: &Request) -> Result<(), Error> {
         let valid = request.valid_attachments()?;
-        let freed = Ipam::of(request)?.map_or(Ok(()), |ipam| ipam.gc());
+        let freed = Ipam::of(request).and_then(|ipam| ipam.map_or(Ok(()), |ipam| ipam.gc()));
         release::gc(&Node::open()?, &request.network, &valid)?;
         freed
     }

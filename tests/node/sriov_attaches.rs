@@ -145,6 +145,14 @@ fn a_failing_ipam_leaves_nothing() {
     assert!(code == 11 && message.contains("no address is free"), "{code} {message}");
     assert_eq!(nic.state(), before);
     assert_eq!(entries(), 0);
+
+    // Nor does a configuration that was spoiled meanwhile keep the VF.
+    let call = nic.call(0, json!({"vlan": 100})).netns(&pod);
+    call.call("ADD").success();
+    let (code, message) = call.with("ipam", 7.into()).call("DEL").error();
+    assert!(code == 7 && message.contains("ipam: must be an object"), "{code} {message}");
+    assert_eq!(nic.state(), before);
+    assert_eq!(entries(), 0);
 }
 
 #[test]
