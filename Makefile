@@ -19,11 +19,9 @@ demo: setup
 test: setup
 	@tests/run-all
 
-# The plugins of the bridge family as they are shipped, in target/x86_64-unknown-linux-gnu/plugins: small, and linked
-# statically, so that they run on any node. Naming the target keeps static linking away from macros and build scripts.
-plugins:
-	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" cargo build --profile plugins \
-		--target x86_64-unknown-linux-gnu --package cni-bridge --bins
+# The plugins of the bridge family as they are shipped: static, and small in memory.
+plugins: setup
+	cni-bridge/plugins
 
 # Ours beside the peers, in one run: the machine is noisy, the ratios are not.
 bench: setup
