@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -80,19 +81,12 @@ impl Machine<'_> {
         let mut course = Course::Running;
         let said = loop {
             tokio::select! {
-                event = vmm.event() => match event {
-                    Some(Event::Running) => {
-                        scene.status.running();
-                        reporter.running();
+                event = vmm.event() => {
+                    let heard = heard(event, &mut scene, &mut hotplug, &mut backends, reporter).await;
+                    if let ControlFlow::Break(last) = heard {
+                        break last;
                     }
-                    Some(news @ (Event::Plugged { .. } | Event::NotPlugged { .. } | Event::Unplugged { .. })) => {
-                        if let Err(error) = hotplug.heard(news, &mut scene).await {
-                            break Some(Event::Error { message: crate::chain(&error).to_string() });
-                        }
-                    }
-                    Some(event) if backends.follow(&event, scene.status) => {}
-                    last => break last,
-                },
+                }
                 (nic, socket) = backends.next() => vmm.command(&Command::Backend { nic, socket }),
                 asked = requests.next() => hotplug.asked(asked, &vmm, &mut scene).await,
                 () = hotplug.expired() => hotplug.expire(scene.record),
@@ -146,6 +140,30 @@ impl Machine<'_> {
         }
         observers
     }
+}
+
+/// Does what the VMM's event asks for; what is more than an event about the run is its last word.
+async fn heard(
+    event: Option<Event>,
+    scene: &mut Scene<'_>,
+    hotplug: &mut Hotplug,
+    backends: &mut Backends,
+    reporter: &mut Reporter,
+) -> ControlFlow<Option<Event>> {
+    match event {
+        Some(Event::Running) => {
+            scene.status.running();
+            reporter.running();
+        }
+        Some(news @ (Event::Plugged { .. } | Event::NotPlugged { .. } | Event::Unplugged { .. })) => {
+            if let Err(error) = hotplug.heard(news, scene).await {
+                return ControlFlow::Break(Some(Event::Error { message: crate::chain(&error).to_string() }));
+            }
+        }
+        Some(event) if backends.follow(&event, scene.status) => {}
+        last => return ControlFlow::Break(last),
+    }
+    ControlFlow::Continue(())
 }
 
 /// Has something done beside the guest's run, for as long as it can be.
