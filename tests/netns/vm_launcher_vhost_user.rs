@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use e2e::{Daemon, Launcher, Sandbox, Snapshot, binary, eventually, output, run, sh};
 
 use crate::vhost_guests::await_socket;
@@ -99,6 +102,26 @@ fn a_vmm_is_connected_to_its_backend_whenever_there_is_one() {
     node.launcher.run("down", &[NAME, "--now"]);
     assert_eq!(ctl(&["list", &name]), ctl(&["list", "other"]), "no link is left");
     assert_eq!(fs::read_dir("/run/guestwire/vhost").unwrap().count(), 0, "no socket either");
+    drop(backend);
+    before.assert_unchanged();
+}
+
+#[test]
+fn what_a_dead_supervisor_leaves_is_collected_with_its_link() {
+    let node = Node::new();
+    let before = Snapshot::take(&[&node.launcher.run_dir()]);
+    let backend = daemon();
+    let up = node.launcher.up_halted(&node.manifest("fast", "fast"), &[]);
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    assert!(connected());
+    kill(Pid::from_raw(node.launcher.supervisor(NAME)), Signal::SIGKILL).unwrap();
+    // A supervisor keeps what is its own until it is gone.
+    eventually("its VM is removed", SOON, || {
+        (node.launcher.run("gc", &[]) == "default/fast1: removed\n").then_some(())
+    });
+    assert!(!connected());
+    assert_eq!(fs::read_dir("/run/guestwire/vhost").unwrap().count(), 0, "no socket either");
+    assert_eq!(node.launcher.run("gc", &[]), "");
     drop(backend);
     before.assert_unchanged();
 }
