@@ -18,7 +18,7 @@ fn ctl(what: &str) -> Command {
 }
 
 /// The daemon, which remembers its links.
-fn daemon() -> Daemon {
+pub(crate) fn daemon() -> Daemon {
     let mut command = Command::new(binary("vhost-net-backend"));
     let daemon = Daemon::start(command.args(["--control", CONTROL, "--state", "/run/guestwire/state"]));
     eventually("the daemon answers", Duration::from_secs(60), || {
@@ -27,7 +27,7 @@ fn daemon() -> Daemon {
     daemon
 }
 
-fn link_is(node: &Node, state: &str) {
+pub(crate) fn link_is(node: &Node, state: &str) {
     eventually(&format!("the link is {state}"), BOOT, || {
         (node.launcher.status(NAME)["status"]["interfaces"][0]["linkState"] == state).then_some(())
     });

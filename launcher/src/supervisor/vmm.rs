@@ -245,7 +245,7 @@ fn open_nic(netns: &NetNs, nic: &PlannedNic, wired: &Wired) -> Result<Option<con
                     None
                 }
             };
-            (NicBackend::VhostUser { socket, pairs: QueuePairs::ONE }, *mtu)
+            (NicBackend::VhostUser { socket, pairs: nic.pairs }, *mtu)
         }
     };
     Ok(Some(control::Nic { backend, mac: wired.mac, mtu, slot: nic.slot }))

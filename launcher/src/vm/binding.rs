@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use vm_api::manifest::{Binding, Masquerade, PortRange};
 
 use super::plan::PlannedNic;
+use crate::control::QueuePairs;
 
 /// The plugin that turns a pod's NIC into a tap; a device is the guest's without one.
 pub(crate) fn plugin(binding: &Binding) -> Option<&'static str> {
@@ -29,6 +30,13 @@ pub(crate) fn vhost_control(network: &NetworkConfigList) -> Option<PathBuf> {
     let last = network.plugins().last().filter(|plugin| plugin.kind() == VHOST_USER)?;
     let control = last.text("control").unwrap_or(VHOST_CONTROL);
     Some(PathBuf::from(control))
+}
+
+/// How many queue pairs the backend behind such a network serves at most.
+pub(crate) fn vhost_queues(network: &NetworkConfigList) -> QueuePairs {
+    let queues = network.plugins().last().and_then(|plugin| plugin.number("queues"));
+    // What is no number of pairs the plugin refuses by itself.
+    queues.and_then(|queues| u16::try_from(queues).ok()?.try_into().ok()).unwrap_or_default()
 }
 
 impl PlannedNic {

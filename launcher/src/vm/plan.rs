@@ -342,6 +342,11 @@ fn planned_nic(
         }
         Binding::Bridge(_) | Binding::Masquerade(_) | Binding::VhostUser(_) => Vec::new(),
     };
+    // A backend's rings are for its network to say; others are made as they are wanted.
+    let pairs = match &binding {
+        Binding::VhostUser(_) => pairs.min(binding::vhost_queues(&network)),
+        Binding::Bridge(_) | Binding::Masquerade(_) | Binding::Sriov(_) => pairs,
+    };
     let slot = pci_address.map(|address| PciSlot::try_from(address.device())).transpose()?;
     Ok(PlannedNic { name, binding, network, mac, devices, slot, pairs, expected })
 }

@@ -18,7 +18,8 @@ use super::vfio::Places;
 use super::virtio::{self, Block, Device, Mailbox, Outbox, Rng, Transport, VhostSettings};
 use super::{VmmError, acpi, memory, seccomp, vcpu};
 use crate::control::{
-    Channel, Disk, Event, Nic, NicBackend, Passthrough, PciSlot, Place, VcpuCount, VmmConfig,
+    BACKEND_PATIENCE, Channel, Disk, Event, Nic, NicBackend, Passthrough, PciSlot, Place, VcpuCount,
+    VmmConfig,
 };
 
 /// A guest that is ready to run.
@@ -158,7 +159,8 @@ fn network_device(
             virtio::net(queues, mac, mtu).map_err(|source| VmmError::Nic { index, source })
         }
         NicBackend::VhostUser { socket, pairs } => {
-            let settings = VhostSettings { nic: index, socket, pairs, mac, mtu };
+            let patience = BACKEND_PATIENCE;
+            let settings = VhostSettings { nic: index, socket, pairs, mac, mtu, patience };
             let (ram, outbox) = (Arc::clone(&machine.ram), Arc::clone(&backends.outbox));
             let (net, mailbox) = virtio::vhost_user(settings, ram, outbox, end.clone())
                 .map_err(|source| VmmError::Resource { what: "a vhost-user device", source })?;

@@ -188,6 +188,11 @@ impl PluginConfig {
         self.config.get(key)?.as_str()
     }
 
+    /// A number, not negative, in the plugin's configuration.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.config.get(key)?.as_u64()
+    }
+
     /// What the plugin reads on standard input.
     pub(super) fn for_call(
         &self,

@@ -228,7 +228,7 @@ pub(super) const INSTANCE: Section = Section {
         (
             "domain.devices.networkInterfaceMultiqueue",
             Honoured,
-            "a virtio NIC has as many queue pairs as there are vCPUs; all together at most 1024",
+            "a virtio NIC has as many queue pairs as there are vCPUs, on a vhost-user backend at most the plugin's `queues`; all together at most 1024",
         ),
         ("domain.devices.blockMultiQueue", Ignored, "disks have one queue"),
         ("domain.devices.disableHotplug", Ignored, "nothing is hot-plugged"),

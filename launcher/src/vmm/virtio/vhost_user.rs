@@ -18,17 +18,19 @@ mod tests;
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN,
-    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
     VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
+use super::control_queue::{self, Control, Follower, Verdict};
 use super::device_config::DeviceConfig;
 use super::queue::LentRing;
 use super::{Cause, Device, Kind, Progress, Queues, Server};
@@ -42,8 +44,9 @@ pub(crate) use mailbox::{Mailbox, Outbox};
 use mailbox::Driver;
 use thread::Thread;
 
-/// The size of each queue.
+/// The size of each queue that the backend serves, and of the one for commands, which are obeyed here.
 const QUEUE_SIZE: u16 = 256;
+const CONTROL_SIZE: u16 = 64;
 /// Where the link's status is in the configuration, and that it is up.
 const STATUS: usize = 6;
 const LINK_UP: u16 = 1;
@@ -82,6 +85,8 @@ pub(crate) struct VhostSettings {
     pub(crate) pairs: QueuePairs,
     pub(crate) mac: Mac,
     pub(crate) mtu: Mtu,
+    /// How long the backend may take for all that is asked of it at a time; half as long again if it stalls at the end.
+    pub(crate) patience: Duration,
 }
 
 /// Asks the backend what it can do, and starts the thread that speaks with it. Without a backend, or with one that makes
@@ -92,35 +97,40 @@ pub(crate) fn device(
     outbox: Arc<Outbox>,
     end: End,
 ) -> io::Result<(Device, Arc<Mailbox>)> {
-    let VhostSettings { nic, socket, pairs, mac, mtu } = settings;
+    let VhostSettings { nic, socket, pairs, mac, mtu, patience } = settings;
     let mailbox = Arc::new(Mailbox::new(nic)?);
     let mut config = [0; 12];
     config[..6].copy_from_slice(&mac.octets());
     config[8..10].copy_from_slice(&u16::from(pairs).to_le_bytes());
     config[10..].copy_from_slice(&u16::from(mtu).to_le_bytes());
     let config = DeviceConfig::new(&config);
-    let queues = pairs.count() * 2;
-    let mut thread = Thread::new(Arc::clone(&mailbox), Arc::clone(&config), ram, outbox, queues);
+    let mut thread = Thread::new(Arc::clone(&mailbox), Arc::clone(&config), ram, outbox, (pairs, patience));
     let offered = socket.and_then(|socket| thread.connect(socket));
     thread.spawn(end)?;
     let shared = offered.unwrap_or(u64::MAX) & bits(&SHARED);
     let of_rings = bits(&[VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC]);
-    let lender = Lender { queues, lent: Vec::new(), mailbox: Arc::clone(&mailbox) };
+    let mut queue_sizes = vec![QUEUE_SIZE; pairs.count() * 2];
+    queue_sizes.resize(control_queue::queues(pairs), CONTROL_SIZE);
+    let mut servers: Vec<Box<dyn Server>> =
+        vec![Box::new(Lender { pairs, lent: Vec::new(), mailbox: Arc::clone(&mailbox) })];
+    if pairs > QueuePairs::ONE {
+        servers.push(Box::new(Control::new(pairs, Pairs(Arc::clone(&mailbox)))));
+    }
     let device = Device {
         kind: Kind { id: 1, class: 0x02_0000, name: "virtio-net" },
-        features: shared & !of_rings | bits(&OWN),
+        features: shared & !of_rings | bits(&OWN) | control_queue::features(pairs),
         // What both sides of the rings know.
         ring_features: shared,
-        queue_sizes: vec![QUEUE_SIZE; queues],
+        queue_sizes,
         config,
-        servers: vec![Box::new(lender)],
+        servers,
     };
     Ok((device, mailbox))
 }
 
 /// Leaves the rings to the thread, which lends them to the backend.
 struct Lender {
-    queues: usize,
+    pairs: QueuePairs,
     lent: Vec<LentRing>,
     mailbox: Arc<Mailbox>,
 }
@@ -130,8 +140,8 @@ impl Server for Lender {
         Vec::new()
     }
 
-    fn queues(&self, _features: u64) -> Range<usize> {
-        0..self.queues
+    fn queues(&self, features: u64) -> Range<usize> {
+        0..control_queue::usable(self.pairs, features).count() * 2
     }
 
     fn lends(&self) -> bool {
@@ -144,7 +154,8 @@ impl Server for Lender {
 
     fn activate(&mut self, features: u64) {
         let rings = std::mem::take(&mut self.lent);
-        self.mailbox.want(Some(Driver { features: features & bits(&SHARED), rings }));
+        self.mailbox
+            .want(Some(Driver { features: features & (bits(&SHARED) | 1 << VIRTIO_NET_F_MQ), rings }));
     }
 
     fn reset(&mut self) {
@@ -157,5 +168,28 @@ impl Server for Lender {
 
     fn serve(&mut self, _cause: Cause, _queues: &mut Queues) -> Progress {
         Progress::Done
+    }
+}
+
+/// Has the backend serve more or fewer pairs.
+struct Pairs(Arc<Mailbox>);
+
+impl Follower for Pairs {
+    fn activate(&mut self, _features: u64) {}
+
+    fn reset(&mut self) {}
+
+    fn follow(&mut self, pairs: QueuePairs) -> Verdict {
+        self.0.use_pairs(pairs);
+        Verdict::Pending
+    }
+
+    /// Without a backend it is done as well: the next one is told.
+    fn verdict(&self) -> Verdict {
+        if self.0.is_behind() { Verdict::Pending } else { Verdict::Done }
+    }
+
+    fn event_fd(&self) -> Option<RawFd> {
+        Some(self.0.followed.as_raw_fd())
     }
 }

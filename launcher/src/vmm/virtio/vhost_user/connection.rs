@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
@@ -87,11 +87,20 @@ pub(super) struct Connection {
     socket: UnixStream,
     /// Whether every request is acknowledged.
     pub(super) acknowledged: bool,
+    patience: Duration,
+    /// Until when the backend may answer.
+    deadline: Instant,
 }
 
 impl Connection {
-    pub(super) fn new(socket: OwnedFd) -> Self {
-        Self { socket: socket.into(), acknowledged: false }
+    pub(super) fn new(socket: OwnedFd, patience: Duration) -> Self {
+        Self { socket: socket.into(), acknowledged: false, patience, deadline: Instant::now() + patience }
+    }
+
+    /// What is asked from now on belongs together: for all of it the backend has as much time as it had for what was
+    /// asked before. One that is slow at each of a thousand requests must not hold up a guest's reset for hours.
+    pub(super) fn begin(&mut self) {
+        self.deadline = Instant::now() + self.patience;
     }
 
     /// Sends a request that has no reply of its own; waits for its acknowledgement if there are any.
@@ -129,6 +138,9 @@ impl Connection {
             io::ErrorKind::WouldBlock => ConnectionError::Stalled(request),
             _ => ConnectionError::Io { request, source },
         };
+        if Instant::now() > self.deadline {
+            return Err(ConnectionError::Stalled(request));
+        }
         let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
         let mut message: Vec<u8> =
             [request as u32, flags, length].iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -150,7 +162,6 @@ impl Connection {
     /// Every reply has the request's number and eight bytes; descriptors that come with it are closed by the kernel.
     fn reply(&mut self, request: Request) -> Result<[u8; 8], ConnectionError> {
         let mut message = [0; HEADER + 8];
-        let begun = Instant::now();
         let mut filled = 0;
         while filled < message.len() {
             // read(2): the filter on system calls has no recv.
@@ -161,7 +172,7 @@ impl Connection {
                 Err(errno) => return Err(ConnectionError::Io { request, source: errno.into() }),
             }
             // One that says a byte now and then does not answer either.
-            if filled < message.len() && begun.elapsed() > BACKEND_PATIENCE {
+            if filled < message.len() && Instant::now() > self.deadline {
                 return Err(ConnectionError::Stalled(request));
             }
             let (head, _) = message.as_chunks::<4>();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::control::Event;
+use crate::control::{Event, QueuePairs};
 use crate::vmm::virtio::queue::LentRing;
 
 /// A driver that is ready: what it agreed to, and its rings.
@@ -21,13 +21,16 @@ pub(crate) struct Mailbox {
     /// The device's place among the NICs of the configuration.
     pub(crate) nic: usize,
     pub(super) wake: OwnedFd,
+    /// Signalled when the thread has followed.
+    pub(super) followed: OwnedFd,
     wishes: Mutex<Wishes>,
 }
 
 #[derive(Default)]
 struct Wishes {
     driver: Option<Arc<Driver>>,
-    /// How often the driver was changed, and up to which change the thread has followed.
+    pairs: QueuePairs,
+    /// How often driver and pairs were changed, and up to which change the thread has followed.
     changes: u64,
     followed: u64,
     socket: Option<OwnedFd>,
@@ -36,13 +39,15 @@ struct Wishes {
 /// What the thread finds.
 pub(super) struct Taken {
     pub(super) driver: Option<Arc<Driver>>,
+    /// How many pairs of rings are to be served: the first ones.
+    pub(super) pairs: QueuePairs,
     pub(super) socket: Option<OwnedFd>,
     change: u64,
 }
 
 impl Mailbox {
     pub(super) fn new(nic: usize) -> io::Result<Self> {
-        Ok(Self { nic, wake: event()?, wishes: Mutex::default() })
+        Ok(Self { nic, wake: event()?, followed: event()?, wishes: Mutex::default() })
     }
 
     /// A new connection to the backend.
@@ -51,16 +56,26 @@ impl Mailbox {
         self.ring();
     }
 
-    /// The rings are to be served for this driver, or to be left alone.
+    /// The rings are to be served for this driver, at first one pair of them, or to be left alone.
     pub(super) fn want(&self, driver: Option<Driver>) {
         let mut wishes = self.wishes();
         wishes.driver = driver.map(Arc::new);
+        wishes.pairs = QueuePairs::ONE;
         wishes.changes += 1;
         drop(wishes);
         self.ring();
     }
 
-    /// Whether the thread has yet to do what [`Mailbox::want`] was last called for.
+    /// So many pairs of the driver's rings are to be served.
+    pub(super) fn use_pairs(&self, pairs: QueuePairs) {
+        let mut wishes = self.wishes();
+        wishes.pairs = pairs;
+        wishes.changes += 1;
+        drop(wishes);
+        self.ring();
+    }
+
+    /// Whether the thread has yet to do what [`Mailbox::want`] or [`Mailbox::use_pairs`] was last called for.
     pub(super) fn is_behind(&self) -> bool {
         let wishes = self.wishes();
         wishes.changes != wishes.followed
@@ -70,12 +85,18 @@ impl Mailbox {
         // Cleared first: who rings from now on is heard next time.
         clear(&self.wake);
         let mut wishes = self.wishes();
-        Taken { driver: wishes.driver.clone(), socket: wishes.socket.take(), change: wishes.changes }
+        Taken {
+            driver: wishes.driver.clone(),
+            pairs: wishes.pairs,
+            socket: wishes.socket.take(),
+            change: wishes.changes,
+        }
     }
 
     /// What was taken has been followed.
     pub(super) fn done(&self, taken: &Taken) {
         self.wishes().followed = taken.change;
+        signal(&self.followed);
     }
 
     fn ring(&self) {

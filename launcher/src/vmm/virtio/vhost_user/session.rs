@@ -7,6 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::connection::{Connection, ConnectionError, Request};
 use super::mailbox::Driver;
+use crate::control::QueuePairs;
 use crate::vmm::memory::GuestRam;
 use crate::vmm::virtio::queue::LentRing;
 
@@ -15,6 +16,9 @@ const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// Protocol features that are used where the backend has them.
 const MULTI_QUEUE: u64 = 1 << 0;
 const REPLY_ACK: u64 = 1 << 3;
+
+/// A backend need not know the guest's word for several pairs: it is this side that obeys the guest's commands.
+const SEVERAL_PAIRS: u64 = 1 << virtio_bindings::virtio_net::VIRTIO_NET_F_MQ;
 
 /// Why a backend cannot serve the device.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +48,7 @@ pub(super) struct Session {
 impl Session {
     /// Asks the backend what it can do. It must be able to serve `pairs` queue pairs.
     pub(super) fn open(mut connection: Connection, pairs: usize) -> Result<Self, SessionError> {
+        connection.begin();
         connection.tell(Request::SET_OWNER, &[], &[])?;
         let features = u64::from_le_bytes(connection.ask(Request::GET_FEATURES, &[])?);
         let needed = PROTOCOL_FEATURES | 1 << virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -65,32 +70,42 @@ impl Session {
         Ok(Self { connection, features })
     }
 
-    /// Has the backend serve the driver's rings, each from the place in `bases` on.
+    /// Has the backend serve the driver's rings, each from the place in `bases` on, and of them `pairs` pairs.
     pub(super) fn start(
         &mut self,
         driver: &Driver,
+        pairs: QueuePairs,
         bases: &[u16],
         ram: &GuestRam,
     ) -> Result<(), SessionError> {
         let Driver { features, rings } = driver;
-        match features & !self.features {
+        self.connection.begin();
+        match features & !self.features & !SEVERAL_PAIRS {
             0 => {}
             lacking => return Err(SessionError::Lacks(lacking)),
         }
-        let features = features | PROTOCOL_FEATURES;
+        let features = features & self.features | PROTOCOL_FEATURES;
         self.connection.tell(Request::SET_FEATURES, &features.to_le_bytes(), &[])?;
         self.share_memory(ram)?;
         for (ring, base) in rings.iter().zip(bases) {
             self.set_up(ring, *base, ram)?;
         }
-        for ring in rings {
-            self.state(Request::SET_VRING_ENABLE, ring, 1)?;
+        self.enable(driver, pairs)
+    }
+
+    /// Has the backend serve the rings of the first `pairs` pairs, and no other.
+    pub(super) fn enable(&mut self, driver: &Driver, pairs: QueuePairs) -> Result<(), SessionError> {
+        self.connection.begin();
+        for ring in &driver.rings {
+            let on = ring.index < pairs.count() * 2;
+            self.state(Request::SET_VRING_ENABLE, ring, on.into())?;
         }
         Ok(())
     }
 
     /// Takes the rings back; returns how far each had come.
     pub(super) fn stop(&mut self, driver: &Driver) -> Result<Vec<u16>, SessionError> {
+        self.connection.begin();
         let mut bases = Vec::with_capacity(driver.rings.len());
         for ring in &driver.rings {
             let answer = self.connection.ask(Request::GET_VRING_BASE, &words(index(ring), 0))?;

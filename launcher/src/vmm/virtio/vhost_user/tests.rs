@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
 use super::connection::{Connection, Request};
 use super::*;
@@ -21,6 +22,11 @@ type Message = (u32, Vec<u8>);
 
 /// Answers what is asked, until `mute` is asked; tells every message.
 fn backend(mute: Option<Request>) -> (OwnedFd, Receiver<Message>) {
+    slow_backend(mute, Duration::ZERO)
+}
+
+/// The same, and takes its time for each answer.
+fn slow_backend(mute: Option<Request>, pause: Duration) -> (OwnedFd, Receiver<Message>) {
     let (ours, theirs) = pair();
     let (tell, told) = channel();
     std::thread::spawn(move || {
@@ -34,7 +40,7 @@ fn backend(mute: Option<Request>) -> (OwnedFd, Receiver<Message>) {
             let reply = match request {
                 1 => Some(FEATURES),
                 15 => Some(1 << 3 | 1),
-                17 => Some(1),
+                17 => Some(2),
                 11 => Some(u64::from(body[0]) | 7 << 32),
                 _ => (flags & 8 != 0).then_some(0),
             };
@@ -45,7 +51,11 @@ fn backend(mute: Option<Request>) -> (OwnedFd, Receiver<Message>) {
             if let (Some(reply), false) = (reply, silent) {
                 let message = [request, 5, 8].into_iter().flat_map(|word| word.to_le_bytes());
                 let message: Vec<u8> = message.chain(reply.to_le_bytes()).collect();
-                socket.write_all(&message).unwrap();
+                std::thread::sleep(pause);
+                // The other side may have had enough.
+                if socket.write_all(&message).is_err() {
+                    return;
+                }
             }
         }
     });
@@ -68,14 +78,19 @@ struct Bench {
 
 impl Bench {
     fn new(socket: Option<OwnedFd>) -> Self {
+        Self::with(socket, QueuePairs::ONE, LIMIT)
+    }
+
+    fn with(socket: Option<OwnedFd>, pairs: QueuePairs, patience: Duration) -> Self {
         let ram = Arc::new(memory::map((32 << 20).try_into().unwrap(), Users::Backends).unwrap());
         let outbox = Arc::new(Outbox::new().unwrap());
         let settings = VhostSettings {
             nic: 3,
             socket,
-            pairs: QueuePairs::ONE,
+            pairs,
             mac: "02:00:00:00:00:01".parse().unwrap(),
             mtu: 1500.try_into().unwrap(),
+            patience,
         };
         let end = End::new().unwrap();
         let (device, mailbox) = device(settings, Arc::clone(&ram), Arc::clone(&outbox), end).unwrap();
@@ -90,8 +105,10 @@ impl Bench {
             let (descriptors, available, used) = (at, at + 0x4000, at + 0x8000);
             LentRing { index, size: 256, descriptors, available, used, kick: event(), call: event() }
         };
-        self.lender().lend(vec![ring(0), ring(1)]);
-        self.lender().activate(1 << 32 | 1 << 15 | 1 << 5);
+        let features = 1 << 32 | 1 << 15 | 1 << 5 | self.device.features & 1 << VIRTIO_NET_F_MQ;
+        let rings = self.lender().queues(features).map(ring).collect();
+        self.lender().lend(rings);
+        self.lender().activate(features);
     }
 
     /// What lends the rings.
@@ -231,6 +248,107 @@ fn a_backend_that_lacks_what_the_guest_uses_is_refused() {
     assert!(!bench.link_is_up());
 }
 
+/// The next word on each of the rings: which are on.
+fn enabled<const N: usize>(messages: &Receiver<Message>) -> [(u8, u8); N] {
+    [0; N].map(|_| {
+        let body = heard(messages, Request::SET_VRING_ENABLE);
+        (body[0], body[4])
+    })
+}
+
+#[test]
+fn the_backend_serves_as_many_pairs_as_the_guest_uses() {
+    let (socket, messages) = backend(None);
+    let hangs_up = UnixStream::from(socket.try_clone().unwrap());
+    let mut bench = Bench::with(Some(socket), 2.try_into().unwrap(), LIMIT);
+    assert_eq!(bench.event(), Event::BackendConnected { nic: 3 });
+    assert_eq!(bench.device.queue_sizes, [256, 256, 256, 256, 64]);
+    assert_eq!(bench.device.features & control_queue::features(2.try_into().unwrap()), 1 << 17 | 1 << 22);
+    bench.activate();
+    assert_eq!(enabled(&messages), [(0, 1), (1, 1), (2, 0), (3, 0)], "one, until more are asked for");
+    let mut pairs = Pairs(Arc::clone(&bench.mailbox));
+    assert_eq!(pairs.follow(2.try_into().unwrap()), Verdict::Pending);
+    assert_eq!(enabled(&messages), [(0, 1), (1, 1), (2, 1), (3, 1)]);
+    eventually(|| pairs.verdict() == Verdict::Done);
+
+    // Another backend is told the same; without one, the guest's wish is kept for the next.
+    hangs_up.shutdown(Shutdown::Both).unwrap();
+    assert!(matches!(bench.event(), Event::BackendLost { nic: 3, .. }));
+    let (socket, messages) = backend(None);
+    bench.mailbox.connection(socket);
+    assert_eq!(bench.event(), Event::BackendConnected { nic: 3 });
+    assert_eq!(enabled(&messages), [(0, 1), (1, 1), (2, 1), (3, 1)]);
+    pairs.follow(QueuePairs::ONE);
+    assert_eq!(enabled(&messages), [(0, 1), (1, 1), (2, 0), (3, 0)]);
+    // A driver that accepts commands but not several pairs has its third ring for these: it is not lent.
+    assert_eq!(bench.lender().queues(1 << 32 | 1 << 17), 0..2);
+}
+
+#[test]
+fn a_backend_of_fewer_pairs_than_the_guest_has_is_refused() {
+    let (socket, _messages) = backend(None);
+    let bench = Bench::with(Some(socket), 3.try_into().unwrap(), LIMIT);
+    match bench.event() {
+        Event::BackendLost { reason, .. } => {
+            assert_eq!(reason, "the backend has 2 queue pairs; the guest has 3");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_backend_that_is_slow_at_every_answer_has_an_end_too() {
+    let (socket, messages) = slow_backend(None, Duration::from_millis(30));
+    let mut bench = Bench::with(Some(socket), 2.try_into().unwrap(), Duration::from_millis(150));
+    // Six answers to begin with would be in time, more than a dozen for four rings are not.
+    bench.activate();
+    match bench.event() {
+        Event::BackendLost { reason, .. } => assert!(reason.contains("does not answer"), "{reason}"),
+        Event::BackendConnected { .. } => {
+            assert!(matches!(bench.event(), Event::BackendLost { .. }));
+        }
+        other => panic!("{other:?}"),
+    }
+    eventually(|| !bench.mailbox.is_behind());
+    drop(messages);
+}
+
+#[test]
+fn a_refusal_is_told_and_descriptors_nobody_asked_for_are_closed() {
+    let message = |request: u32, answer: u64| {
+        let words = [request, 5, 8].into_iter().flat_map(|word| word.to_le_bytes());
+        words.chain(answer.to_le_bytes()).collect::<Vec<u8>>()
+    };
+    let (mut ours, theirs) = pair();
+    ours.write_all(&message(Request::SET_OWNER as u32, 22)).unwrap();
+    let mut connection = Connection::new(theirs.into(), LIMIT);
+    connection.acknowledged = true;
+    let refused = connection.tell(Request::SET_OWNER, &[], &[]).unwrap_err().to_string();
+    assert_eq!(refused, "SET_OWNER: the backend refuses: 22");
+
+    let (mut reader, writer) = io::pipe().unwrap();
+    let fds = vec![writer.as_raw_fd(); 3];
+    ours.send_with_fds(&[&message(Request::GET_FEATURES as u32, FEATURES)[..]], &fds).unwrap();
+    drop(writer);
+    assert_eq!(connection.ask(Request::GET_FEATURES, &[]).unwrap(), FEATURES.to_le_bytes());
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0, "no copy of the writing end is left");
+}
+
+#[test]
+fn a_backend_that_lacks_what_every_backend_needs_is_refused() {
+    let (mut ours, theirs) = pair();
+    let words = [Request::GET_FEATURES as u32, 5, 8].into_iter().flat_map(|word| word.to_le_bytes());
+    ours.write_all(&words.chain(0_u64.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+    let bench = Bench::new(Some(theirs.into()));
+    match bench.event() {
+        Event::BackendLost { reason, .. } => {
+            assert_eq!(reason, "the backend lacks features that every backend needs: 0x140000000");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(!bench.link_is_up());
+}
+
 #[test]
 fn what_is_no_answer_ends_the_connection() {
     let reply = |request: u32, flags: u32, length: u32| {
@@ -249,12 +367,12 @@ fn what_is_no_answer_ends_the_connection() {
     ] {
         let (mut ours, theirs) = pair();
         ours.write_all(&answer).unwrap();
-        let mut connection = Connection::new(theirs.into());
+        let mut connection = Connection::new(theirs.into(), LIMIT);
         connection.ask(Request::GET_FEATURES, &[]).unwrap_err();
     }
     let (ours, theirs) = pair();
     drop(ours);
-    Connection::new(theirs.into()).ask(Request::GET_FEATURES, &[]).unwrap_err();
+    Connection::new(theirs.into(), LIMIT).ask(Request::GET_FEATURES, &[]).unwrap_err();
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Barrier};
 use std::thread as threads;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use vm_memory::{Bytes as _, GuestAddress};
@@ -16,7 +17,7 @@ use super::connection::Connection;
 use super::mailbox::{Driver, Mailbox, Outbox, Taken};
 use super::session::{Session, SessionError};
 use super::{LINK_UP, STATUS};
-use crate::control::Event;
+use crate::control::{Event, QueuePairs};
 use crate::vmm::VmmError;
 use crate::vmm::memory::GuestRam;
 use crate::vmm::outcome::{DeathWatch, End, Outcome};
@@ -31,11 +32,12 @@ pub(super) struct Thread {
     config: Arc<DeviceConfig>,
     ram: Arc<GuestRam>,
     outbox: Arc<Outbox>,
-    /// How many queues the device has.
-    queues: usize,
+    /// How many queue pairs the device has.
+    pairs: QueuePairs,
+    patience: Duration,
     session: Option<Session>,
-    /// Whose rings the backend has.
-    serving: Option<Arc<Driver>>,
+    /// Whose rings the backend has, and how many pairs of them it serves.
+    serving: Option<(Arc<Driver>, QueuePairs)>,
     /// Whose rings a backend has had, and how far they were when it gave them back; empty if it did not.
     served: Option<(Arc<Driver>, Vec<u16>)>,
 }
@@ -46,15 +48,16 @@ impl Thread {
         config: Arc<DeviceConfig>,
         ram: Arc<GuestRam>,
         outbox: Arc<Outbox>,
-        queues: usize,
+        (pairs, patience): (QueuePairs, Duration),
     ) -> Self {
-        Self { mailbox, config, ram, outbox, queues, session: None, serving: None, served: None }
+        let (session, serving, served) = (None, None, None);
+        Self { mailbox, config, ram, outbox, pairs, patience, session, serving, served }
     }
 
     /// Begins a session; returns what the backend offers. Without success the connection is lost.
     pub(super) fn connect(&mut self, socket: OwnedFd) -> Option<u64> {
         self.give_back();
-        match Session::open(Connection::new(socket), self.queues / 2) {
+        match Session::open(Connection::new(socket, self.patience), self.pairs.count()) {
             Ok(session) => {
                 let features = session.features;
                 self.session = Some(session);
@@ -114,25 +117,38 @@ impl Thread {
         Ok(fds.get(1).is_some_and(|backend| !backend.revents().is_empty()))
     }
 
-    /// Has the backend serve the driver that is there now, and no other.
+    /// Has the backend serve the driver that is there now, and no other, and as many pairs as it wants.
     fn follow(&mut self, taken: &Taken) {
         let same = match (&self.serving, &taken.driver) {
-            (Some(serving), Some(wanted)) => Arc::ptr_eq(serving, wanted),
+            (Some((serving, _)), Some(wanted)) => Arc::ptr_eq(serving, wanted),
             (None, None) => true,
             _ => false,
         };
-        if same {
-            return;
+        if !same {
+            self.give_back();
         }
-        self.give_back();
-        if let Some(driver) = &taken.driver
-            && let Err(error) = self.start(driver)
-        {
+        let followed = match &taken.driver {
+            Some(driver) if same => self.enable(driver, taken.pairs),
+            Some(driver) => self.start(driver, taken.pairs),
+            None => Ok(()),
+        };
+        if let Err(error) = followed {
             self.lose(&crate::chain(&error).to_string());
         }
     }
 
-    fn start(&mut self, driver: &Arc<Driver>) -> Result<(), SessionError> {
+    fn enable(&mut self, driver: &Driver, pairs: QueuePairs) -> Result<(), SessionError> {
+        let (Some(session), Some((_, served))) = (&mut self.session, &mut self.serving) else {
+            return Ok(());
+        };
+        if *served != pairs {
+            session.enable(driver, pairs)?;
+            *served = pairs;
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, driver: &Arc<Driver>, pairs: QueuePairs) -> Result<(), SessionError> {
         let Some(session) = &mut self.session else { return Ok(()) };
         let (bases, again) = match &self.served {
             Some((served, bases)) if Arc::ptr_eq(served, driver) => match bases.as_slice() {
@@ -142,8 +158,8 @@ impl Thread {
             _ => (vec![0; driver.rings.len()], false),
         };
         self.served = Some((Arc::clone(driver), Vec::new()));
-        session.start(driver, &bases, &self.ram)?;
-        self.serving = Some(Arc::clone(driver));
+        session.start(driver, pairs, &bases, &self.ram)?;
+        self.serving = Some((Arc::clone(driver), pairs));
         if again {
             // What the last backend did, but did not say, and what the guest said to nobody.
             for ring in &driver.rings {
@@ -156,7 +172,7 @@ impl Thread {
 
     /// Takes the rings back from the backend, if it has any.
     fn give_back(&mut self) {
-        let (Some(driver), Some(session)) = (self.serving.take(), &mut self.session) else { return };
+        let (Some((driver, _)), Some(session)) = (self.serving.take(), &mut self.session) else { return };
         match session.stop(&driver) {
             Ok(bases) => self.served = Some((driver, bases)),
             Err(error) => self.lose(&crate::chain(&error).to_string()),
