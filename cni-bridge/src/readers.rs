@@ -53,7 +53,7 @@ pub fn call(text: &[u8]) -> Vec<Error> {
 /// # Errors
 /// What is wrong with it; or what it refuses, if it is a refusal.
 pub fn answer(answer: &[u8]) -> Result<Success, Error> {
-    if let Ok(refusal) = serde_json::from_slice::<Error>(answer) {
+    if let Some(refusal) = Error::read(answer) {
         return Err(refusal);
     }
     bridge::complete(Success::read(answer)?)

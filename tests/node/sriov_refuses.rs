@@ -80,11 +80,11 @@ fn bad_values_are_refused_before_anything_is_touched() {
         ),
         (call.clone().with("mac", "01:00:5e:00:00:01".into()), 7, "allowed: unicast"),
         (call.clone().with("mac", pf_mac.trim().into()), 124, "the physical function"),
-        (call.clone().with("runtimeConfig", info("/etc/passwd")), 126, "is not a file in"),
+        (call.clone().with("runtimeConfig", info("/etc/passwd")), 126, "is not a .json file in"),
         (
             call.clone().with("runtimeConfig", info("/var/run/k8s.cni.cncf.io/devinfo/cni/../../x.json")),
             126,
-            "is not a file in",
+            "is not a .json file in",
         ),
         (call.clone().ifname("taken"), 103, "has an interface taken already"),
         (call.clone().var("CNI_NETNS", "/run/netns/nowhere"), 3, "network namespace"),

@@ -123,6 +123,15 @@ impl Error {
         Self { code, msg: error.to_string(), details: causes(error) }
     }
 
+    /// What another plugin printed when it failed; nothing if that is no error, or says nothing.
+    pub fn read(output: &[u8]) -> Option<Self> {
+        let mut error: Self = crate::json::read(serde_json::from_slice(output).ok()?).ok()?;
+        if error.msg.is_empty() {
+            error.msg = std::mem::take(&mut error.details);
+        }
+        (!error.msg.is_empty()).then_some(error)
+    }
+
     /// The same with `details`.
     #[must_use]
     pub fn details(self, details: impl Into<String>) -> Self {

@@ -97,7 +97,7 @@ pub(crate) fn call(call: &Call<'_>, kind: &str, stdin: &[u8]) -> Result<Vec<u8>,
         return Ok(stdout);
     }
     // A plugin that dies without a word gets one.
-    Err(ExecError::Plugin(serde_json::from_slice(&stdout).unwrap_or_else(|_no_error_in_json| {
+    Err(ExecError::Plugin(Error::read(&stdout).unwrap_or_else(|| {
         let said = String::from_utf8_lossy(&stderr);
         let last = said.lines().next_back().unwrap_or_default();
         Error::new(Code::Plugin(999), format!("ended with {status} and no error in JSON")).details(last)
