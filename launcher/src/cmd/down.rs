@@ -4,6 +4,7 @@
 //! left is torn down here. Both can happen in one call, and a VM that is not there is fine.
 
 use std::io;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -19,6 +20,8 @@ use crate::vm::teardown::{self, TeardownError};
 
 /// What a supervisor may take besides the guest's grace period: stopping the VMM, and the plugins' DEL.
 const OVERTIME: Duration = Duration::from_secs(90);
+/// How long a process may take from its start until it signs the lock it was handed.
+const UNSIGNED: Duration = Duration::from_secs(10);
 /// The grace period of a VM whose record cannot be read.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
@@ -90,7 +93,7 @@ pub(crate) fn bring_down(layout: &Layout, id: &VmId, haste: Haste) -> Result<Fou
     let mut found = Found::Nothing;
     let mut pid = 0;
     for _attempt in 0..ATTEMPTS {
-        match Lock::try_lock(&layout.lock(id))? {
+        match lock_after(pid, layout, id)? {
             Locking::Locked(lock) => {
                 if layout.vm_dir(id).path().exists() {
                     found = Found::Something;
@@ -111,6 +114,20 @@ pub(crate) fn bring_down(layout: &Layout, id: &VmId, haste: Haste) -> Result<Fou
         }
     }
     Err(DownError::Undying { id: id.clone(), pid })
+}
+
+/// Tries to lock a VM whose holder `ended`, for as long as it seems to hold it still: a supervisor that a killed `up` has
+/// just started holds the lock before it signs it.
+fn lock_after(ended: i32, layout: &Layout, id: &VmId) -> Result<Locking, LockError> {
+    let deadline = Instant::now() + UNSIGNED;
+    loop {
+        match Lock::try_lock(&layout.lock(id))? {
+            Locking::Busy(holder) if holder.pid == ended && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            locking => return Ok(locking),
+        }
+    }
 }
 
 /// Asks the holder of a VM's lock to end, and waits; kills it if it does not.
@@ -151,5 +168,36 @@ fn wait(holder: &Holder, patience: Duration) -> io::Result<bool> {
             Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test")]
+
+    use std::fs;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_lock_that_a_killed_up_has_just_handed_on_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout { run: folder.path().join("run"), state: folder.path().join("state") };
+        let id = VmId { namespace: "default".to_owned(), name: "vm1".to_owned() };
+        let lock = layout.lock(&id);
+        fs::create_dir_all(lock.parent().unwrap()).unwrap();
+        // The file still names the `up`, which is dead.
+        let mut up = Command::new("true").spawn().unwrap();
+        up.wait().unwrap();
+        fs::write(&lock, format!("{}\n", up.id())).unwrap();
+        let mut heir = Command::new("flock");
+        let heir = heir.arg(&lock).args(["sh", "-c", "echo; sleep 1"]);
+        let mut heir = heir.stdout(Stdio::piped()).spawn().unwrap();
+        // It has the lock once it speaks.
+        io::Read::read_exact(heir.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        let found = bring_down(&layout, &id, Haste::AtOnce).unwrap();
+        assert_eq!(found, Found::Something);
+        heir.wait().unwrap();
     }
 }
