@@ -173,8 +173,6 @@ fn wait(holder: &Holder, patience: Duration) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test")]
-
     use std::fs;
     use std::process::{Command, Stdio};
 
