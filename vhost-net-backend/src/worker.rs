@@ -184,8 +184,14 @@ fn pin(core: Option<usize>) -> Result<(), Fault> {
 fn run(mut links: Links, inbox: &Receiver<Job>, waiting: &AtomicBool, busy: &Counter) {
     let mut round = 0;
     loop {
-        if waiting.load(Ordering::Relaxed) && waiting.swap(false, Ordering::Acquire) {
-            inbox.try_iter().for_each(|job| job(&mut links));
+        // One a round, so that no session holds up the links by calling again and again.
+        if waiting.load(Ordering::Relaxed)
+            && waiting.swap(false, Ordering::Acquire)
+            && let Ok(job) = inbox.try_recv()
+        {
+            job(&mut links);
+            // There may be another.
+            waiting.store(true, Ordering::Release);
         }
         let begin = (round == TIMED).then(Instant::now);
         let turn = links.turn();
@@ -211,5 +217,34 @@ fn run(mut links: Links, inbox: &Receiver<Job>, waiting: &AtomicBool, busy: &Cou
     }
     for place in 0..links.links.len() {
         links.remove(place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls the worker from within each call.
+    fn call_on(handle: WorkerHandle, enough: Arc<AtomicBool>) {
+        if !enough.load(Ordering::Relaxed) {
+            let next = (handle.clone(), Arc::clone(&enough));
+            // The worker may have stopped; then this was the last.
+            drop(handle.send(move |_| call_on(next.0, next.1)));
+        }
+    }
+
+    #[test]
+    fn calls_without_end_do_not_keep_a_worker_from_its_rounds() {
+        let worker = Worker::start(None).unwrap();
+        let enough = Arc::new(AtomicBool::new(false));
+        call_on(worker.handle().clone(), Arc::clone(&enough));
+        let (done, stopped) = channel();
+        std::thread::spawn(move || {
+            worker.stop();
+            done.send(()).unwrap();
+        });
+        let result = stopped.recv_timeout(Duration::from_secs(10));
+        enough.store(true, Ordering::Relaxed);
+        result.unwrap();
     }
 }

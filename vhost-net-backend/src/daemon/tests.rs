@@ -8,7 +8,7 @@ mod soak;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vhost::VhostBackend as _;
 use vhost::vhost_user::VhostUserFrontend as _;
@@ -41,6 +41,16 @@ impl Joined {
     fn vms(&self) -> (Vm, Vm) {
         let vm = |name| Vm::connect(&self.socket(name), BASIC | MERGEABLE);
         (vm("a"), vm("b"))
+    }
+
+    /// Waits until so many frames of the first end were dropped because nobody was there to receive them.
+    fn await_drops(&self, count: u64) {
+        let counters = self.daemon.counters().remove(0);
+        let until = Instant::now() + Duration::from_secs(10);
+        while counters.directions[0].drops.peer_down.get() < count {
+            assert!(Instant::now() < until, "no frame was dropped");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Faults of the link: which end, and what.

@@ -71,6 +71,7 @@ fn a_receiver_whose_memory_is_truncated_ends_alone() {
     alice.send(2);
     bob.await_hangup();
     assert_eq!(joined.faults(), [(1, "memory-gone")]);
+    joined.await_drops(1);
     let mut bob = Vm::connect(&joined.socket("b"), BASIC);
     alice.send(3);
     bob.expect(3);
