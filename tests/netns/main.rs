@@ -3,6 +3,7 @@
 //! One module per promise. What needs VLAN filtering, SR-IOV, VFIO or a guest belongs to `node`.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "tests report by panicking")]
 
+mod backends_that_lie;
 mod cni_bad_input;
 mod cnv_bridge_attaches;
 mod cnv_bridge_guards;

@@ -4,12 +4,11 @@
 //! Emulated without KVM, so that it runs on any machine.
 
 use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::{Daemon, GuestImage, Namespace, Sandbox, SshKey, eventually, output, seed_disk, sh};
+use e2e::{Daemon, GuestImage, Namespace, Sandbox, SshKey, eventually, iperf3, output, seed_disk, sh};
 
 use crate::vhost_guests::{Guest, await_socket, backend};
 
@@ -41,17 +40,6 @@ impl Network {
     }
 }
 
-/// The quick-test guest's initramfs, with iperf3.
-fn initrd(folder: &Path, guest: &GuestImage) -> PathBuf {
-    let file = folder.join("initrd");
-    fs::copy(&guest.initrd, &file).unwrap();
-    let with = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/with");
-    let more = output(Command::new(with).arg("iperf3"));
-    assert!(more.status.success(), "{}", String::from_utf8_lossy(&more.stderr));
-    fs::File::options().append(true).open(&file).unwrap().write_all(&more.stdout).unwrap();
-    file
-}
-
 /// QEMU with the quick-test guest and a NIC at each socket.
 fn vm(folder: &Path, sockets: [&Path; 2], key: &SshKey) -> Command {
     let user = format!("#cloud-config\nhostname: vm1\nssh_authorized_keys:\n- {}\n", key.public());
@@ -61,12 +49,12 @@ fn vm(folder: &Path, sockets: [&Path; 2], key: &SshKey) -> Command {
     );
     let meta = "instance-id: i-1\n";
     let seed = seed_disk(folder, &[("meta-data", meta), ("user-data", &user), ("network-config", &network)]);
-    let guest = GuestImage::get();
+    let guest = GuestImage::get().with(&["iperf3"], folder);
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-machine", "q35,memory-backend=mem,accel=tcg", "-cpu", "max", "-m", "256"]);
     qemu.args(["-object", "memory-backend-memfd,id=mem,size=256M,share=on"]);
     qemu.args(["-display", "none", "-no-reboot", "-append", "console=ttyS0 quiet"]);
-    qemu.arg("-initrd").arg(initrd(folder, &guest)).arg("-kernel").arg(guest.kernel);
+    qemu.arg("-initrd").arg(guest.initrd).arg("-kernel").arg(guest.kernel);
     qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw,readonly=on", seed.display()));
     qemu.arg("-serial").arg(format!("file:{}", folder.join("console").display()));
     for (socket, end) in sockets.iter().zip(["a", "b"]) {
@@ -99,24 +87,6 @@ fn exchange(key: &SshKey, from: &Namespace, guest: &str, folder: &Path) {
     assert_eq!(told.trim(), LENGTH.to_string(), "sent to {guest}");
     let back = output(&mut key.login(from, guest, "cat /tmp/payload"));
     assert!(back.status.success() && back.stdout == payload(), "sent by {guest}");
-}
-
-/// Runs iperf3 one way; says how much arrived: bytes by TCP, datagrams by UDP.
-fn iperf3(from: &Namespace, guest: &str, options: &str) -> u64 {
-    // Between two clients the server listens anew, and refuses whoever comes meanwhile.
-    let result = eventually("iperf3 has measured", Duration::from_secs(60), || {
-        let text = from.sh(&format!("iperf3 --json --client {guest} {options}"));
-        let result: serde_json::Value = serde_json::from_str(&text).unwrap();
-        result["error"].is_null().then_some(result)
-    });
-    let end = |sum: &str, field: &str| {
-        result["end"][sum][field].as_u64().unwrap_or_else(|| panic!("{sum}.{field} is missing: {result}"))
-    };
-    if options.contains("--udp") {
-        end("sum", "packets") - end("sum", "lost_packets")
-    } else {
-        end("sum_received", "bytes")
-    }
 }
 
 /// TCP, and UDP of tiny datagrams and of some that fill `mtu`, each both ways.

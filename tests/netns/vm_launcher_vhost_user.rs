@@ -13,18 +13,18 @@ use e2e::{Daemon, Launcher, Sandbox, Snapshot, binary, eventually, output, run, 
 
 use crate::vhost_guests::await_socket;
 
-const SOON: Duration = Duration::from_secs(60);
-const CONTROL: &str = "/run/guestwire/vhost.sock";
-const NAME: &str = "fast1";
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const CONTROL: &str = "/run/guestwire/vhost.sock";
+pub(crate) const NAME: &str = "fast1";
 
-struct Node {
-    launcher: Launcher,
+pub(crate) struct Node {
+    pub(crate) launcher: Launcher,
     folder: tempfile::TempDir,
     _sandbox: Sandbox,
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let sandbox = Sandbox::enter();
         sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
         let folder = tempfile::tempdir().unwrap();
@@ -32,7 +32,7 @@ impl Node {
     }
 
     /// The example, on a bridge without VLANs, changed.
-    fn manifest(&self, from: &str, to: &str) -> PathBuf {
+    pub(crate) fn manifest(&self, from: &str, to: &str) -> PathBuf {
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/vm-vhostuser.yaml");
         let text = fs::read_to_string(example).unwrap().replace(r#""vlan": 100, "#, "");
         assert!(text.contains(from), "{from:?} is not in the example");
@@ -41,7 +41,7 @@ impl Node {
         path
     }
 
-    fn link_is(&self, state: &str) {
+    pub(crate) fn link_is(&self, state: &str) {
         eventually(&format!("the link is {state}"), SOON, || {
             let status = self.launcher.status(NAME);
             (status["status"]["interfaces"][0]["linkState"] == state).then_some(())
@@ -56,11 +56,11 @@ impl Node {
     }
 }
 
-fn ctl(arguments: &[&str]) -> String {
+pub(crate) fn ctl(arguments: &[&str]) -> String {
     run(Command::new(binary("vhost-net-backend")).arg("ctl").args(arguments))
 }
 
-fn daemon() -> Daemon {
+pub(crate) fn daemon() -> Daemon {
     let mut command = Command::new(binary("vhost-net-backend"));
     let daemon = Daemon::start(command.args(["--control", CONTROL, "--state", "/run/guestwire/state"]));
     await_socket(Path::new(CONTROL));
@@ -92,6 +92,7 @@ fn a_vmm_is_connected_to_its_backend_whenever_there_is_one() {
         node.link_is("up");
     }
     let status = node.launcher.status(NAME);
+    assert!(!node.launcher.run("status", &[NAME]).contains("link:"), "what is as it should be is not told");
     assert_eq!(status["status"]["phase"], "Running", "the guest never noticed more than its link");
     assert_eq!(status["status"]["interfaces"][0]["mac"], "02:00:00:00:0f:01");
     // One link can be asked for by its name; nobody else's is told.
@@ -107,21 +108,80 @@ fn a_vmm_is_connected_to_its_backend_whenever_there_is_one() {
 }
 
 #[test]
-fn what_a_dead_supervisor_leaves_is_collected_with_its_link() {
+fn a_guest_starts_again_without_its_backend_and_gets_it_later() {
     let node = Node::new();
     let before = Snapshot::take(&[&node.launcher.run_dir()]);
-    let backend = daemon();
+    let mut backend = daemon();
     let up = node.launcher.up_halted(&node.manifest("fast", "fast"), &[]);
     assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
-    assert!(connected());
-    kill(Pid::from_raw(node.launcher.supervisor(NAME)), Signal::SIGKILL).unwrap();
-    // A supervisor keeps what is its own until it is gone.
-    eventually("its VM is removed", SOON, || {
-        (node.launcher.run("gc", &[]) == "default/fast1: removed\n").then_some(())
+    backend.child().kill().unwrap();
+    backend.child().wait().unwrap();
+    node.link_is("down");
+    let vmm = node.launcher.vmm(NAME).unwrap();
+    kill(Pid::from_raw(vmm), Signal::SIGKILL).unwrap();
+    let status = eventually("another guest runs", SOON, || {
+        let another = node.launcher.vmm(NAME).is_some_and(|now| now != vmm);
+        Some(node.launcher.status(NAME)).filter(|status| another && status["status"]["phase"] == "Running")
     });
-    assert!(!connected());
-    assert_eq!(fs::read_dir("/run/guestwire/vhost").unwrap().count(), 0, "no socket either");
-    assert_eq!(node.launcher.run("gc", &[]), "");
+    assert_eq!(status["status"]["interfaces"][0]["linkState"], "down", "{status}");
+    let told = node.launcher.run("status", &[NAME]);
+    assert!(told.contains("  link:       down, its backend is away\n"), "{told}");
+
+    // The backend remembers its link, so what is left of the VM is known as long as it is away.
+    let down = output(&mut node.launcher.command("down", &[NAME, "--now"]));
+    let told = String::from_utf8_lossy(&down.stderr).into_owned();
+    assert!(
+        !down.status.success() && told.contains("the VM has ended, but something it had is left"),
+        "{told}"
+    );
+    assert!(told.contains("cannot reach the daemon at /run/guestwire/vhost.sock"), "{told}");
+    let backend = daemon();
+    assert_eq!(node.launcher.run("gc", &[]), "default/fast1: removed\n");
+    assert!(!ctl(&["list"]).contains("cni-"));
+    assert_eq!(fs::read_dir("/run/guestwire/vhost").unwrap().count(), 0);
+    drop(backend);
+    before.assert_unchanged();
+}
+
+#[test]
+fn without_a_backend_up_says_so_in_one_line_and_leaves_nothing() {
+    let node = Node::new();
+    let before = Snapshot::take(&[&node.launcher.run_dir()]);
+    // The second time the folder for sockets is there.
+    for _ in 0..2 {
+        assert_eq!(
+            node.refusal(&node.manifest("fast", "fast")),
+            "vm-launcher: VM default/fast1: interface fast: network fast: vhost-user ADD: vhost-net-backend: cannot reach the \
+             daemon at /run/guestwire/vhost.sock: No such file or directory (os error 2) (code 11)\n"
+        );
+        before.assert_unchanged();
+        assert_eq!(fs::read_dir("/run/guestwire/vhost").unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn what_dead_supervisors_leave_is_collected_with_their_links() {
+    let node = Node::new();
+    let before = Snapshot::take(&[&node.launcher.run_dir()]);
+    let mut backend = daemon();
+    let process = backend.child().id();
+    let descriptors = || fs::read_dir(format!("/proc/{process}/fd")).unwrap().count();
+    // With those of questions that it has just answered.
+    let at_rest = descriptors();
+    for _ in 0..5 {
+        let up = node.launcher.up_halted(&node.manifest("fast", "fast"), &[]);
+        assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+        assert!(connected());
+        kill(Pid::from_raw(node.launcher.supervisor(NAME)), Signal::SIGKILL).unwrap();
+        // A supervisor keeps what is its own until it is gone.
+        eventually("its VM is removed", SOON, || {
+            (node.launcher.run("gc", &[]) == "default/fast1: removed\n").then_some(())
+        });
+        assert!(!connected());
+        assert_eq!(fs::read_dir("/run/guestwire/vhost").unwrap().count(), 0, "no socket either");
+        assert_eq!(node.launcher.run("gc", &[]), "");
+        eventually("the backend keeps nothing of it", SOON, || (descriptors() <= at_rest).then_some(()));
+    }
     drop(backend);
     before.assert_unchanged();
 }

@@ -1,10 +1,11 @@
 //! The quick-test guest: a Debian kernel with an initramfs that applies a NoCloud seed (`tests/guest`).
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-use crate::command::run;
+use crate::command::{output, run};
 
 /// An ELF kernel of three bytes of code, loaded at 1 MiB and entered there in 64-bit mode: `hlt`, for ever.
 pub(crate) const HALT_KERNEL: &[u8] = &halt_kernel();
@@ -69,6 +70,22 @@ impl GuestImage {
     #[track_caller]
     pub fn with_nic_drivers() -> Self {
         Self::of("guest/nics")
+    }
+
+    /// The same with more programs of this machine's, in `folder`.
+    ///
+    /// # Panics
+    /// If one of them is not installed, or the folder cannot be written to.
+    #[track_caller]
+    pub fn with(self, programs: &[&str], folder: &Path) -> Self {
+        let initrd = folder.join("initrd");
+        fs::copy(&self.initrd, &initrd).expect("the test's folder is writable");
+        let with = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/with");
+        let more = output(Command::new(with).args(programs));
+        assert!(more.status.success(), "{}", String::from_utf8_lossy(&more.stderr));
+        let mut file = fs::File::options().append(true).open(&initrd).expect("it was just made");
+        file.write_all(&more.stdout).expect("there is room for it");
+        Self { initrd, ..self }
     }
 
     #[track_caller]

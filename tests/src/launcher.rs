@@ -54,7 +54,11 @@ impl Launcher {
 
     /// A command line that brings up `manifest` with the quick-test guest's kernel.
     pub fn up_command(&self, manifest: &Path, arguments: &[&str]) -> Command {
-        let guest = GuestImage::get();
+        self.up_command_of(GuestImage::get(), manifest, arguments)
+    }
+
+    /// The same with another guest.
+    pub fn up_command_of(&self, guest: GuestImage, manifest: &Path, arguments: &[&str]) -> Command {
         let mut command = self.command("up", arguments);
         command.arg("--file").arg(manifest);
         command.arg("--kernel").arg(guest.kernel).arg("--initrd").arg(guest.initrd);

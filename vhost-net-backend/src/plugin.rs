@@ -6,7 +6,7 @@
 //!
 //! All it makes is found again by its name, which is made of network, container and interface: DEL works twice, without
 //! the namespace, and after a crash; GC removes what belongs to no attachment of its network. Only the daemon must be
-//! there.
+//! there, because it may remember a link while it is away; unless, as a note beside the socket tells, it was never asked.
 
 mod attach;
 mod check;

@@ -68,7 +68,7 @@ pub(crate) enum DownError {
     Signal { id: VmId, pid: i32, source: io::Error },
     #[error("VM {id}: its supervisor, process {pid}, could not be ended")]
     Undying { id: VmId, pid: i32 },
-    #[error(transparent)]
+    #[error("the VM has ended, but something it had is left; `vm-launcher gc` tries again to remove it")]
     Teardown(#[from] TeardownError),
 }
 

@@ -135,11 +135,14 @@ fn for_people(vmi: &Vmi) -> String {
     if let Some(created) = &metadata.creation_timestamp {
         lines.push(format!("Started:    {created}"));
     }
-    for Interface { name, mac, ip_addresses, pod_interface_name, .. } in &status.interfaces {
+    for Interface { name, mac, ip_addresses, pod_interface_name, link_state, .. } in &status.interfaces {
         let network = spec.networks.iter().find(|network| network.name == *name);
         lines.push(format!("Interface {name}:"));
         lines.push(format!("  network:    {}", network.map_or("-", network_name)));
         lines.push(format!("  MAC:        {}", mac.map_or_else(|| "-".to_owned(), |mac| mac.to_string())));
+        if link_state == "down" {
+            lines.push("  link:       down, its backend is away".to_owned());
+        }
         let addresses =
             if ip_addresses.is_empty() { "none seen yet".to_owned() } else { ip_addresses.join(", ") };
         lines.push(format!("  addresses:  {addresses}"));

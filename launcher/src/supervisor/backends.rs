@@ -1,8 +1,8 @@
 //! The vhost-user backends of a VM's NICs: connections to them for the VMM, and what they saw of the guest's addresses.
 //!
 //! The VMM cannot connect to anything. So each connection is made here and handed over, at the start and whenever the VMM
-//! says that it has lost one. A backend that dies at once again, or makes no sense, is tried ever more rarely; a VMM that
-//! says what is not so gets no more than that.
+//! says that it has lost one. A backend that dies at once again, or makes no sense, is tried ever more rarely, and logged
+//! once for as long as it has the same to say; a VMM that says what is not so gets no more than that.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -36,6 +36,8 @@ const ASK_PERIOD: Duration = Duration::from_secs(3);
 const STALE: u64 = 600;
 /// The longest answer that is read.
 const MAX_ANSWER: u64 = 1 << 20;
+/// Most addresses that are taken over; a daemon knows no more of a guest.
+const MOST: usize = 32;
 
 /// A connection to the backend at `socket`, with the time limits that the VMM relies on. Never waits: a backend that
 /// does not accept is one that is not there.
@@ -70,22 +72,27 @@ struct Backend {
     since: Option<Instant>,
     /// Whether a connection is being made.
     trying: bool,
+    /// Why there was no backend, as it was logged last.
+    missed: String,
 }
 
 impl Backends {
-    /// Those of `record`; the NICs in `unconnected` have no connection yet.
-    pub(super) fn new(record: &Record, unconnected: &[usize]) -> Self {
+    /// Those of `record`; the NICs in `unconnected` have no connection yet, and so no link.
+    pub(super) fn new(record: &Record, unconnected: &[usize], status: &mut Publisher) -> Self {
         let nics = record.plan.nics.iter().zip(&record.nics).enumerate();
         // The VMM has no virtio NIC for what is a function of the hardware.
         let virtio = nics
             .filter(|(_, (_, wired))| !matches!(wired.to_guest, ToGuest::Function(_) | ToGuest::Unplugged));
         let nics = virtio.enumerate().filter_map(|(place, (interface, (nic, wired)))| {
             let ToGuest::VhostUser { socket, .. } = &wired.to_guest else { return None };
-            let (name, socket) = (nic.name.clone(), socket.clone());
-            Some((place, Backend { interface, name, socket, wait: FIRST_WAIT, since: None, trying: false }))
+            Some((place, Backend::new(interface, &nic.name, socket)))
         });
         let mut backends = Self { nics: nics.collect(), attempts: JoinSet::new() };
-        unconnected.iter().for_each(|nic| backends.attempt(*nic));
+        for nic in unconnected {
+            if let Some(interface) = backends.lost(*nic, "nobody listens at its socket") {
+                status.link(interface, false);
+            }
+        }
         backends
     }
 
@@ -104,18 +111,27 @@ impl Backends {
 
     /// The VMM's NIC works. Returns its interface.
     fn connected(&mut self, nic: usize) -> Option<usize> {
-        let backend = self.nics.get_mut(&nic)?;
-        tracing::info!(interface = backend.name, "the backend serves the guest");
-        backend.since = Some(Instant::now());
+        // It cannot while there is no connection.
+        let backend = self.nics.get_mut(&nic).filter(|backend| !backend.trying)?;
+        if backend.since.is_none() {
+            tracing::info!(interface = backend.name, "the backend serves the guest");
+            backend.since = Some(Instant::now());
+        }
         Some(backend.interface)
     }
 
     /// The VMM's NIC has lost its backend: a connection will be made. Returns its interface.
     fn lost(&mut self, nic: usize, reason: &str) -> Option<usize> {
         let backend = self.nics.get_mut(&nic)?;
-        tracing::warn!(interface = backend.name, "no backend: {}", reason.escape_debug());
-        if backend.since.take().is_some_and(|since| since.elapsed() >= GOOD) {
+        let was_good = backend.since.take().is_some_and(|since| since.elapsed() >= GOOD);
+        if was_good {
             backend.wait = FIRST_WAIT;
+        }
+        // A VMM may say it any number of times, but not have it logged: a connection is lost once.
+        if !backend.trying && (was_good || backend.missed != reason) {
+            let socket = backend.socket.display();
+            tracing::warn!(interface = backend.name, %socket, "no backend: {}", reason.escape_debug());
+            reason.clone_into(&mut backend.missed);
         }
         let interface = backend.interface;
         self.attempt(nic);
@@ -153,6 +169,21 @@ impl Backends {
                 Some(Err(error)) => tracing::error!("connecting to a backend: {error}"),
                 None => std::future::pending().await,
             }
+        }
+    }
+}
+
+impl Backend {
+    /// That of the VM's interface number `interface`, listening at `socket`. There is no connection yet.
+    fn new(interface: usize, name: &str, socket: &Path) -> Self {
+        Self {
+            interface,
+            name: name.to_owned(),
+            socket: socket.to_owned(),
+            wait: FIRST_WAIT,
+            since: None,
+            trying: false,
+            missed: String::new(),
         }
     }
 }
@@ -254,6 +285,7 @@ fn current(seen: Vec<Seen>, guest: Mac, running: u64) -> Vec<IpAddr> {
     let mut addresses: Vec<_> = fresh.map(|seen| seen.address).collect();
     addresses.sort_by_key(|address| (kind(*address), *address));
     addresses.dedup();
+    addresses.truncate(MOST);
     addresses
 }
 
@@ -285,6 +317,30 @@ mod tests {
         ];
         let now: Vec<_> = current(seen, guest, 1000).iter().map(ToString::to_string).collect();
         assert_eq!(now, ["192.0.2.8", "192.0.2.9", "2001:db8::1", "fe80::1"]);
+    }
+
+    #[test]
+    fn no_more_addresses_are_taken_over_than_a_daemon_knows() {
+        let guest: Mac = "02:00:00:00:00:01".parse().unwrap();
+        let seen = (0..1000).map(|number| Seen { address: IpAddr::V4(number.into()), mac: guest, age: 0 });
+        assert_eq!(current(seen.collect(), guest, 1000).len(), MOST);
+    }
+
+    #[test]
+    fn a_vmm_without_a_connection_is_not_believed_to_have_a_backend() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _inside = runtime.enter();
+        let backend = Backend::new(7, "fast", Path::new("/nobody/listens/here"));
+        let mut backends = Backends { nics: BTreeMap::from([(3, backend)]), attempts: JoinSet::new() };
+        assert_eq!(backends.connected(3), Some(7));
+        assert_eq!(backends.lost(3, "it died"), Some(7));
+        assert_eq!(backends.connected(3), None, "none was made since");
+        // Said again and again, it is neither logged nor does it make for more connections.
+        for number in 0..100 {
+            assert_eq!(backends.lost(3, &format!("reason {number}")), Some(7));
+        }
+        assert_eq!((backends.nics[&3].missed.as_str(), backends.attempts.len()), ("it died", 1));
+        assert_eq!(backends.lost(4, "there is no such NIC"), None);
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl Machine<'_> {
         }
         let Started { vmm, serial, unconnected } =
             Vmm::start(&self.directory, &self.record, &self.netns, disks)?;
-        let mut backends = Backends::new(&self.record, &unconnected);
+        let mut backends = Backends::new(&self.record, &unconnected, &mut self.status);
         let (addresses, mut changes) = mpsc::channel(16);
         let _observers = self.observe(addresses);
         let Self { layout, directory, record, console, requests, status, stop, reporter, .. } = self;

@@ -1,5 +1,7 @@
 //! ADD, DEL and GC.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use cni::device_info::{self, Device};
@@ -29,8 +31,16 @@ pub(super) fn add(config: &Config, request: &Request) -> Result<Success, PluginE
     std::fs::create_dir_all(&config.sockets)
         .map_err(|source| PluginError::Folder { folder: config.sockets.clone(), source })?;
     finish_checksums(&nic)?;
+    let is_first = note(&name.note(config))?;
     // A link of that name is another ADD's, which its DEL will end: it stays.
-    ask(&config.control, Command::Add { name: Some(name.link()?), ends })?;
+    if let Err(error) = ask(&config.control, Command::Add { name: Some(name.link()?), ends }) {
+        let was_heard = !matches!(error, ClientError::Connect { .. });
+        let refused = error.code().is_some_and(|code| code != ErrorCode::Exists);
+        if is_first && (!was_heard || refused) {
+            remove(&name.note(config))?;
+        }
+        return Err(error.into());
+    }
     cni::mutated("link");
     if let Some(path) = &config.device_info
         && let Err(error) = device_info::write(path, &Device::VhostUser { socket: socket.clone() })
@@ -44,13 +54,17 @@ pub(super) fn add(config: &Config, request: &Request) -> Result<Success, PluginE
     Ok(result(request, &nic, netns, &socket))
 }
 
-/// Ends the link. Absent is fine; so is a namespace that is gone.
+/// Ends the link. Absent is fine; so is a namespace that is gone, and a daemon that was never there.
 pub(super) fn del(config: &Config, name: &Name) -> Result<(), PluginError> {
     match ask(&config.control, Command::Remove { name: name.link()? }) {
         Ok(_) => cni::mutated("link removed"),
         Err(ClientError::Refused { code: ErrorCode::NoSuchLink, .. }) => {}
+        Err(error @ ClientError::Connect { .. }) if was_never_asked(config, name) => {
+            tracing::debug!("{error}, and was never asked for link {}", name.as_str());
+        }
         Err(error) => return Err(error.into()),
     }
+    forget(config, name)?;
     if let Some(path) = &config.device_info {
         device_info::remove(path, &Device::VhostUser { socket: name.socket(config) })?;
         cni::mutated("device-info file removed");
@@ -71,13 +85,48 @@ pub(super) fn gc(config: &Config, network: &str, valid: &[Name]) -> Result<(), P
             continue;
         }
         tracing::info!(name, "ending a link that belongs to nobody");
+        let ended = Name::of_link(&link.name);
         match ask(&config.control, Command::Remove { name: link.name }) {
-            Ok(_) | Err(ClientError::Refused { code: ErrorCode::NoSuchLink, .. }) => {}
+            Ok(_) | Err(ClientError::Refused { code: ErrorCode::NoSuchLink, .. }) => forget(config, &ended)?,
             Err(error) => failed = failed.or(Some(error)),
         }
         cni::mutated("link removed");
     }
     failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Notes that the daemon is about to be asked. False if an earlier ADD has done so.
+fn note(path: &Path) -> Result<bool, PluginError> {
+    match File::create_new(path) {
+        Ok(_) => {
+            cni::mutated("note");
+            Ok(true)
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(source) => Err(PluginError::File { path: path.to_owned(), source }),
+    }
+}
+
+/// Removes what is left of a link that has ended: its note, and the socket that a daemon left which was killed.
+fn forget(config: &Config, name: &Name) -> Result<(), PluginError> {
+    remove(&name.socket(config))?;
+    remove(&name.note(config))
+}
+
+/// Removes a file in the folder for sockets, if there is one.
+fn remove(path: &Path) -> Result<(), PluginError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => {
+            Err(PluginError::File { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether no ADD since the node's start got as far as asking the daemon for this link: then there is none, running or
+/// remembered. Without the folder nothing is known.
+fn was_never_asked(config: &Config, name: &Name) -> bool {
+    config.sockets.is_dir() && !name.note(config).exists() && !name.socket(config).exists()
 }
 
 /// CNI_NETNS, fit to stand in a link's text.

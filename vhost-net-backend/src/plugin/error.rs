@@ -45,10 +45,18 @@ pub(super) enum PluginError {
         source: io::Error,
     },
     /// The folder for sockets.
-    #[error("cannot create {}", folder.display())]
+    #[error("cannot create the folder for guests' sockets, {}", folder.display())]
     Folder {
         /// The folder.
         folder: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file that tells of a link, or the socket of one that has ended.
+    #[error("cannot make or remove {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
         /// What the kernel said.
         source: io::Error,
     },
@@ -85,7 +93,7 @@ impl PluginError {
             Self::NoInterface(_) => Code::Plugin(110),
             Self::Netlink(_) => Code::Plugin(104),
             Self::Checksums { .. } => Code::Plugin(112),
-            Self::Folder { .. } | Self::Name(_) => Code::Io,
+            Self::Folder { .. } | Self::File { .. } | Self::Name(_) => Code::Io,
             Self::Daemon(ClientError::Connect { .. } | ClientError::Io(_)) => Code::TryAgainLater,
             Self::Daemon(error) if error.code() == Some(ErrorCode::Exists) => Code::Plugin(103),
             Self::Daemon(_) | Self::Answer => Code::Plugin(140),

@@ -38,6 +38,16 @@ impl Name {
         self.0.parse()
     }
 
+    /// That of a link of the daemon's.
+    pub(super) fn of_link(link: &LinkName) -> Self {
+        Self(link.as_str().to_owned())
+    }
+
+    /// The file that is there from before the daemon is asked for the link until the link has ended.
+    pub(super) fn note(&self, config: &Config) -> PathBuf {
+        config.sockets.join(format!("{}.asked", self.0))
+    }
+
     /// Where the guest's socket is.
     pub(super) fn socket(&self, config: &Config) -> PathBuf {
         config.sockets.join(format!("{}.sock", self.0))
