@@ -12,6 +12,7 @@
 pub mod bridge;
 pub mod cli;
 mod compare;
+mod journal;
 mod policy;
 pub mod readers;
 mod spoof;

@@ -23,10 +23,12 @@
 //!                     tapX ── guest
 //! ```
 //!
-//! The pod interface's alias says what it was. DEL reads it and puts everything back; when the namespace is gone there
-//! is nothing to do, since nothing was made outside it.
+//! The pod interface's alias says that it was turned into a tap, and a file ([`before`]) what it was: state, settings,
+//! addresses and routes. DEL reads both and puts everything back; when the namespace is gone, only the file is left to remove.
+//! Addresses and routes are also in the result, for whoever tells them to the guest.
 
 mod attach;
+mod before;
 mod check;
 mod config;
 mod detach;
@@ -37,6 +39,7 @@ mod tc;
 
 use cni::{Error, Request, Success};
 
+use before::Record;
 use config::Config;
 use pod::Pod;
 
@@ -53,21 +56,21 @@ impl cni::Plugin for VmTap {
     fn add(&self, request: &Request) -> Result<Success, Error> {
         let config = Config::try_from(request)?;
         let pod = Pod::open(request)?;
-        Ok(attach::add(&config, &pod, request.prev_result.clone().unwrap_or_default())?)
+        Ok(attach::add(&config, &pod, Record::of(request)?, request)?)
     }
 
     fn del(&self, request: &Request) -> Result<(), Error> {
         match Pod::open(request) {
-            Ok(pod) => Ok(detach::del(&pod)?),
+            Ok(pod) => Ok(detach::del(&pod, Record::of(request)?)?),
             // With the namespace went everything that was in it.
-            Err(error) if error.is_gone() => Ok(()),
+            Err(error) if error.is_gone() => Ok(Record::of(request)?.forget()?),
             Err(error) => Err(error.into()),
         }
     }
 
     fn check(&self, request: &Request) -> Result<(), Error> {
         let config = Config::try_from(request)?;
-        Ok(check::check(&config, &Pod::open(request)?)?)
+        Ok(check::check(&config, &Pod::open(request)?, Record::of(request)?)?)
     }
 
     fn status(&self, request: &Request) -> Result<(), Error> {
@@ -75,8 +78,8 @@ impl cni::Plugin for VmTap {
         Ok(check::status()?)
     }
 
-    fn gc(&self, _request: &Request) -> Result<(), Error> {
-        // Everything is in the pods' namespaces and goes with them.
-        Ok(())
+    fn gc(&self, request: &Request) -> Result<(), Error> {
+        // All else is in the pods' namespaces and goes with them.
+        Ok(before::gc(&request.network, &request.valid_attachments()?)?)
     }
 }

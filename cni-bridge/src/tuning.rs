@@ -14,6 +14,9 @@ mod sysctl;
 use cni::{Code, Error, Request, Success};
 
 use config::Config;
+use error::TuningError;
+
+use crate::journal::Journal;
 
 /// Reads a request's configuration.
 pub(crate) fn read(request: &Request) -> Result<(), Error> {
@@ -49,6 +52,7 @@ impl cni::Plugin for CnvTuning {
 
     fn gc(&self, request: &Request) -> Result<(), Error> {
         let config = Config::try_from(request)?;
-        Ok(saved::gc(&config.data_dir, &request.network, &request.valid_attachments()?)?)
+        let journal = Journal::in_directory(&config.data_dir);
+        Ok(journal.gc(&request.network, &request.valid_attachments()?).map_err(TuningError::Journal)?)
     }
 }

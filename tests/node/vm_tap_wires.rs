@@ -1,8 +1,9 @@
 //! `vm-tap` turns a pod interface into a tap, keeps the bridge port behind it right, and can put everything back.
 
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 
-use e2e::{CniCall, Namespace, Sandbox, Snapshot, sh};
+use e2e::{CniCall, Namespace, Sandbox, Snapshot, furnish, set_silence, sh, silence};
 use serde_json::json;
 
 /// `pod` and eleven digits of the SHA-256 of "blue", as KubeVirt names the pod interface of network "blue".
@@ -27,6 +28,11 @@ fn bridged() -> Wired {
     let conf = json!({"cniVersion": "1.0.0", "name": "net", "type": "vm-tap", "owner": 4242, "queues": 2});
     let tap = CniCall::new("vm-tap", conf).netns(&pod).ifname(POD).with("prevResult", result.clone());
     Wired { pod, bridge: bridge.with("prevResult", result), tap }
+}
+
+/// All there is in the pod, and what vm-tap has written down.
+fn look(pod: &Namespace) -> Snapshot {
+    pod.netns().run(|| Snapshot::take(&[Path::new("/run/guestwire/vm-tap")])).unwrap()
 }
 
 fn field(line: &str, name: &str) -> String {
@@ -92,23 +98,56 @@ fn del_puts_the_pod_interface_back_with_its_addresses() {
     let _sandbox = Sandbox::enter();
     sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge vlan_filtering 1");
     let Wired { pod, bridge, tap } = bridged();
-    for address in ["192.0.2.7/24", "2001:db8::7/64"] {
-        pod.sh(&format!(
-            "ip address add {address} {} dev {POD} nodad",
-            if address.contains('.') { "brd +" } else { "" }
-        ));
-    }
-    let before = pod.netns().run(|| Snapshot::take(&[])).unwrap();
+    furnish(&pod, POD);
+    let before = look(&pod);
     tap.call("ADD").success();
     let dummy = pod.sh(&format!("ip -o address show dev {POD}"));
-    assert!(dummy.contains("192.0.2.7/24") && dummy.contains("2001:db8::7/64"), "{dummy}");
+    for address in ["192.0.2.7/24", "192.0.2.8/24", "198.51.100.9/32", "2001:db8::7/64", "2001:db8:1::7/64"] {
+        assert!(dummy.contains(address), "{address} is not in {dummy}");
+    }
     let nic = pod.sh(&format!("ip -o address show dev {HASH}-nic"));
-    assert!(!nic.contains("192.0.2.7") && !nic.contains("2001:db8::7"), "{nic}");
+    assert_eq!(nic, "", "the pod has addresses on the guest's wire");
+    tap.call("CHECK").success();
     tap.call("DEL").success();
     tap.call("DEL").success();
     pod.netns().run(|| before.assert_unchanged()).unwrap();
     bridge.call("CHECK").success();
     bridge.call("DEL").success();
+}
+
+#[test]
+fn settings_and_state_are_put_back_whatever_they_were() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge vlan_filtering 1");
+    let Wired { pod, bridge: _, tap } = bridged();
+    for (no_ipv6, no_arp, state) in [("1", "2", "up"), ("0", "8", "down")] {
+        set_silence(&pod, POD, [no_ipv6, no_arp]);
+        pod.sh(&format!("ip link set {POD} {state}"));
+        let before = look(&pod);
+        let put_back = || {
+            assert_eq!(silence(&pod, POD), [no_ipv6, no_arp]);
+            pod.netns().run(|| before.assert_unchanged()).unwrap();
+        };
+        tap.call("ADD").success();
+        assert_eq!(silence(&pod, &format!("{HASH}-nic")), ["1", "1"]);
+        tap.cut_off_del(put_back);
+    }
+}
+
+#[test]
+fn the_result_tells_what_the_guest_takes_over() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge vlan_filtering 1");
+    let Wired { pod, bridge: _, tap } = bridged();
+    furnish(&pod, POD);
+    let result = tap.call("ADD").success();
+    let ips = result["ips"].as_array().unwrap();
+    assert!(ips.contains(&json!({"interface": 2, "address": "192.0.2.7/24"})), "{result}");
+    let routes = result["routes"].as_array().unwrap();
+    for route in [json!({"dst": "0.0.0.0/0", "gw": "192.0.2.1"}), json!({"dst": "::/0", "gw": "2001:db8::1"})]
+    {
+        assert!(routes.contains(&route), "{result}");
+    }
 }
 
 #[test]
@@ -147,13 +186,8 @@ fn what_a_crash_left_is_put_back_by_del() {
     let _sandbox = Sandbox::enter();
     sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge vlan_filtering 1");
     let Wired { pod, bridge, tap } = bridged();
-    for address in ["192.0.2.7/24", "2001:db8::7/64"] {
-        pod.sh(&format!(
-            "ip address add {address} {} dev {POD} nodad",
-            if address.contains('.') { "brd +" } else { "" }
-        ));
-    }
-    let before = pod.netns().run(|| Snapshot::take(&[])).unwrap();
+    furnish(&pod, POD);
+    let before = look(&pod);
     let mut crashes = 0;
     while tap.clone().var("GUESTWIRE_CRASH_AFTER", (crashes + 1).to_string()).call("ADD").code != Some(0) {
         crashes += 1;
@@ -172,31 +206,55 @@ fn check_names_the_first_difference() {
     sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge vlan_filtering 1");
     let Wired { pod, bridge: _, tap } = bridged();
     assert!(tap.call("CHECK").error().1.contains("not turned into a tap"));
-    tap.call("ADD").success();
+    furnish(&pod, POD);
+    let before = look(&pod);
     let (nic, device, bridge) = (format!("{HASH}-nic"), format!("tap{HASH}"), format!("k6t-{HASH}"));
-    for (change, restore, message) in [
+    let set = |file: &str, value: &str| format!("sysctl -q -w net.{file}={value}");
+    for (change, message) in [
+        (format!("ip link set {device} nomaster"), "master of tap"),
+        (format!("ip link set {device} down"), "state of tap"),
+        (format!("ip link set {device} mtu 1300"), "MTU of tap"),
+        (set(&format!("ipv4.conf.{device}.arp_ignore"), "0"), "arp_ignore of tap"),
+        (set(&format!("ipv6.conf.{device}.disable_ipv6"), "0"), "disable_ipv6 of tap"),
+        (format!("ip link set {nic} nomaster"), "master of 16477688c0e-nic"),
+        (format!("ip link set {nic} type bridge_slave learning on"), "learning on 16477688c0e-nic"),
+        (format!("ip link set {nic} down"), "state of 16477688c0e-nic"),
+        (format!("ip link set {nic} mtu 1300"), "MTU of 16477688c0e-nic"),
+        (format!("ip link set {nic} address 02:00:00:00:00:66"), "address of 16477688c0e-nic"),
         (
-            format!("ip link set {device} nomaster"),
-            format!("ip link set {device} master {bridge}"),
-            "master of tap",
+            format!("ip address add 192.0.2.99/24 dev {nic}"),
+            "address 192.0.2.99/24 of 16477688c0e-nic is present",
         ),
-        (format!("ip link set {device} down"), format!("ip link set {device} up"), "state of tap"),
-        (format!("ip link set {device} mtu 1300"), format!("ip link set {device} mtu 1400"), "MTU of tap"),
+        (set(&format!("ipv4.conf.{nic}.arp_ignore"), "0"), "arp_ignore of 16477688c0e-nic"),
+        (set(&format!("ipv6.conf.{nic}.disable_ipv6"), "0"), "disable_ipv6 of 16477688c0e-nic"),
+        (format!("ip link set {bridge} down"), "state of k6t"),
+        (format!("ip link set {bridge} mtu 1300"), "MTU of k6t"),
+        (format!("ip link set {bridge} address 02:00:00:00:00:66"), "address of 16477688c0e-nic"),
+        (format!("ip link set {bridge} type bridge mcast_snooping 1"), "multicast snooping of k6t"),
+        (set(&format!("ipv4.conf.{bridge}.arp_ignore"), "0"), "arp_ignore of k6t"),
+        (set(&format!("ipv6.conf.{bridge}.disable_ipv6"), "0"), "disable_ipv6 of k6t"),
         (
-            format!("ip link set {nic} type bridge_slave learning on"),
-            format!("ip link set {nic} type bridge_slave learning off"),
-            "learning on",
+            format!("ip address del 192.0.2.8/24 dev {POD}"),
+            "address 192.0.2.8/24 of pod16477688c0e is absent",
         ),
-        (format!("ip link set {POD} address 02:00:00:00:00:66"), "true".to_owned(), "address of pod"),
-        (format!("ip link del {device}"), "true".to_owned(), "is absent"),
+        (format!("ip link set {POD} address 02:00:00:00:00:66"), "address of pod"),
+        (format!("ip link del {device}"), "is absent"),
+        (format!("ip link del {bridge}"), "is absent"),
+        (format!("ip link del {POD}"), "pod16477688c0e is absent"),
     ] {
+        tap.call("ADD").success();
+        tap.call("CHECK").success();
         pod.sh(&change);
         let (code, text) = tap.call("CHECK").error();
         assert!(code == 105 && text.contains(message), "{change}: {text}");
-        pod.sh(&restore);
-        if restore != "true" {
-            tap.call("CHECK").success();
+        // What others gave the interface meanwhile is theirs to take.
+        if change.starts_with("ip address add") {
+            pod.sh(&change.replace(" add ", " del "));
         }
+        tap.call("DEL").success();
+        // ADD leaves the interface's MTU alone, and so does DEL.
+        pod.sh(&format!("ip link set {POD} mtu 1400"));
+        pod.netns().run(|| before.assert_unchanged()).unwrap();
     }
 }
 

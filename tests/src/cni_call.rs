@@ -103,6 +103,13 @@ impl CniCall {
         self
     }
 
+    /// Leaves one field of the configuration out.
+    #[must_use]
+    pub fn without_field(mut self, field: &str) -> Self {
+        self.conf.as_object_mut().map(|conf| conf.remove(field));
+        self
+    }
+
     /// Calls it: `ADD`, `DEL`, `CHECK`, `VERSION`, `STATUS`, `GC` or what a test makes up.
     #[track_caller]
     pub fn call(&self, verb: &str) -> Answer {

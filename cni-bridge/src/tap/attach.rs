@@ -1,16 +1,17 @@
 //! ADD.
 //!
-//! Order matters for a crash: the alias that tells DEL what to put back is written first, and the dummy that keeps
-//! the addresses is complete before the pod interface loses them.
+//! Order matters for a crash: the file that tells DEL what to put back is written first, then the alias that tells it
+//! where; and the dummy that shows the addresses is complete before the pod interface loses them.
 
 use std::fs;
 
-use cni::{Interface, Success};
+use cni::{Interface, Ip, Request, Success, Version};
 use ipnetwork::IpNetwork;
 use net_types::{IfName, Mac};
 use netlink::{Link, NewBridge, PortFlag};
 use tap::NewTap;
 
+use super::before::{Before, Record, Settings};
 use super::config::Config;
 use super::detach;
 use super::error::VmTapError;
@@ -18,8 +19,17 @@ use super::names::Names;
 use super::pod::{self, Mode, Pod};
 use super::tc;
 
+/// `RT_TABLE_MAIN` and `RT_SCOPE_LINK` (`linux/rtnetlink.h`).
+const MAIN_TABLE: u32 = 254;
+const SCOPE_LINK: u8 = 253;
+
 /// Makes the tap and adds it to what the chain has so far.
-pub(super) fn add(config: &Config, pod: &Pod, mut result: Success) -> Result<Success, VmTapError> {
+pub(super) fn add(
+    config: &Config,
+    pod: &Pod,
+    record: Record<'_>,
+    request: &Request,
+) -> Result<Success, VmTapError> {
     let (names, nic) = pod.interface()?;
     let new = match config.mode {
         Mode::Bridge => vec![&names.bridge, &names.tap],
@@ -31,45 +41,88 @@ pub(super) fn add(config: &Config, pod: &Pod, mut result: Success) -> Result<Suc
         }
     }
     let mac = nic.mac.ok_or_else(|| VmTapError::Vanished(names.pod.clone()))?;
+    if config.mode == Mode::Tc {
+        tc::refuse_ingress(pod, &names, &nic)?;
+    }
+    let before = Before::look(pod, &names.pod, &nic)?;
+    record.keep(&before)?;
+    cni::mutated("what it was");
     let built = match config.mode {
-        Mode::Bridge => keep_identity(pod, &names, &nic, mac).and_then(|()| wire(config, pod, &names, &nic)),
-        Mode::Tc => tc::add(config, pod, &names, &nic, mac),
+        Mode::Bridge => {
+            keep_identity(pod, &names, &nic, mac, &before).and_then(|()| wire(config, pod, &names, &nic))
+        }
+        Mode::Tc => tc::add(config, pod, &names, &nic, mac, &before),
     };
     if let Err(error) = built {
-        if let Err(undo) = detach::del(pod) {
+        if let Err(undo) = detach::del(pod, record) {
             tracing::error!("after a failed ADD, {} is not as it was: {undo}", names.pod);
         }
         return Err(error);
     }
+    let mut result = request.prev_result.clone().unwrap_or_default();
     for name in new {
         let link = pod.link(name)?;
-        result.interfaces.push(Interface {
-            name: link.name,
-            mac: link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
-            mtu: Some(link.mtu),
-            sandbox: pod.sandbox.clone(),
-            ..Interface::default()
-        });
+        result.interfaces.push(interface(pod, link.name, link.mac, link.mtu));
     }
+    tell(&mut result, pod, &nic, &before, request.version);
     Ok(result)
 }
 
+fn interface(pod: &Pod, name: String, mac: Option<Mac>, mtu: u32) -> Interface {
+    let mac = mac.map(|mac| mac.to_string()).unwrap_or_default();
+    Interface { name, mac, mtu: Some(mtu), sandbox: pod.sandbox.clone(), ..Interface::default() }
+}
+
+/// Adds the addresses and routes of the pod interface that the result does not tell of yet: they are the guest's now.
+/// Versions before 0.3.0 have room for one address of each family.
+fn tell(result: &mut Success, pod: &Pod, nic: &Link, before: &Before, version: Version) {
+    for address in before.networks() {
+        let is_it = |ip: &Ip| {
+            let takes_its_place = version < Version::V0_3_0 && ip.address.is_ipv6() == address.is_ipv6();
+            ip.address == address || takes_its_place
+        };
+        if result.ips.iter().any(is_it) {
+            continue;
+        }
+        let own = |one: &Interface| one.name == nic.name && one.sandbox == pod.sandbox;
+        let index = result.interfaces.iter().position(own).unwrap_or_else(|| {
+            result.interfaces.push(interface(pod, nic.name.clone(), nic.mac, nic.mtu));
+            result.interfaces.len() - 1
+        });
+        result.ips.push(Ip { interface: Some(index), address, gateway: None });
+    }
+    for route in before.routes.iter().flat_map(|route| route.through(nic.index)) {
+        let netlink::RouteOptions { table, priority, mtu, advmss, scope } = route.options;
+        let is_told = |one: &cni::Route| {
+            one.dst == route.destination
+                && one.table.filter(|table| *table != MAIN_TABLE) == table
+                && result.next_hop(one) == route.gateway
+        };
+        if result.routes.iter().any(is_told) {
+            continue;
+        }
+        // Where neither gateway nor scope is given, the gateway of an address is meant.
+        let scope = if route.gateway.is_none() { Some(SCOPE_LINK) } else { scope };
+        let gw = route.gateway;
+        result.routes.push(cni::Route { dst: route.destination, gw, mtu, advmss, priority, table, scope });
+    }
+}
+
 /// The dummy takes name, address, MTU and IP addresses of the pod interface.
-fn keep_identity(pod: &Pod, names: &Names, nic: &Link, mac: Mac) -> Result<(), VmTapError> {
+fn keep_identity(pod: &Pod, names: &Names, nic: &Link, mac: Mac, before: &Before) -> Result<(), VmTapError> {
     let netlink = &pod.netlink;
     netlink.set_alias(nic.index, &pod::alias(&names.pod, mac, Mode::Bridge))?;
     cni::mutated("alias");
     netlink.create_dummy(&names.dummy, mac, nic.mtu)?;
     cni::mutated("dummy");
     let dummy = pod.link(&names.dummy)?;
-    let addresses = own_addresses(pod, nic.index)?;
-    for address in &addresses {
-        netlink.add_sole_address(dummy.index, *address)?;
+    for address in before.networks() {
+        netlink.add_sole_address(dummy.index, address)?;
         cni::mutated("address kept");
     }
     netlink.set_down(nic.index)?;
     cni::mutated("pod interface down");
-    for address in addresses {
+    for address in own_addresses(pod, nic.index)? {
         match netlink.delete_address(nic.index, address) {
             // Going down took the IPv6 ones.
             Err(error) if error.is_not_found() => {}
@@ -116,7 +169,7 @@ fn wire(config: &Config, pod: &Pod, names: &Names, nic: &Link) -> Result<(), VmT
     netlink.set_mtu(tap.index, nic.mtu)?;
     cni::mutated("MTU of the tap");
     for name in [&names.nic, &names.bridge, &names.tap] {
-        keep_silent(pod, name)?;
+        Settings::silent().write(pod, name)?;
     }
     for port in [nic.index, tap.index] {
         netlink.set_master(port, Some(bridge.index))?;
@@ -139,23 +192,6 @@ pub(super) fn make_tap(config: &Config, pod: &Pod, name: &IfName) -> Result<(), 
         .run(|| tap::create(&tap))
         .map_err(VmTapError::Netns)?
         .map_err(|source| VmTapError::Tap { name: name.clone(), source })
-}
-
-/// The pod itself says nothing on the guest's wire: no IPv6 of its own, no ARP answers for its other addresses.
-pub(super) fn keep_silent(pod: &Pod, link: &IfName) -> Result<(), VmTapError> {
-    let settings = [
-        (format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"), true),
-        (format!("/proc/sys/net/ipv4/conf/{link}/arp_ignore"), false),
-    ];
-    for (path, may_be_missing) in settings {
-        match pod.namespace.run(|| fs::write(&path, "1")).map_err(VmTapError::Netns)? {
-            // A kernel without IPv6 says none.
-            Err(error) if may_be_missing && error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(source) => return Err(VmTapError::Setting { path, source }),
-            Ok(()) => {}
-        }
-    }
-    Ok(())
 }
 
 /// A locally administered unicast address.

@@ -1,18 +1,23 @@
 //! DEL: the pod interface becomes what it was. Also how a failed ADD is undone, so every step may find its object
 //! missing.
 
+use std::error::Error as _;
+
 use net_types::IfName;
 use netlink::{Link, Netlink};
 
 use super::attach::own_addresses;
+use super::before::{Before, Record, Settings};
 use super::error::VmTapError;
 use super::pod::{Mode, Pod, Wired};
 use super::tc;
 
-/// Takes everything apart and puts the pod interface back. Nothing there is fine. The dummy, which keeps the
-/// addresses, goes when the interface has them, and the alias last: cut off anywhere, this can begin again.
-pub(super) fn del(pod: &Pod) -> Result<(), VmTapError> {
-    let Some(Wired { names, nic, mac, mode }) = pod.wired()? else { return Ok(()) };
+/// Takes everything apart and puts the pod interface back. Nothing there is fine. The dummy, which shows the
+/// addresses, goes when the interface has them, then the alias, and last the file that tells what there was: cut off
+/// anywhere, this can begin again.
+pub(super) fn del(pod: &Pod, record: Record<'_>) -> Result<(), VmTapError> {
+    let Some(Wired { names, nic, mac, mode }) = pod.wired()? else { return record.forget() };
+    let before = record.read()?;
     let netlink = &pod.netlink;
     if mode == Mode::Tc {
         tc::end(pod, &nic)?;
@@ -33,19 +38,66 @@ pub(super) fn del(pod: &Pod) -> Result<(), VmTapError> {
         netlink.set_name(nic.index, &names.pod)?;
         cni::mutated("pod interface as it was");
     }
-    pod.namespace.run(|| end_silence(&names.pod)).map_err(VmTapError::Netns)?;
-    netlink.set_up(nic.index)?;
+    match before {
+        Some(before) => give_back(pod, &names.pod, &nic, &before)?,
+        // An earlier release made it, which wrote nothing down, or the file is lost.
+        None => give_back_addresses_of(pod, &names.pod, &nic, dummy.as_ref())?,
+    }
     if let Some(dummy) = dummy {
-        for address in own_addresses(pod, dummy.index)? {
-            match netlink.add_sole_address(nic.index, address) {
-                Err(error) if !error.already_exists() => return Err(error.into()),
-                _ => cni::mutated("address given back"),
-            }
-        }
         delete(netlink, &dummy)?;
     }
     netlink.set_alias(nic.index, "")?;
     cni::mutated("alias cleared");
+    record.forget()
+}
+
+/// State, settings, addresses and routes as they were.
+fn give_back(pod: &Pod, name: &IfName, nic: &Link, before: &Before) -> Result<(), VmTapError> {
+    let netlink = &pod.netlink;
+    let Before { up, settings, addresses, routes } = before;
+    settings.write(pod, name)?;
+    if *up {
+        netlink.set_up(nic.index)?;
+    } else {
+        netlink.set_down(nic.index)?;
+    }
+    cni::mutated("state given back");
+    for address in addresses {
+        match netlink.give_back_address(nic.index, address) {
+            Err(error) if !error.already_exists() => return Err(error.into()),
+            _ => cni::mutated("address given back"),
+        }
+    }
+    for route in routes {
+        match netlink.give_back_route(route) {
+            // It may lead through something else that is gone by now, and the rest must still be put back.
+            Err(error) if !error.already_exists() => {
+                let cause = error.source().map(ToString::to_string).unwrap_or_default();
+                tracing::warn!("the {route} through {name} is lost: {error}: {cause}");
+            }
+            _ => cni::mutated("route given back"),
+        }
+    }
+    Ok(())
+}
+
+/// What can be given back when nothing is written down: the addresses that the dummy shows.
+fn give_back_addresses_of(
+    pod: &Pod,
+    name: &IfName,
+    nic: &Link,
+    dummy: Option<&Link>,
+) -> Result<(), VmTapError> {
+    tracing::warn!("nothing tells what {name} was; it gets its addresses back, and no routes");
+    Settings::default().write(pod, name)?;
+    pod.netlink.set_up(nic.index)?;
+    let Some(dummy) = dummy else { return Ok(()) };
+    for address in own_addresses(pod, dummy.index)? {
+        match pod.netlink.add_sole_address(nic.index, address) {
+            Err(error) if !error.already_exists() => return Err(error.into()),
+            _ => cni::mutated("address given back"),
+        }
+    }
     Ok(())
 }
 
@@ -66,13 +118,4 @@ fn dummy(netlink: &Netlink, names: [&IfName; 2]) -> Result<Option<Link>, VmTapEr
         }
     }
     Ok(None)
-}
-
-/// Undoes ADD's silence. A kernel without IPv6 has no such setting.
-fn end_silence(name: &IfName) {
-    for setting in [format!("ipv6/conf/{name}/disable_ipv6"), format!("ipv4/conf/{name}/arp_ignore")] {
-        if let Err(error) = std::fs::write(format!("/proc/sys/net/{setting}"), "0") {
-            tracing::debug!("{setting} is not as it was: {error}");
-        }
-    }
 }

@@ -8,6 +8,7 @@ use netns::NetNsError;
 use tap::TapError;
 
 use crate::compare::Difference;
+use crate::journal::JournalError;
 
 /// Why a tap could not be made, checked or removed.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,9 @@ pub(crate) enum VmTapError {
         /// Why.
         source: io::Error,
     },
+    /// What the interface was could not be kept or read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// A link just made is not there.
     #[error("interface {0} vanished while it was being set up")]
     Vanished(IfName),
@@ -88,6 +92,7 @@ impl VmTapError {
             Self::Netlink(_) => Code::KERNEL_REFUSED,
             Self::Tap { .. } => Code::NO_TAP,
             Self::Setting { .. } => Code::UNUSABLE_FILE,
+            Self::Journal(error) => error.code(),
             Self::Vanished(_) => Code::TryAgainLater,
             Self::Differs(_) => Code::DIFFERS,
         }

@@ -1,24 +1,37 @@
 //! `tc` mode: what comes in by the pod interface leaves by the tap, and the other way round.
 //!
 //! The pod interface stays as it is, with name, hardware address and IP addresses; the pod itself hears nothing by it
-//! any more, and without IPv6 addresses to keep it does not speak IPv6 there either.
+//! any more, and without IPv6 addresses or routes to keep it does not speak IPv6 there either.
 
 use net_types::Mac;
 use netlink::Link;
 
-use super::attach::{keep_silent, make_tap, own_addresses};
+use super::attach::make_tap;
+use super::before::{Before, Settings};
 use super::config::Config;
 use super::error::VmTapError;
 use super::names::Names;
 use super::pod::{Mode, Pod, alias};
 use crate::compare::{expect, index};
 
-/// Makes the tap and redirects.
-pub(super) fn add(config: &Config, pod: &Pod, names: &Names, nic: &Link, mac: Mac) -> Result<(), VmTapError> {
-    let netlink = &pod.netlink;
-    if netlink.has_ingress(nic.index)? {
+/// An interface has one ingress queueing discipline; somebody else's is left alone.
+pub(super) fn refuse_ingress(pod: &Pod, names: &Names, nic: &Link) -> Result<(), VmTapError> {
+    if pod.netlink.has_ingress(nic.index)? {
         return Err(VmTapError::HasIngress(names.pod.clone()));
     }
+    Ok(())
+}
+
+/// Makes the tap and redirects.
+pub(super) fn add(
+    config: &Config,
+    pod: &Pod,
+    names: &Names,
+    nic: &Link,
+    mac: Mac,
+    before: &Before,
+) -> Result<(), VmTapError> {
+    let netlink = &pod.netlink;
     netlink.set_alias(nic.index, &alias(&names.pod, mac, Mode::Tc))?;
     cni::mutated("alias");
     make_tap(config, pod, &names.tap)?;
@@ -26,10 +39,11 @@ pub(super) fn add(config: &Config, pod: &Pod, names: &Names, nic: &Link, mac: Ma
     let tap = pod.link(&names.tap)?;
     netlink.set_mtu(tap.index, nic.mtu)?;
     cni::mutated("MTU of the tap");
-    keep_silent(pod, &names.tap)?;
-    // Switching IPv6 off takes its addresses, and then nobody could tell the guest.
-    if !own_addresses(pod, nic.index)?.iter().any(ipnetwork::IpNetwork::is_ipv6) {
-        keep_silent(pod, &names.pod)?;
+    Settings::silent().write(pod, &names.tap)?;
+    // Switching IPv6 off takes its addresses and routes, and then nobody could tell the guest.
+    if !before.has_ipv6(nic.index) {
+        Settings::silent().write(pod, &names.pod)?;
+        cni::mutated("silence");
     }
     for (from, to) in [(tap.index, nic.index), (nic.index, tap.index)] {
         netlink.add_redirect(from, to)?;

@@ -9,9 +9,10 @@ use netns::NetNs;
 
 use super::config::{Config, Wanted};
 use super::error::TuningError;
-use super::saved::{self, Saved};
+use super::saved::Saved;
 use super::sysctl;
 use crate::compare::expect;
+use crate::journal::Journal;
 use crate::spoof::{self, State};
 use nf_tables::NfTables;
 
@@ -41,7 +42,11 @@ pub(super) fn add(
     let pod = open(attachment)?;
     let own = values(&pod.link, &config.wanted);
     if own != Saved::default() {
-        saved::keep(&config.data_dir, network, attachment, &own)?;
+        let journal = Journal::in_directory(&config.data_dir);
+        // What is kept already is of an ADD that is being repeated: the older values are the true ones.
+        if journal.read::<Saved>(attachment)?.is_none() {
+            journal.keep(network, attachment, &own)?;
+        }
         cni::mutated("values kept");
     }
     let changed = change(config, &pod).and_then(|()| match config.wanted.mac {
@@ -125,9 +130,10 @@ fn guard(result: &Success, mac: Mac) -> Result<(), TuningError> {
 
 /// Restores what was kept. A pod that is gone took everything with it.
 pub(super) fn del(data_dir: &Path, attachment: &Attachment) -> Result<(), TuningError> {
+    let journal = Journal::in_directory(data_dir);
     match open(attachment) {
         Ok(pod) => {
-            if let Some(own) = saved::read(data_dir, attachment)? {
+            if let Some(own) = journal.read(attachment)? {
                 set(&pod, own)?;
             }
         }
@@ -136,7 +142,7 @@ pub(super) fn del(data_dir: &Path, attachment: &Attachment) -> Result<(), Tuning
         Err(TuningError::Netns(error)) if error.is_gone() => {}
         Err(error) => return Err(error),
     }
-    saved::forget(data_dir, attachment)
+    Ok(journal.forget(attachment)?)
 }
 
 /// Compares; fails with the first difference.

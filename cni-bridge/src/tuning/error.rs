@@ -8,6 +8,7 @@ use net_types::IfName;
 use netns::NetNsError;
 
 use crate::compare::Difference;
+use crate::journal::JournalError;
 use nf_tables::NfTablesError;
 
 /// Why an interface could not be tuned, checked or restored.
@@ -43,14 +44,9 @@ pub(super) enum TuningError {
         /// Why.
         source: io::Error,
     },
-    /// A file of saved values is none.
-    #[error("{} does not hold an interface's saved values", path.display())]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// Where it goes wrong.
-        source: serde_json::Error,
-    },
+    /// The interface's own values could not be kept or read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// Netlink refused.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
@@ -70,7 +66,7 @@ impl From<TuningError> for cni::Error {
             TuningError::NoInterface(_) => Code::NO_INTERFACE,
             TuningError::NotAllowed(_) | TuningError::Allowlist { .. } => Code::Plugin(113),
             TuningError::File { .. } => Code::UNUSABLE_FILE,
-            TuningError::Corrupt { .. } => Code::Plugin(114),
+            TuningError::Journal(error) => error.code(),
             TuningError::Netlink(_) | TuningError::NfTables(_) => Code::KERNEL_REFUSED,
             TuningError::Differs(_) => Code::DIFFERS,
         };

@@ -115,7 +115,11 @@ fn dispatch(plugin: &impl Plugin, request: &Request) -> Result<Option<Value>, Er
     match request.command {
         Command::Add => {
             let success = plugin.add(request)?;
-            return output::success(&success, request.version).map(Some);
+            return output::success(&success, request.version).map(Some).inspect_err(|_| {
+                if let Err(undo) = plugin.del(request) {
+                    tracing::error!("after an ADD whose result cannot be told: {undo}");
+                }
+            });
         }
         Command::Del => plugin.del(request)?,
         Command::Check => plugin.check(request)?,

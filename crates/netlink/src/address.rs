@@ -42,7 +42,7 @@ impl Netlink {
 }
 
 /// `IFA_LOCAL` is the link's own address; on links that are not point-to-point `IFA_ADDRESS` is the same.
-fn network(message: &AddressMessage) -> Option<IpNetwork> {
+pub(crate) fn network(message: &AddressMessage) -> Option<IpNetwork> {
     let mut address: Option<IpAddr> = None;
     for attribute in &message.attributes {
         match attribute {

@@ -20,6 +20,8 @@ pub struct BridgeInfo {
     pub default_pvid: Option<VlanId>,
     /// It takes part in the spanning tree protocol.
     pub stp: bool,
+    /// It sends multicast only to ports that want it.
+    pub multicast_snooping: bool,
 }
 
 /// A bridge port's own settings.
@@ -218,6 +220,7 @@ impl From<Vec<InfoBridge>> for BridgeInfo {
             match info {
                 InfoBridge::VlanFiltering(on) => bridge.vlan_filtering = on,
                 InfoBridge::VlanDefaultPvid(vid) => bridge.default_pvid = VlanId::try_from(vid).ok(),
+                InfoBridge::MulticastSnooping(on) => bridge.multicast_snooping = on,
                 InfoBridge::StpState(state) => bridge.stp = u32::from(state) != 0,
                 _ => {}
             }

@@ -48,13 +48,32 @@ pub struct Link {
     pub all_multicast: bool,
     /// Transmit queue length in packets.
     pub tx_queue_len: u32,
-    /// The user who may open it, if it is a tap that belongs to one.
-    pub tap_owner: Option<u32>,
+    /// What it is as a tap.
+    pub tap: Option<TapInfo>,
     /// What it is as a bridge.
     pub bridge: Option<BridgeInfo>,
     /// What it is as a bridge's port.
     pub port: Option<PortInfo>,
 }
+
+/// A tap's own settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TapInfo {
+    /// The user who may open it; none if only root may.
+    pub owner: Option<u32>,
+    /// The group whose members may open it.
+    pub group: Option<u32>,
+    /// It stays when nobody has it open.
+    pub persistent: bool,
+    /// It takes more than one queue.
+    pub multi_queue: bool,
+}
+
+/// Attributes of a tap (`linux/if_link.h`).
+const IFLA_TUN_OWNER: u16 = 1;
+const IFLA_TUN_GROUP: u16 = 2;
+const IFLA_TUN_PERSIST: u16 = 6;
+const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 
 /// A veth pair to be made.
 #[derive(Debug, Clone, Copy)]
@@ -238,7 +257,7 @@ impl From<LinkMessage> for Link {
             promiscuous: flags.contains(LinkFlags::Promisc),
             all_multicast: flags.contains(LinkFlags::Allmulti),
             tx_queue_len: 0,
-            tap_owner: None,
+            tap: None,
             bridge: None,
             port: None,
         };
@@ -267,7 +286,7 @@ impl Link {
         for info in infos {
             match info {
                 LinkInfo::Kind(kind) => self.kind = kind.to_string(),
-                LinkInfo::Data(InfoData::Tun(tun)) => self.tap_owner = tun.iter().find_map(owner),
+                LinkInfo::Data(InfoData::Tun(tun)) => self.tap = Some(TapInfo::from(tun)),
                 LinkInfo::Data(InfoData::Bridge(bridge)) => self.bridge = Some(BridgeInfo::from(bridge)),
                 LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
                     self.port = Some(PortInfo::from(port));
@@ -278,15 +297,21 @@ impl Link {
     }
 }
 
-/// `IFLA_TUN_OWNER` (`linux/if_link.h`), which the packet crate leaves undecoded.
-fn owner(attribute: &InfoTun) -> Option<u32> {
-    const IFLA_TUN_OWNER: u16 = 1;
-    if attribute.kind() != IFLA_TUN_OWNER {
-        return None;
+impl From<Vec<InfoTun>> for TapInfo {
+    fn from(infos: Vec<InfoTun>) -> Self {
+        let mut tap = Self::default();
+        for info in infos {
+            // The packet crate leaves them undecoded.
+            let mut value = vec![0; info.value_len()];
+            info.emit_value(&mut value);
+            match (info.kind(), value.as_slice()) {
+                (IFLA_TUN_OWNER, id) => tap.owner = id.try_into().ok().map(u32::from_ne_bytes),
+                (IFLA_TUN_GROUP, id) => tap.group = id.try_into().ok().map(u32::from_ne_bytes),
+                (IFLA_TUN_PERSIST, &[on]) => tap.persistent = on != 0,
+                (IFLA_TUN_MULTI_QUEUE, &[on]) => tap.multi_queue = on != 0,
+                _ => {}
+            }
+        }
+        tap
     }
-    let mut value = [0; 4];
-    (attribute.value_len() == value.len()).then(|| {
-        attribute.emit_value(&mut value);
-        u32::from_ne_bytes(value)
-    })
 }

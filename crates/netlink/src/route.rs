@@ -46,12 +46,20 @@ impl Netlink {
         for filter in
             [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
         {
-            let is_v6 = filter.header.address_family == AddressFamily::Inet6;
-            let messages = self.handle.route().get(filter).execute().try_collect();
-            let messages: Vec<_> = self.wait("list routes of link with index", index, messages)?;
-            routes.extend(messages.iter().flat_map(|message| routes_through(message, index, is_v6)));
+            let messages = self.route_messages(filter, index)?;
+            routes.extend(messages.iter().flat_map(|message| routes_through(message, index)));
         }
         Ok(routes)
+    }
+
+    /// What the kernel tells of its routes, for a question about the link with index `index`.
+    pub(crate) fn route_messages(
+        &self,
+        filter: RouteMessage,
+        index: u32,
+    ) -> Result<Vec<RouteMessage>, Error> {
+        let messages = self.handle.route().get(filter).execute().try_collect();
+        self.wait("list routes of link with index", index, messages)
     }
 
     /// Adds a route through a link.
@@ -131,9 +139,20 @@ impl RouteOptions {
     }
 }
 
-fn routes_through(message: &RouteMessage, index: u32, is_v6: bool) -> Vec<Route> {
+/// The table a route is in.
+pub(crate) fn table(message: &RouteMessage) -> u32 {
+    let named = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(number) => Some(*number),
+        _ => None,
+    });
+    named.unwrap_or_else(|| message.header.table.into())
+}
+
+/// The ways of a route through a link; none if it does not lead to hosts elsewhere.
+pub(crate) fn routes_through(message: &RouteMessage, index: u32) -> Vec<Route> {
+    let is_v6 = message.header.address_family == AddressFamily::Inet6;
+    let table = table(message);
     let mut options = RouteOptions { scope: Some(message.header.scope.into()), ..RouteOptions::default() };
-    let mut table = u32::from(message.header.table);
     let mut destination = if is_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     for attribute in &message.attributes {
         match attribute {
@@ -141,7 +160,6 @@ fn routes_through(message: &RouteMessage, index: u32, is_v6: bool) -> Vec<Route>
                 let Some(address) = ip(address) else { return Vec::new() };
                 destination = address;
             }
-            RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Priority(priority) => options.priority = Some(*priority),
             RouteAttribute::Metrics(metrics) => {
                 for metric in metrics {
@@ -166,7 +184,7 @@ fn routes_through(message: &RouteMessage, index: u32, is_v6: bool) -> Vec<Route>
 }
 
 /// By which links and neighbours a route goes.
-fn ways(message: &RouteMessage) -> Vec<(Option<u32>, Option<IpAddr>)> {
+pub(crate) fn ways(message: &RouteMessage) -> Vec<(Option<u32>, Option<IpAddr>)> {
     let gateway = |attributes: &[RouteAttribute]| {
         attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::Gateway(address) => ip(address),

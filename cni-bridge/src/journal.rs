@@ -1,0 +1,158 @@
+//! What an interface was before a plugin changed it: one small file per container and interface, written before the first
+//! change and removed after the last is undone.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use cni::{Attachment, Code, ContainerId};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
+
+/// A directory of such files.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Journal<'a> {
+    directory: &'a Path,
+}
+
+/// What a file holds.
+#[derive(Serialize, Deserialize)]
+struct Record<T> {
+    version: u32,
+    /// The network whose ADD it was: GC is told what is valid of one network only.
+    network: String,
+    values: T,
+}
+
+const VERSION: u32 = 1;
+
+/// Why a file could not be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JournalError {
+    /// The file system said no.
+    #[error("cannot {operation} {}", path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file that is none.
+    #[error("{} does not hold an interface's saved values", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where it goes wrong.
+        source: serde_json::Error,
+    },
+}
+
+impl JournalError {
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::File { .. } => Code::UNUSABLE_FILE,
+            Self::Corrupt { .. } => Code::Plugin(114),
+        }
+    }
+}
+
+impl<'a> Journal<'a> {
+    /// The journal in `directory`, which is made with its first file.
+    pub(crate) fn in_directory(directory: &'a Path) -> Self {
+        Self { directory }
+    }
+
+    /// The attachment's file; `:` is in neither part.
+    fn path(self, attachment: &Attachment) -> PathBuf {
+        self.directory.join(format!("{}:{}.json", attachment.container, attachment.if_name))
+    }
+
+    /// Keeps `values` in place of what may have been kept.
+    pub(crate) fn keep<T: Serialize>(
+        self,
+        network: &str,
+        attachment: &Attachment,
+        values: &T,
+    ) -> Result<(), JournalError> {
+        let path = self.path(attachment);
+        let record = Record { version: VERSION, network: network.to_owned(), values };
+        let text = serde_json::to_vec(&record)
+            .map_err(|source| JournalError::Corrupt { path: path.clone(), source })?;
+        fs::create_dir_all(self.directory).map_err(failed("create", self.directory))?;
+        let new = path.with_extension("new");
+        let mut file = File::create(&new).map_err(failed("create", &new))?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed("write", &new))?;
+        fs::rename(&new, &path).map_err(failed("replace", &path))
+    }
+
+    /// What was kept; none if nothing was.
+    pub(crate) fn read<T: DeserializeOwned>(
+        self,
+        attachment: &Attachment,
+    ) -> Result<Option<T>, JournalError> {
+        Ok(read_file(&self.path(attachment))?.map(|record| record.values))
+    }
+
+    /// Forgets what was kept, and the directory with the last file. Absent is fine.
+    pub(crate) fn forget(self, attachment: &Attachment) -> Result<(), JournalError> {
+        remove(&self.path(attachment))?;
+        // It stays while others have files in it.
+        let _ = fs::remove_dir(self.directory);
+        Ok(())
+    }
+
+    /// Removes the files of the network's attachments that are not valid. Goes on past failures, and returns the first.
+    pub(crate) fn gc(self, network: &str, valid: &[(ContainerId, String)]) -> Result<(), JournalError> {
+        let entries = match fs::read_dir(self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed("list", self.directory)(error)),
+        };
+        let names: Vec<_> =
+            valid.iter().map(|(container, if_name)| format!("{container}:{if_name}.json")).collect();
+        let mut done = Ok(());
+        for entry in entries {
+            let entry = entry.map_err(failed("list", self.directory))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.contains(':') || !name.ends_with(".json") || names.contains(&name) {
+                continue;
+            }
+            let removed = match read_file::<IgnoredAny>(&entry.path()) {
+                Ok(Some(record)) if record.network == network => remove(&entry.path()),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
+            done = done.and(removed);
+        }
+        done
+    }
+}
+
+fn read_file<T: DeserializeOwned>(path: &Path) -> Result<Option<Record<T>>, JournalError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("read", path)(error)),
+    };
+    let corrupt = |source| JournalError::Corrupt { path: path.to_owned(), source };
+    let record: Record<T> = serde_json::from_slice(&text).map_err(corrupt)?;
+    if record.version != VERSION {
+        let message = format!("version {}; this release reads {VERSION}", record.version);
+        return Err(corrupt(serde::de::Error::custom(message)));
+    }
+    Ok(Some(record))
+}
+
+fn remove(path: &Path) -> Result<(), JournalError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
+    let path = path.to_owned();
+    move |source| JournalError::File { operation, path, source }
+}
