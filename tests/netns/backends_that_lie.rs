@@ -13,8 +13,10 @@ use std::thread;
 use e2e::eventually;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use crate::vm_launcher_vhost_user::{CONTROL, NAME, Node, SOON, ctl, daemon};
+use crate::vm_launcher_vhost_user::{NAME, Node, SOON, ctl, daemon_at};
 
+/// Where the daemon is asked.
+const CONTROL: &str = "/run/elsewhere.sock";
 /// Most descriptors that a message can have (`SCM_MAX_FD`).
 const DESCRIPTORS: usize = 253;
 
@@ -129,13 +131,14 @@ fn descriptors(process: i32) -> usize {
 #[test]
 fn a_backend_that_lies_costs_the_link_and_no_more() {
     let node = Node::new();
-    let mut backend = daemon();
-    let up = node.launcher.up_halted(&node.manifest("fast", "fast"), &[]);
+    let mut backend = daemon_at(CONTROL);
+    let control = format!(r#""vhost-user", "control": "{CONTROL}""#);
+    let up = node.launcher.up_halted(&node.manifest(r#""vhost-user""#, &control), &[]);
     assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
     node.link_is("up");
     let processes = [node.launcher.vmm(NAME).unwrap(), node.launcher.supervisor(NAME)];
     let before = processes.map(descriptors);
-    let links: serde_json::Value = serde_json::from_str(&ctl(&["list"])).unwrap();
+    let links: serde_json::Value = serde_json::from_str(&ctl(&["--control", CONTROL, "list"])).unwrap();
     let name = links["links"][0]["name"].as_str().unwrap();
     let socket = PathBuf::from(format!("/run/guestwire/vhost/{name}.sock"));
     backend.child().kill().unwrap();
@@ -154,7 +157,7 @@ fn a_backend_that_lies_costs_the_link_and_no_more() {
         (node.launcher.addresses(NAME).len() == 32).then_some(())
     });
 
-    let _backend = daemon();
+    let _backend = daemon_at(CONTROL);
     node.link_is("up");
     assert_eq!([node.launcher.vmm(NAME).unwrap(), node.launcher.supervisor(NAME)], processes);
     assert_eq!(node.launcher.status(NAME)["status"]["phase"], "Running");

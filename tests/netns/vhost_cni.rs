@@ -124,6 +124,43 @@ fn a_guest_cannot_send_from_another_address() {
 }
 
 #[test]
+fn what_the_network_says_of_a_guest_is_what_the_daemon_is_asked_for() {
+    let node = Node::new();
+    let (pod, mac) = (node.pod.as_ref().unwrap(), &node.mac);
+    pod.sh("ip link set net1 mtu 1400");
+    let ends = |plugin: &CniCall| {
+        plugin.call("ADD").success();
+        plugin.call("CHECK").success();
+        let link = &links()[0];
+        let ends = [0, 1].map(|end| link["ends"][end]["end"].as_str().unwrap().to_owned());
+        plugin.call("DEL").success();
+        node.assert_nothing_is_left();
+        let name = link["name"].as_str().unwrap();
+        ends.map(|end| end.replace(&format!("/{name}.sock"), ""))
+    };
+    let nic = format!("af_xdp:net1?netns={}", pod.path().display());
+    let guest = format!("vhost-user:/run/guestwire/vhost?queues=1&mtu=1400&observe&source={mac}");
+    assert_eq!(ends(&node.plugin), [guest, nic.clone()]);
+    let mut said = node.plugin.clone();
+    for (key, value) in [
+        ("queues", json!(3)),
+        ("sockets", json!("/run/elsewhere")),
+        ("spoofCheck", json!(false)),
+        ("bytes", json!(1_000_000)),
+        ("packets", json!(500)),
+    ] {
+        said = said.with(key, value);
+    }
+    let guest = "vhost-user:/run/elsewhere?queues=3&mtu=1400&observe&bytes=1000000&packets=500".to_owned();
+    assert_eq!(ends(&said), [guest, nic]);
+    assert_eq!(std::fs::read_dir("/run/elsewhere").unwrap().count(), 0);
+    // Nobody is asked but the daemon that the network names.
+    let (code, _) = node.plugin.clone().with("control", json!("/run/nobody.sock")).call("ADD").error();
+    assert_eq!(code, 11);
+    node.assert_nothing_is_left();
+}
+
+#[test]
 fn a_crash_anywhere_in_add_or_del_leaves_nothing_that_del_does_not_find() {
     let node = Node::new();
     let whole = |verb: &str| {

@@ -14,7 +14,7 @@ use e2e::{Daemon, Launcher, Sandbox, Snapshot, binary, eventually, output, run, 
 use crate::vhost_guests::await_socket;
 
 pub(crate) const SOON: Duration = Duration::from_secs(60);
-pub(crate) const CONTROL: &str = "/run/guestwire/vhost.sock";
+const CONTROL: &str = "/run/guestwire/vhost.sock";
 pub(crate) const NAME: &str = "fast1";
 
 pub(crate) struct Node {
@@ -60,13 +60,18 @@ pub(crate) fn ctl(arguments: &[&str]) -> String {
     run(Command::new(binary("vhost-net-backend")).arg("ctl").args(arguments))
 }
 
-pub(crate) fn daemon() -> Daemon {
+fn daemon() -> Daemon {
+    daemon_at(CONTROL)
+}
+
+/// The daemon, asked at `control`.
+pub(crate) fn daemon_at(control: &str) -> Daemon {
     let mut command = Command::new(binary("vhost-net-backend"));
-    let daemon = Daemon::start(command.args(["--control", CONTROL, "--state", "/run/guestwire/state"]));
-    await_socket(Path::new(CONTROL));
+    let daemon = Daemon::start(command.args(["--control", control, "--state", "/run/guestwire/state"]));
+    await_socket(Path::new(control));
     eventually("the daemon answers", SOON, || {
-        let list = output(Command::new(binary("vhost-net-backend")).args(["ctl", "list"]));
-        list.status.success().then_some(())
+        let mut list = Command::new(binary("vhost-net-backend"));
+        output(list.args(["ctl", "--control", control, "list"])).status.success().then_some(())
     });
     daemon
 }
@@ -199,5 +204,21 @@ fn what_a_backend_cannot_be_had_for_is_refused_by_name() {
         without.contains("binding vhostuser needs a network whose last plugin is vhost-user"),
         "{without}"
     );
+    let old = node.refusal(&node.manifest("1.1.0", "1.0.0"));
+    assert!(old.contains("interface fast: its network's plugins tell no vhost-user socket; they do from cniVersion 1.1.0 on"), "{old}");
+    // A plugin that gives the interface an address of its own.
+    let ipam = format!(
+        r#"{{"type": "host-local", "subnet": "192.0.2.0/24", "dataDir": "{}"}}"#,
+        node.folder.path().join("ipam").display()
+    );
+    let ptp = format!(r#"{{"type": "ptp", "ipam": {ipam}}}"#);
+    let bridge = r#"{"type": "cnv-bridge", "bridge": "br1", "macspoofchk": true}"#;
+    let manifest = node.manifest(bridge, &ptp);
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace(r#""cniVersion": "1.1.0""#, r#""cniVersion": "1.0.0""#)).unwrap();
+    let own = node.refusal(&manifest);
+    assert!(own.contains("interface fast: its network's plugins gave it the MAC address "), "{own}");
+    assert!(own.contains(", not 02:00:00:00:0f:01; its backend lets a guest use no other"), "{own}");
+    assert_eq!(ctl(&["list"]), ctl(&["list", "other"]), "no link is left");
     before.assert_unchanged();
 }

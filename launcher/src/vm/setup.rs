@@ -63,6 +63,10 @@ pub(crate) enum SetupError {
         "interface {interface}: its network's plugins gave it the MAC address {has}, not {asked}; its backend lets a guest use no other"
     )]
     OtherMac { interface: String, asked: Mac, has: Mac },
+    #[error(
+        "interface {interface}: its network's plugins tell no vhost-user socket; they do from cniVersion 1.1.0 on"
+    )]
+    NoSocket { interface: String },
     #[error("interface {interface}")]
     Mtu { interface: String, source: ValueError },
     #[error("cannot read {}, which guests on the pod network resolve names by (--resolv-conf)", path.display())]
@@ -142,11 +146,9 @@ fn attach(
     let mtu = Mtu::try_from(mtu).map_err(|source| SetupError::Mtu { interface: interface(), source })?;
     let to_guest = match binding::vhost_control(&nic.network) {
         Some(control) if matches!(nic.binding, Binding::VhostUser(_)) => {
-            let socket = socket(&success, &pod_interface).ok_or_else(|| SetupError::Missing {
-                interface: interface(),
-                missing: "vhost-user socket".to_owned(),
-            })?;
             own_mac(nic, link.mac)?;
+            let socket = socket(&success, &pod_interface)
+                .ok_or_else(|| SetupError::NoSocket { interface: interface() })?;
             ToGuest::VhostUser { socket, control, mtu }
         }
         _ if reports(&success, &tap) => ToGuest::Tap { tap, mtu },

@@ -1,5 +1,7 @@
 //! The device against backends that answer, lie, stall and go: a thread at the other end of a socket pair.
 
+mod failing;
+
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -27,6 +29,27 @@ fn backend(mute: Option<Request>) -> (OwnedFd, Receiver<Message>) {
 
 /// The same, and takes its time for each answer.
 fn slow_backend(mute: Option<Request>, pause: Duration) -> (OwnedFd, Receiver<Message>) {
+    answering(move |request, honest| {
+        if mute.is_some_and(|mute| mute as u32 == request) {
+            return Answer::GoOn(Vec::new());
+        }
+        if !honest.is_empty() {
+            std::thread::sleep(pause);
+        }
+        Answer::GoOn(honest)
+    })
+}
+
+/// What a backend sends, and whether it goes on then.
+enum Answer {
+    GoOn(Vec<u8>),
+    HangUp(Vec<u8>),
+}
+
+/// A backend that hears each request with what an honest one would send, which may be nothing; tells every message.
+fn answering(
+    mut answer: impl FnMut(u32, Vec<u8>) -> Answer + Send + 'static,
+) -> (OwnedFd, Receiver<Message>) {
     let (ours, theirs) = pair();
     let (tell, told) = channel();
     std::thread::spawn(move || {
@@ -37,29 +60,34 @@ fn slow_backend(mute: Option<Request>, pause: Duration) -> (OwnedFd, Receiver<Me
                 [0, 4, 8].map(|at: usize| u32::from_le_bytes(head[at..at + 4].try_into().unwrap()));
             let mut body = vec![0; length as usize];
             socket.read_exact(&mut body).unwrap();
-            let reply = match request {
+            let honest = match request {
                 1 => Some(FEATURES),
                 15 => Some(1 << 3 | 1),
                 17 => Some(2),
                 11 => Some(u64::from(body[0]) | 7 << 32),
                 _ => (flags & 8 != 0).then_some(0),
             };
-            let silent = mute.is_some_and(|mute| mute as u32 == request);
             if tell.send((request, body)).is_err() {
                 return;
             }
-            if let (Some(reply), false) = (reply, silent) {
-                let message = [request, 5, 8].into_iter().flat_map(|word| word.to_le_bytes());
-                let message: Vec<u8> = message.chain(reply.to_le_bytes()).collect();
-                std::thread::sleep(pause);
-                // The other side may have had enough.
-                if socket.write_all(&message).is_err() {
-                    return;
-                }
+            let honest = honest.map(|honest| reply(request, honest));
+            let (bytes, goes_on) = match answer(request, honest.unwrap_or_default()) {
+                Answer::GoOn(bytes) => (bytes, true),
+                Answer::HangUp(bytes) => (bytes, false),
+            };
+            // The other side may have had enough.
+            if socket.write_all(&bytes).is_err() || !goes_on {
+                return;
             }
         }
     });
     (theirs.into(), told)
+}
+
+/// A reply as it should be.
+fn reply(request: u32, answer: u64) -> Vec<u8> {
+    let words = [request, 5, 8].into_iter().flat_map(|word| word.to_le_bytes());
+    words.chain(answer.to_le_bytes()).collect()
 }
 
 /// A socket pair; the second end has the time limits of one that the supervisor made, only shorter.
@@ -315,12 +343,8 @@ fn a_backend_that_is_slow_at_every_answer_has_an_end_too() {
 
 #[test]
 fn a_refusal_is_told_and_descriptors_nobody_asked_for_are_closed() {
-    let message = |request: u32, answer: u64| {
-        let words = [request, 5, 8].into_iter().flat_map(|word| word.to_le_bytes());
-        words.chain(answer.to_le_bytes()).collect::<Vec<u8>>()
-    };
     let (mut ours, theirs) = pair();
-    ours.write_all(&message(Request::SET_OWNER as u32, 22)).unwrap();
+    ours.write_all(&reply(Request::SET_OWNER as u32, 22)).unwrap();
     let mut connection = Connection::new(theirs.into(), LIMIT);
     connection.acknowledged = true;
     let refused = connection.tell(Request::SET_OWNER, &[], &[]).unwrap_err().to_string();
@@ -328,7 +352,7 @@ fn a_refusal_is_told_and_descriptors_nobody_asked_for_are_closed() {
 
     let (mut reader, writer) = io::pipe().unwrap();
     let fds = vec![writer.as_raw_fd(); 3];
-    ours.send_with_fds(&[&message(Request::GET_FEATURES as u32, FEATURES)[..]], &fds).unwrap();
+    ours.send_with_fds(&[&reply(Request::GET_FEATURES as u32, FEATURES)[..]], &fds).unwrap();
     drop(writer);
     assert_eq!(connection.ask(Request::GET_FEATURES, &[]).unwrap(), FEATURES.to_le_bytes());
     assert_eq!(reader.read(&mut [0]).unwrap(), 0, "no copy of the writing end is left");
@@ -337,8 +361,7 @@ fn a_refusal_is_told_and_descriptors_nobody_asked_for_are_closed() {
 #[test]
 fn a_backend_that_lacks_what_every_backend_needs_is_refused() {
     let (mut ours, theirs) = pair();
-    let words = [Request::GET_FEATURES as u32, 5, 8].into_iter().flat_map(|word| word.to_le_bytes());
-    ours.write_all(&words.chain(0_u64.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+    ours.write_all(&reply(Request::GET_FEATURES as u32, 0)).unwrap();
     let bench = Bench::new(Some(theirs.into()));
     match bench.event() {
         Event::BackendLost { reason, .. } => {
@@ -347,44 +370,4 @@ fn a_backend_that_lacks_what_every_backend_needs_is_refused() {
         other => panic!("{other:?}"),
     }
     assert!(!bench.link_is_up());
-}
-
-#[test]
-fn what_is_no_answer_ends_the_connection() {
-    let reply = |request: u32, flags: u32, length: u32| {
-        let words = [request, flags, length].into_iter().flat_map(|word| word.to_le_bytes());
-        words.chain([0; 8]).collect::<Vec<u8>>()
-    };
-    for answer in [
-        reply(1, 1, 8),
-        reply(1, 6, 8),
-        reply(2, 5, 8),
-        reply(1, 5, 0),
-        reply(1, 5, u32::MAX),
-        vec![0xff; 4096],
-        reply(1, 5, 8)[..15].to_vec(),
-        Vec::new(),
-    ] {
-        let (mut ours, theirs) = pair();
-        ours.write_all(&answer).unwrap();
-        let mut connection = Connection::new(theirs.into(), LIMIT);
-        connection.ask(Request::GET_FEATURES, &[]).unwrap_err();
-    }
-    let (ours, theirs) = pair();
-    drop(ours);
-    Connection::new(theirs.into(), LIMIT).ask(Request::GET_FEATURES, &[]).unwrap_err();
-}
-
-#[test]
-fn a_backend_that_speaks_out_of_turn_is_dropped() {
-    let (mut ours, theirs) = pair();
-    for answer in [FEATURES, 0] {
-        let request: u32 = if answer == 0 { 15 } else { 1 };
-        let words = [request, 5, 8].into_iter().flat_map(|word| word.to_le_bytes());
-        ours.write_all(&words.chain(answer.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
-    }
-    let bench = Bench::new(Some(theirs.into()));
-    assert_eq!(bench.event(), Event::BackendConnected { nic: 3 });
-    ours.write_all(b"hello").unwrap();
-    assert!(matches!(bench.event(), Event::BackendLost { nic: 3, .. }));
 }
