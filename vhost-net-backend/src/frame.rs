@@ -243,7 +243,8 @@ impl<'m> Batch<'m> {
         Ok(())
     }
 
-    /// Takes a header of `length` bytes off the front of every frame, and checks it. For frames that were added with the header
+    /// Takes a header of `length` bytes off the front of every frame, and checks it. Where nothing is allowed to be asked for in
+    /// it, it is not even read: a guest that does so is not listened to, and a cache line stays where it is. For frames that were added with the header
     /// in their pieces, but not in their length: a source adds all before it looks at the first, so that the CPU can fetch
     /// the memory of many at once.
     ///
@@ -254,8 +255,12 @@ impl<'m> Batch<'m> {
         for frame in &mut self.frames {
             let first = usize::from(frame.first);
             let pieces = self.pieces.get_mut(first..first + usize::from(frame.pieces)).unwrap_or_default();
-            frame.header = take_header(pieces, length);
-            frame.needs = frame.header.check(frame.length, allowed)?;
+            if allowed == Offloads::NONE {
+                skip_header(pieces, length);
+            } else {
+                frame.header = take_header(pieces, length);
+                frame.needs = frame.header.check(frame.length, allowed)?;
+            }
             self.needs = self.needs.with(frame.needs);
             // A header in a buffer of its own leaves nothing of that.
             while frame.pieces > 1
@@ -304,6 +309,20 @@ impl<'m> Batch<'m> {
             let pieces = self.pieces.get(first..first + usize::from(frame.pieces));
             (frame, pieces.unwrap_or_default())
         })
+    }
+}
+
+/// Cuts a header off the front of pieces that hold more than that.
+#[inline]
+fn skip_header(pieces: &mut [Readable<'_>], length: u8) {
+    let mut left = u32::from(length);
+    for piece in pieces {
+        let here = left.min(piece.len());
+        *piece = piece.skip(here);
+        left -= here;
+        if left == 0 {
+            break;
+        }
     }
 }
 

@@ -147,6 +147,17 @@ impl Writable<'_> {
         self.length == 0
     }
 
+    /// Asks the CPU to fetch where a header and the beginning of its frame will be written. A header alone in its cache line
+    /// is seldom written, see [`set_words`].
+    #[inline]
+    pub fn prefetch(&self, header_length: u8) {
+        prefetch(self.start);
+        let frame = self.skip(header_length.into());
+        if !frame.is_empty() {
+            prefetch_to_write(frame.start);
+        }
+    }
+
     /// The guest's address of the first, for the dirty log.
     #[inline]
     pub fn guest_address(&self) -> u64 {
@@ -248,6 +259,18 @@ fn prefetch(at: NonNull<u8>) {
     let _ = at;
 }
 
+#[inline]
+fn prefetch_to_write(at: NonNull<u8>) {
+    #[cfg(target_arch = "x86_64")]
+    // The intrinsic is a plain prefetch unless the whole program is built for CPUs that have this one; others ignore it.
+    // SAFETY: as for prefetch.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) at.as_ptr(), options(nostack, preserves_flags, readonly));
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// A part of a ring: its fields are read and written one by one, at offsets that are checked.
 ///
 /// Offsets beyond the part read as 0 and write nothing; the ring's own arithmetic never produces one.
@@ -294,6 +317,14 @@ impl RingMemory {
         if let Some(field) = self.at::<T>(offset) {
             // SAFETY: as for load.
             unsafe { field.write_volatile(value) };
+        }
+    }
+
+    /// Writes a field unless it holds the value already: a cache line that is only read stays with both CPUs.
+    #[inline]
+    pub(crate) fn update<T: Copy + Default + PartialEq>(&self, offset: u32, value: T) {
+        if self.load::<T>(offset) != value {
+            self.store(offset, value);
         }
     }
 

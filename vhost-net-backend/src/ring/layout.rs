@@ -176,7 +176,8 @@ impl Vring {
         // The ring is aligned to 4, its entries not to 8.
         #[expect(clippy::cast_possible_truncation, reason = "the two halves of the entry")]
         let halves = [entry as u32, (entry >> 32) as u32];
-        self.used.store(at, halves);
+        // A ring whose chains come round in order mostly holds it already.
+        self.used.update(at, halves);
     }
 
     #[inline]

@@ -99,13 +99,13 @@ impl RxQueue {
     /// Asks the CPU to fetch where frames will be written. What is wrong with a descriptor is told when it is used.
     #[inline]
     fn prefetch(&self, free: u16, frames: usize) {
-        let Ring { vring, memory, .. } = &self.ring;
+        let Ring { vring, memory, features, .. } = &self.ring;
         for ahead in (0..free).take(frames) {
             let head = self.ring.head(ahead);
             if head < vring.size() {
                 let Descriptor { address, length, .. } = vring.descriptor(head);
-                if let Some(room) = memory.readable(address, length) {
-                    room.prefetch();
+                if let Some(room) = memory.writable(address, length) {
+                    room.prefetch(features.header_length);
                 }
             }
         }

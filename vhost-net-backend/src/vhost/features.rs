@@ -18,9 +18,11 @@ const GUEST_USO4: u32 = 54;
 const GUEST_USO6: u32 = 55;
 const HOST_USO: u32 = 56;
 
-const RINGS: [u32; 6] = [
+const RINGS: [u32; 7] = [
     virtio_config::VIRTIO_F_VERSION_1,
     virtio_config::VIRTIO_F_ANY_LAYOUT,
+    // Chains are given back in the order they were taken.
+    virtio_config::VIRTIO_F_IN_ORDER,
     virtio_ring::VIRTIO_RING_F_INDIRECT_DESC,
     virtio_ring::VIRTIO_RING_F_EVENT_IDX,
     LOG_ALL,

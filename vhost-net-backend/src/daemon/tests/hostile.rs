@@ -9,11 +9,13 @@ use crate::ring::fake::{HIGH, HOLE, INDIRECT, MIB, NEXT, WRITE, descriptor, fram
 
 /// Indirect descriptors.
 const INDIRECT_FEATURE: u64 = 1 << 28;
+/// `VIRTIO_NET_F_CSUM`: partial checksums of the guest.
+const CHECKSUM_FEATURE: u64 = 1;
 
 /// What a guest does to the ring it sends by.
 type Attack = fn(&mut Vm);
 
-const ATTACKS: [(&str, Attack); 12] = [
+const ATTACKS: [(&str, Attack); 13] = [
     ("index-jump", |vm| vm.tx.set_available(1000)),
     ("no-such-descriptor", |vm| vm.tx.offer(64)),
     ("descriptor-loop", |vm| {
@@ -32,10 +34,28 @@ const ATTACKS: [(&str, Attack); 12] = [
     ("no-memory", |vm| _ = vm.tx.add(&[(u64::MAX - 7, 64)], 0)),
     ("buffer-direction", |vm| _ = vm.tx.add(&[(HIGH, 76)], WRITE)),
     ("indirect", |vm| _ = vm.tx.add(&[(HIGH, 15)], INDIRECT)),
-    // A checksum, which was not negotiated; then segments without one.
-    ("header", |vm| vm.send_raw(&[[1].as_slice(), &frame(64, 1)[1..]].concat())),
-    ("header", |vm| vm.send_raw(&[[0, 1].as_slice(), &frame(64, 1)[2..]].concat())),
+    // A checksum behind the frame's end; segments without one; segments, which were not negotiated.
+    ("header", |vm| vm.send_raw(&headed([1, 0, 0, 0, 0, 0, 63, 0, 0, 0]))),
+    ("header", |vm| vm.send_raw(&headed([0, 1, 0, 0, 100, 0, 0, 0, 0, 0]))),
+    ("header", |vm| vm.send_raw(&headed([1, 1, 0, 0, 100, 0, 34, 0, 16, 0]))),
 ];
+
+/// A frame of 64 bytes behind this header.
+fn headed(header: [u8; 10]) -> Vec<u8> {
+    [header.as_slice(), &frame(64, 1)[10..]].concat()
+}
+
+#[test]
+fn a_header_of_a_guest_that_negotiated_nothing_in_it_is_not_read() {
+    let joined = Joined::new();
+    let (mut alice, mut bob) = joined.vms();
+    alice.send_raw(&headed([1, 1, 0, 0, 100, 0, 63, 0, 0, 0]));
+    let mut plain = headed([0; 10]);
+    // How many buffers it fills.
+    plain[10] = 1;
+    assert_eq!(bob.receive(), [plain]);
+    assert_eq!(joined.faults(), []);
+}
 
 #[test]
 fn each_attack_on_a_ring_ends_its_end_alone_and_is_counted_by_its_name() {
@@ -45,7 +65,8 @@ fn each_attack_on_a_ring_ends_its_end_alone_and_is_counted_by_its_name() {
         ["b", "c", "d"].map(|name| Vm::connect(&joined.socket(name), BASIC | MERGEABLE));
     let mut expected = std::collections::BTreeMap::new();
     for (name, attack) in ATTACKS {
-        let mut alice = Vm::connect(&joined.socket("a"), BASIC | MERGEABLE | INDIRECT_FEATURE);
+        let features = BASIC | MERGEABLE | INDIRECT_FEATURE | CHECKSUM_FEATURE;
+        let mut alice = Vm::connect(&joined.socket("a"), features);
         alice.send(1);
         bob.expect(1);
         attack(&mut alice);
