@@ -3,7 +3,8 @@
 //! ADD makes a veth pair with one end in the pod (CNI_IFNAME) and the other on the bridge, in the VLAN the network
 //! asks for, behind a spoof check if it asks for one. The host end's name is computed from container and interface
 //! and its alias names them, so DEL, CHECK and GC find it without a namespace, a journal, or a look at other ports,
-//! whatever a later plugin did to the pod's end. DEL finds it by the alias alone if somebody has renamed it.
+//! whatever a later plugin did to the pod's end. If somebody has renamed it, its alternative
+//! name, computed likewise, finds it.
 //!
 //! An ADD that fails is undone by the same code as DEL, which removes what is there and minds nothing that is not.
 

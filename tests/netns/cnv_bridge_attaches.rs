@@ -197,7 +197,7 @@ fn what_a_crash_left_is_gone_after_del() {
         call.call("DEL").success();
         before.assert_unchanged();
     }
-    assert_eq!(crashes, 6, "one crash for each change that ADD makes");
+    assert_eq!(crashes, 7, "one crash for each change that ADD makes");
     call.cut_off_del(|| before.assert_unchanged());
 }
 
@@ -209,7 +209,12 @@ fn an_add_that_was_never_deleted_makes_way_for_the_next() {
     let (first, second) = (Namespace::new("pod"), Namespace::new("pod"));
     call.clone().netns(&first).call("ADD").success();
     let result = call.clone().netns(&second).call("ADD").success();
-    call.netns(&second).with("prevResult", result).call("CHECK").success();
+    let host_end = result["interfaces"][1]["name"].as_str().unwrap();
+    sh(&format!("ip link set {host_end} down name renamed"));
+    let third = Namespace::new("pod");
+    let result = call.clone().netns(&third).call("ADD").success();
+    assert!(!sh("ip -brief link").contains("renamed"), "its alternative name finds it");
+    call.netns(&third).with("prevResult", result).call("CHECK").success();
 }
 
 #[test]

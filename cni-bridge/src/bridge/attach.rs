@@ -50,11 +50,8 @@ fn survey(config: &Config, port: &Port) -> Result<Ground, BridgeError> {
     if pod.link_by_name(port.if_name.as_str())?.is_some() {
         return Err(BridgeError::InterfaceExists { if_name: port.if_name.clone(), netns: path });
     }
-    if host.link_by_name(port.host_name.as_str())?.is_some() {
-        tracing::warn!(
-            "{} is left over from an attachment that was never deleted: removing it",
-            port.host_name
-        );
+    if let Some(link) = detach::find(port, &host)? {
+        tracing::warn!("{} is left over from an attachment that was never deleted: removing it", link.name);
         detach::remove_port(Some(config), port, &host)?;
     }
     Ok(Ground { host, pod, namespace })
@@ -153,6 +150,8 @@ fn make_veth(
     let host_end = host.link_by_name(port.host_name.as_str())?.ok_or_else(vanished)?;
     host.set_alias(host_end.index, &port.alias)?;
     cni::mutated("alias");
+    host.add_alt_name(host_end.index, port.alt_name.as_str())?;
+    cni::mutated("alternative name");
     let pod_end = pod.link_by_name(port.if_name.as_str())?.ok_or_else(vanished)?;
     if config.has_spoof_check() {
         guard(config, port, &pod_end, &[])?;

@@ -40,14 +40,14 @@ pub(super) fn remove_port(config: Option<&Config>, port: &Port, host: &Netlink) 
     removed.and(remove_rules(config, &port.host_name))
 }
 
-/// The port's host end. Its name finds it, unless somebody has renamed it: its alias still tells then. That look costs with
-/// the number of links, and only a DEL takes it that has no link by the name, as when the pod's namespace went first.
-fn find(port: &Port, host: &Netlink) -> Result<Option<Link>, BridgeError> {
-    let named = host.link_by_name(port.host_name.as_str())?;
-    if let Some(link) = named.filter(|link| is_ours(link, port)) {
-        return Ok(Some(link));
+/// The port's host end. Its name finds it; its alternative name does if somebody has renamed it.
+pub(super) fn find(port: &Port, host: &Netlink) -> Result<Option<Link>, BridgeError> {
+    for name in [&port.host_name, &port.alt_name] {
+        if let Some(link) = host.link_by_name(name.as_str())?.filter(|link| is_ours(link, port)) {
+            return Ok(Some(link));
+        }
     }
-    Ok(host.links()?.into_iter().find(|link| link.kind == "veth" && link.alias == port.alias))
+    Ok(None)
 }
 
 /// Removes what the packet filter knows of the port with that host end.

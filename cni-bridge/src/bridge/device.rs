@@ -108,7 +108,7 @@ pub(super) fn remove_if_unused(host: &Netlink, name: &IfName) -> Result<(), Brid
     // One without alias may have been cut off before it got it.
     let cut_off = bridge.alias.is_empty() && bridge.mac == Some(own_mac(name)?);
     let ours = bridge.alias == MADE_HERE || cut_off;
-    if !ours || host.links()?.iter().any(|link| link.master == Some(bridge.index)) {
+    if !ours || netlink::has_ports(bridge.index)? {
         return Ok(());
     }
     host.delete_link(bridge.index)?;

@@ -20,6 +20,8 @@ pub(crate) struct Port {
     pub(crate) netns: Option<PathBuf>,
     /// The host end's name.
     pub(crate) host_name: IfName,
+    /// The host end's alternative name, which it keeps when somebody renames it.
+    pub(crate) alt_name: IfName,
     /// The host end's alias: [`OWNER`], interface, container, network.
     pub(crate) alias: String,
 }
@@ -43,7 +45,8 @@ impl Port {
             return Err(Error::new(Code::InvalidConfig, names).details(format!("by {over} bytes")));
         }
         Ok(Self {
-            host_name: host_name(container, if_name)?,
+            host_name: name("veth", container, if_name)?,
+            alt_name: name("cnv", container, if_name)?,
             if_name: if_name.clone(),
             netns: netns.clone(),
             alias,
@@ -58,11 +61,11 @@ pub(crate) fn owner(alias: &str) -> Option<Owner<'_>> {
     words.next().is_none().then_some(owner)
 }
 
-/// `veth` and 11 digits of a hash: the whole length a name may have, so that two ports of a node do not meet.
-fn host_name(container: &ContainerId, if_name: &IfName) -> Result<IfName, Error> {
+/// `prefix` and digits of a hash: the whole length a name may have, so that two ports of a node do not meet.
+fn name(prefix: &str, container: &ContainerId, if_name: &IfName) -> Result<IfName, Error> {
     let hash = Sha256::digest(format!("{container}/{if_name}"));
-    let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).take(6).collect();
-    let name = format!("veth{}", digits.get(..11).unwrap_or(&digits));
+    let digits = hash.iter().map(|byte| format!("{byte:02x}"));
+    let name: String = prefix.chars().chain(digits.collect::<String>().chars()).take(15).collect();
     name.parse().map_err(|error| Error::from_error(Code::InvalidConfig, &BadHostName(error)))
 }
 
@@ -87,7 +90,7 @@ mod tests {
     #[test]
     fn host_names_differ_by_container_and_interface() {
         let name = |container: &str, if_name: &str| {
-            host_name(&container.parse().unwrap(), &if_name.parse().unwrap()).unwrap()
+            name("veth", &container.parse().unwrap(), &if_name.parse().unwrap()).unwrap()
         };
         assert_eq!(name("c1", "eth0"), name("c1", "eth0"));
         assert_eq!(name("c1", "eth0").as_str().len(), 15);

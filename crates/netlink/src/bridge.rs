@@ -2,6 +2,7 @@
 
 use futures_util::stream::TryStreamExt as _;
 use net_types::{IfName, Mac, VlanId};
+use netlink_packet_core::{NLM_F_DUMP, NLMSG_DONE, NetlinkBuffer};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
     AfSpecBridge, BridgeStpState, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoBridgePort,
@@ -9,7 +10,7 @@ use netlink_packet_route::link::{
 };
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkBridgeVlan, LinkMessageBuilder};
 
-use crate::{Error, Netlink};
+use crate::{Error, Netlink, question};
 
 /// A bridge's own settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -177,6 +178,24 @@ impl Netlink {
         let ports: Vec<_> = self.wait("list VLANs of", "ports", request.execute().try_collect())?;
         Ok(ports.into_iter().map(|port| (port.header.index, port_vlans(port))).collect())
     }
+}
+
+/// True if the bridge with index `bridge` in the calling thread's namespace has a port. The kernel is asked for its ports, and
+/// only the beginning of the answer is taken, so that the cost does not grow with their number.
+pub fn has_ports(bridge: u32) -> Result<bool, Error> {
+    let verb = "list ports of link with index";
+    let object = || bridge.to_string();
+    let failed = |source| Error::Refused { verb, object: object(), source };
+    let mut ports = LinkMessage::default();
+    ports.attributes.push(LinkAttribute::Controller(bridge));
+    let answer = question::ask(ports, NLM_F_DUMP).map_err(failed)?;
+    let first = NetlinkBuffer::new_checked(&answer).map_err(|source| Error::Malformed {
+        verb,
+        object: object(),
+        source,
+    })?;
+    question::refusal(&first).map_err(failed)?;
+    Ok(first.message_type() != NLMSG_DONE)
 }
 
 fn vlan_message(index: u32, vlan: PortVlan) -> LinkMessage {

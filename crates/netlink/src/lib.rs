@@ -14,6 +14,7 @@ mod error;
 mod events;
 mod kept;
 mod link;
+mod question;
 mod redirect;
 mod route;
 mod settle;
@@ -24,7 +25,7 @@ use std::future::Future;
 use netns::NetNs;
 use rtnetlink::Handle;
 
-pub use bridge::{BridgeInfo, NewBridge, PortFlag, PortInfo, PortVlan, VlanRange};
+pub use bridge::{BridgeInfo, NewBridge, PortFlag, PortInfo, PortVlan, VlanRange, has_ports};
 pub use error::Error;
 pub use events::Events;
 pub use kept::{KeptAddress, KeptError, KeptRoute};

@@ -3,24 +3,17 @@
 //! All of it goes by the PF's link: the VF itself may be in a pod, in a guest, or without a driver. Reading does not
 //! use the packet crate's decoder, which takes "the driver does not say" (all ones) for "off".
 
-use std::io;
-
 use net_types::Mac;
-use netlink_packet_core::{
-    NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
-    Parseable as _,
-};
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_core::{NetlinkBuffer, NlasIterator, Parseable as _};
 use netlink_packet_route::link::{
     LinkAttribute, LinkExtentMask, LinkMessage, LinkVfInfo, VfInfo, VfInfoLinkState, VfInfoMac, VfInfoRate,
     VfInfoSpoofCheck, VfInfoTrust, VfLinkState as RawLinkState, VfVlan as RawVlan, VfVlanInfo,
     VlanProtocol as RawProtocol,
 };
 use rtnetlink::LinkUnspec;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Netlink};
+use crate::{Error, Netlink, question};
 
 /// Attribute types of `linux/if_link.h`.
 const IFLA_VFINFO_LIST: u16 = 22;
@@ -34,8 +27,6 @@ const IFLA_VF_TRUST: u16 = 9;
 const IFLA_VF_VLAN_LIST: u16 = 12;
 /// `struct ifinfomsg`, in bytes.
 const LINK_HEADER: usize = 16;
-/// Longest answer about a PF: its list of VFs is an attribute, so 64 KiB, and the rest is less than that.
-const MAX_ANSWER: usize = 1 << 18;
 const READ: &str = "list VFs of link with index";
 
 /// A VF as its PF's driver reports it.
@@ -105,13 +96,13 @@ pub enum VfLinkState {
 /// The VFs of the PF with index `pf` in the calling thread's namespace.
 pub fn virtual_functions(pf: u32) -> Result<Vec<Vf>, Error> {
     let failed = |source| Error::Refused { verb: READ, object: pf.to_string(), source };
-    let answer = ask(pf).map_err(failed)?;
+    let mut link = LinkMessage::default();
+    link.header.index = pf;
+    link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::Vf, LinkExtentMask::SkipStats]));
+    let answer = question::ask(link, 0).map_err(failed)?;
     let malformed = |source| Error::Malformed { verb: READ, object: pf.to_string(), source };
     let packet = NetlinkBuffer::new_checked(&answer).map_err(malformed)?;
-    if packet.message_type() == NLMSG_ERROR {
-        let code = <[u8; 4]>::try_from(packet.payload().get(..4).unwrap_or_default()).unwrap_or_default();
-        return Err(failed(io::Error::from_raw_os_error(-i32::from_ne_bytes(code))));
-    }
+    question::refusal(&packet).map_err(failed)?;
     let mut vfs = Vec::new();
     for attribute in NlasIterator::new(packet.payload().get(LINK_HEADER..).unwrap_or_default()) {
         let attribute = attribute.map_err(malformed)?;
@@ -126,31 +117,6 @@ pub fn virtual_functions(pf: u32) -> Result<Vec<Vf>, Error> {
         }
     }
     Ok(vfs)
-}
-
-/// One request and its one answer.
-fn ask(pf: u32) -> io::Result<Vec<u8>> {
-    let mut link = LinkMessage::default();
-    link.header.index = pf;
-    link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::Vf, LinkExtentMask::SkipStats]));
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
-    let payload = NetlinkPayload::from(RouteNetlinkMessage::GetLink(link));
-    let mut request = NetlinkMessage::new(header, payload);
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    let flags = SocketFlags::CLOEXEC;
-    // No protocol is protocol 0, NETLINK_ROUTE.
-    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-    rustix::net::sendto(&socket, &bytes, SendFlags::empty(), &netlink::SocketAddrNetlink::new(0, 0))?;
-    let mut answer = vec![0; MAX_ANSWER];
-    let (_, length) = rustix::net::recv(&socket, &mut answer, RecvFlags::TRUNC)?;
-    if length > MAX_ANSWER {
-        return Err(io::Error::other(format!("the answer has {length} bytes, more than {MAX_ANSWER}")));
-    }
-    answer.truncate(length);
-    Ok(answer)
 }
 
 fn vf(attributes: &[u8]) -> Result<Vf, netlink_packet_core::DecodeError> {
