@@ -27,18 +27,23 @@ SHARE = 0.9
 EAL = ["stdbuf", "-oL", "dpdk-testpmd", "--in-memory", "--single-file-segments", "--no-pci", "-m", "256"]
 
 
+def hurry():
+    """Makes this process one of high priority."""
+    # A new session is a scheduling group of its own where the kernel makes such.
+    os.setsid()
+    os.setpriority(os.PRIO_PROCESS, 0, -20)
+    group = pathlib.Path("/proc/self/autogroup")
+    if group.exists():
+        group.write_text("-20")
+
+
 class Process:
     """A process at high priority, with its output in a file."""
 
     def __init__(self, command, log):
         self.log = open(log, "w+")
         self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=self.log, stderr=subprocess.STDOUT,
-                                      text=True, start_new_session=True)
-        os.setpriority(os.PRIO_PROCESS, self.child.pid, -20)
-        # The new session is a scheduling group of its own where the kernel makes such.
-        group = pathlib.Path(f"/proc/{self.child.pid}/autogroup")
-        if group.exists():
-            group.write_text("-20")
+                                      text=True, preexec_fn=hurry)
 
     def say(self, line):
         self.child.stdin.write(line + "\n")
