@@ -91,7 +91,7 @@ fn a_crash_leaves_no_vlan_behind_on_the_uplink() {
         call.call("DEL").success();
         before.assert_unchanged();
     }
-    assert_eq!(crashes, 8, "one crash for each change that ADD makes");
+    assert_eq!(crashes, 9, "one crash for each change that ADD makes");
 }
 
 #[test]
