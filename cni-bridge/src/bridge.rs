@@ -76,7 +76,10 @@ impl cni::Plugin for CnvBridge {
 
     fn status(&self, request: &Request) -> Result<(), Error> {
         let config = Config::try_from(request)?;
-        Ok(check::status(&config, Ipam::of(request)?.as_ref())?)
+        check::status(&config, Ipam::of(request)?.as_ref()).map_err(|error| match error.cuts_off_ports() {
+            true => Error::from(error).limits_connectivity(),
+            false => error.into(),
+        })
     }
 
     fn gc(&self, request: &Request) -> Result<(), Error> {

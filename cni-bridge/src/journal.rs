@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use cni::{Attachment, Code, ContainerId};
+use nix::unistd::{AccessFlags, access};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +86,17 @@ impl<'a> Journal<'a> {
         let mut file = File::create(&new).map_err(failed("create", &new))?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed("write", &new))?;
         fs::rename(&new, &path).map_err(failed("replace", &path))
+    }
+
+    /// Fails if nothing could be kept now.
+    pub(crate) fn try_out(self) -> Result<(), JournalError> {
+        // Folders that are missing are made with the first file.
+        let there = self.directory.ancestors().find(|folder| folder.exists());
+        let there = there.unwrap_or(Path::new("/"));
+        if !there.is_dir() {
+            return Err(failed("keep files in", there)(io::ErrorKind::NotADirectory.into()));
+        }
+        access(there, AccessFlags::W_OK).map_err(|errno| failed("keep files in", there)(errno.into()))
     }
 
     /// What was kept; none if nothing was.

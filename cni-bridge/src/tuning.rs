@@ -47,7 +47,9 @@ impl cni::Plugin for CnvTuning {
     }
 
     fn status(&self, request: &Request) -> Result<(), Error> {
-        Config::try_from(request).map(drop)
+        let config = Config::try_from(request)?;
+        sysctl::check_allowlist(&config.sysctls)?;
+        Ok(Journal::in_directory(&config.data_dir).try_out().map_err(TuningError::Journal)?)
     }
 
     fn gc(&self, request: &Request) -> Result<(), Error> {

@@ -213,12 +213,24 @@ fn the_oldest_version_gets_its_addresses_too() {
 fn status_tells_whether_an_add_could_work() {
     let _sandbox = Sandbox::enter();
     let pod = Namespace::new("pod");
-    let missing = call(&pod, json!({"cniVersion": "1.1.0"})).call("STATUS").error();
-    assert_eq!(missing.0, 100);
+    let missing = call(&pod, json!({"cniVersion": "1.1.0"})).call("STATUS");
+    let details = missing.json["details"].as_str().unwrap().to_owned();
+    assert!(details.contains("ip link add br1") && details.contains("code 100"), "{details}");
+    let (code, message) = missing.error();
+    assert!(code == 51 && message.contains("br1"), "{code} {message}");
     sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
     call(&pod, json!({"cniVersion": "1.1.0"})).call("STATUS").success();
-    let vlan = call(&pod, json!({"cniVersion": "1.1.0", "vlan": 5, "preserveDefaultVlan": false}))
-        .call("STATUS")
-        .error();
-    assert_eq!(vlan.0, 102);
+    for (more, expected, said) in [
+        (json!({"vlan": 5, "preserveDefaultVlan": false}), 51, "code 102"),
+        (json!({"bridge": "lo"}), 51, "code 101"),
+        (json!({"ipam": {"type": "absent"}}), 50, "code 5"),
+        (json!({"vlan": 5000}), 7, ""),
+    ] {
+        let mut config = more.clone();
+        config["cniVersion"] = "1.1.0".into();
+        let answer = call(&pod, config).call("STATUS");
+        let details = answer.json["details"].as_str().unwrap_or_default().to_owned();
+        let (code, message) = answer.error();
+        assert!(code == expected && details.contains(said), "{more}: {code} {message} {details}");
+    }
 }

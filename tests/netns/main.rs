@@ -24,6 +24,7 @@ mod masquerade_refuses;
 mod masquerade_tells;
 mod names_resolve;
 mod nf_tables_answers;
+mod plugins_tell_status;
 mod programs_tell_failures;
 mod sandbox;
 mod vhost_af_xdp;

@@ -133,6 +133,14 @@ impl BridgeError {
         }
     }
 
+    /// True if the node's bridge is not what the network's ports need, those that are there included.
+    pub(super) fn cuts_off_ports(&self) -> bool {
+        matches!(
+            self,
+            Self::NoBridge(_) | Self::NotABridge { .. } | Self::NoVlanFiltering(_) | Self::NotAPort { .. }
+        )
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoBridge(name) => Some(format!(

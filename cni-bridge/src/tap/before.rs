@@ -64,6 +64,11 @@ impl<'a> Record<'a> {
     }
 }
 
+/// Fails if nothing could be written down now.
+pub(super) fn try_out() -> Result<(), VmTapError> {
+    Ok(journal().try_out()?)
+}
+
 /// Removes the files of the network's attachments that are not valid.
 pub(super) fn gc(network: &str, valid: &[(ContainerId, String)]) -> Result<(), VmTapError> {
     Ok(journal().gc(network, valid)?)

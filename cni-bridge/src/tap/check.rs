@@ -6,7 +6,7 @@ use net_types::{IfName, Mac};
 use netlink::Link;
 
 use super::attach::own_addresses;
-use super::before::{Before, Record, Settings};
+use super::before::{self, Before, Record, Settings};
 use super::config::Config;
 use super::error::VmTapError;
 use super::pod::{Mode, Pod, Wired};
@@ -113,9 +113,10 @@ fn id(kind: &str, id: Option<u32>) -> String {
     id.map_or_else(|| "nobody".to_owned(), |id| format!("{kind} {id}"))
 }
 
-/// An ADD could work now: there are taps in this kernel, and we may make one.
+/// An ADD could work now: there are taps in this kernel, we may make one, and can write down what the interface was.
 pub(super) fn status() -> Result<(), VmTapError> {
     let device = "/dev/net/tun";
     let opened = fs::OpenOptions::new().read(true).write(true).open(device);
-    opened.map(drop).map_err(|source| VmTapError::Setting { path: device.to_owned(), source })
+    opened.map_err(|source| VmTapError::Setting { path: device.to_owned(), source })?;
+    before::try_out()
 }

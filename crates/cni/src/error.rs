@@ -132,6 +132,32 @@ impl Error {
         (!error.msg.is_empty()).then_some(error)
     }
 
+    /// As STATUS says it: what keeps an ADD from working makes the plugin unavailable (code 50). A request that is wrong by
+    /// itself, and what says so already, stay as they are.
+    #[must_use]
+    pub fn unavailable(self) -> Self {
+        match self.code {
+            Code::IncompatibleVersion
+            | Code::UnsupportedField
+            | Code::InvalidEnvironment
+            | Code::Decode
+            | Code::InvalidConfig
+            | Code::NotAvailable
+            | Code::LimitedConnectivity => self,
+            code => {
+                let add = format!("an ADD would fail with code {}", code.get());
+                let details = if self.details.is_empty() { add } else { format!("{}; {add}", self.details) };
+                Self { code: Code::NotAvailable, details, ..self }
+            }
+        }
+    }
+
+    /// The same where containers that are attached already have no connectivity either (code 51).
+    #[must_use]
+    pub fn limits_connectivity(self) -> Self {
+        Self { code: Code::LimitedConnectivity, ..self.unavailable() }
+    }
+
     /// The same with `details`.
     #[must_use]
     pub fn details(self, details: impl Into<String>) -> Self {
@@ -164,3 +190,23 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_has_codes_of_its_own_for_what_keeps_an_add_from_working() {
+        for (code, expected) in [(7, 7), (6, 6), (4, 4), (1, 1), (2, 2), (50, 50), (51, 51)] {
+            let error = Error::new(Code::from(code), "m").details("d");
+            assert_eq!(error.clone().unavailable(), error, "{expected}");
+        }
+        for code in [3, 5, 8, 11, 100, 999] {
+            let error = Error::new(Code::from(code), "m").unavailable();
+            assert_eq!(error.code.get(), 50);
+            assert_eq!(error.details, format!("an ADD would fail with code {code}"));
+        }
+        let error = Error::new(Code::Plugin(100), "m").details("create it").limits_connectivity();
+        assert_eq!(error.to_string(), "m: create it; an ADD would fail with code 100 (code 51)");
+    }
+}

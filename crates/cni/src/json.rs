@@ -78,16 +78,23 @@ impl Request {
     /// # Errors
     /// Code 6, naming the member that does not fit.
     pub fn config_of<T: DeserializeOwned>(&self, known: &[&str]) -> Result<T, Error> {
-        let mut config = Map::new();
-        for (key, value) in &self.config {
-            let spelt = known.iter().find(|known| known.eq_ignore_ascii_case(key));
-            if spelt.is_none() && !PROTOCOL_KEYS.contains(&key.as_str()) {
-                warn_of_unknown(key, known);
-            }
-            // Where it is written in both ways, the right one counts.
-            let written = spelt.map_or(key.as_str(), |spelt| *spelt);
-            if written == key || !self.config.contains_key(written) {
-                config.insert(written.to_owned(), value.clone());
+        self.config_with_lists(known, &[])
+    }
+
+    /// The same, where the members named in `lists` are lists of objects with these keys.
+    ///
+    /// # Errors
+    /// As [`Request::config_of`].
+    pub fn config_with_lists<T: DeserializeOwned>(
+        &self,
+        known: &[&str],
+        lists: &[(&str, &[&str])],
+    ) -> Result<T, Error> {
+        let mut config = spelt(&self.config, known, &PROTOCOL_KEYS);
+        for (list, known) in lists {
+            let Some(Value::Array(entries)) = config.get_mut(*list) else { continue };
+            for entry in entries.iter_mut().filter_map(Value::as_object_mut) {
+                *entry = spelt(entry, known, &[]);
             }
         }
         Ok(read(Value::Object(config))?)
@@ -100,6 +107,24 @@ impl Request {
     pub fn config_as<T: DeserializeOwned>(&self) -> Result<T, Error> {
         Ok(read(Value::Object(self.config.clone()))?)
     }
+}
+
+/// The members under the names that are `known`, whatever case they are written in; the others as they are, with a
+/// warning for those that are not somebody `else_s` either.
+fn spelt(members: &Map<String, Value>, known: &[&str], else_s: &[&str]) -> Map<String, Value> {
+    let mut spelt = Map::new();
+    for (key, value) in members {
+        let right = known.iter().find(|known| known.eq_ignore_ascii_case(key));
+        if right.is_none() && !else_s.contains(&key.as_str()) {
+            warn_of_unknown(key, known);
+        }
+        // Where it is written in both ways, the right one counts.
+        let written = right.map_or(key.as_str(), |right| *right);
+        if written == key || !members.contains_key(written) {
+            spelt.insert(written.to_owned(), value.clone());
+        }
+    }
+    spelt
 }
 
 fn warn_of_unknown(key: &str, known: &[&str]) {
@@ -140,7 +165,8 @@ mod tests {
     fn config(config: &str) -> Result<Config, Error> {
         let variable = |name: &str| (name == "CNI_PATH").then(|| "/p".to_owned());
         let text = format!(r#"{{"name":"n","cniVersion":"1.1.0",{config}}}"#);
-        Request::parse(Command::Status, variable, text.as_bytes())?.config_of(&["bridge", "vlan", "trunk"])
+        let request = Request::parse(Command::Status, variable, text.as_bytes())?;
+        request.config_with_lists(&["bridge", "vlan", "trunk"], &[("trunk", &["min", "max"])])
     }
 
     #[test]
@@ -149,6 +175,8 @@ mod tests {
         let expected = Config { bridge: Some("b".to_owned()), vlan: 0, trunk: trunk() };
         assert_eq!(config(r#""Bridge":"b","VLAN":null,"trunk":[{"min":1,"max":null}]"#), Ok(expected));
         assert_eq!(config(r#""Bridge":"x","bridge":"b""#).unwrap().bridge.unwrap(), "b");
+        let trunk = config(r#""Trunk":[{"MIN":1,"mAx":2},{"Min":8,"min":3}]"#).unwrap().trunk;
+        assert_eq!(trunk, [Range { min: 1, max: Some(2) }, Range { min: 3, max: None }]);
     }
 
     #[test]
@@ -156,6 +184,9 @@ mod tests {
         let table = [
             (r#""trunk":[[1,2]]"#, "trunk[0] cannot be read"),
             (r#""trunk":[{"min":1},{"min":"x"}]"#, "trunk[1].min cannot be read"),
+            (r#""trunk":[{"MIN":"x"}]"#, "trunk[0].min cannot be read"),
+            (r#""trunk":{"min":1}"#, "trunk cannot be read"),
+            (r#""trunk":[7]"#, "trunk[0] cannot be read"),
             (r#""trunk":[null]"#, "trunk[0] cannot be read"),
             (r#""vlan":256"#, "vlan cannot be read"),
         ];

@@ -21,7 +21,8 @@ pub trait Plugin {
     fn del(&self, request: &Request) -> Result<(), Error>;
     /// Fails with the first difference between what ADD made and what is there.
     fn check(&self, request: &Request) -> Result<(), Error>;
-    /// Fails if an ADD could not work now.
+    /// Fails if an ADD could not work now: the caller is told code 50, unless it is the request that is wrong, or the error
+    /// says by [`Error::limits_connectivity`] that containers that are attached suffer too.
     fn status(&self, request: &Request) -> Result<(), Error>;
     /// Removes what belongs to no valid attachment.
     fn gc(&self, request: &Request) -> Result<(), Error>;
@@ -123,7 +124,7 @@ fn dispatch(plugin: &impl Plugin, request: &Request) -> Result<Option<Value>, Er
         }
         Command::Del => plugin.del(request)?,
         Command::Check => plugin.check(request)?,
-        Command::Status => plugin.status(request)?,
+        Command::Status => plugin.status(request).map_err(Error::unavailable)?,
         Command::Gc => plugin.gc(request)?,
         // Answered before there was a request.
         Command::Version => {}

@@ -137,6 +137,59 @@ fn a_record_stays_while_del_fails_and_every_plugin_is_asked() {
     assert_eq!(bench.records(), 0);
 }
 
+/// The network of [`network`] in the version that has STATUS and GC, with more members.
+fn newest(plugins: &[&str], more: serde_json::Value) -> NetworkConfigList {
+    let plugins: Vec<_> = plugins.iter().map(|kind| json!({"type": kind})).collect();
+    let mut config = json!({"name": "n", "cniVersion": "1.1.0", "plugins": plugins});
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    NetworkConfigList::parse(&config.to_string()).unwrap()
+}
+
+#[test]
+fn status_is_asked_of_each_plugin_and_a_plugin_s_no_is_told_in_its_words() {
+    let bench = Bench::new();
+    bench.plugin("a", ANSWER);
+    bench.plugin("b", ANSWER);
+    bench.runtime.status(&newest(&["a", "b"], json!({}))).unwrap();
+    bench.runtime.status(&network(&["a", "b"])).unwrap();
+    assert_eq!(bench.log(), ["a STATUS", "b STATUS"], "STATUS came with 1.1.0");
+    for code in [50, 51] {
+        let no = format!(
+            r#"echo '{{"cniVersion":"1.1.0","code":{code},"msg":"bridge br1 does not exist","details":"create it"}}'; exit 1"#
+        );
+        bench.plugin("b", &no);
+        let error = bench.runtime.status(&newest(&["a", "b"], json!({}))).unwrap_err();
+        let RuntimeError::Plugin { network, plugin, source, .. } = &error else { panic!("{error:?}") };
+        assert_eq!((network.as_str(), plugin.as_str(), source.code.get()), ("n", "b", code));
+        assert_eq!(
+            (source.msg.as_str(), source.details.as_str()),
+            ("bridge br1 does not exist", "create it")
+        );
+        assert_eq!(error.to_string(), "network n: b STATUS");
+    }
+    let missing = bench.runtime.status(&newest(&["a", "c"], json!({}))).unwrap_err();
+    assert!(matches!(missing, RuntimeError::Exec { .. }), "{missing:?}");
+}
+
+#[test]
+fn gc_tells_what_is_valid_goes_on_past_failures_and_is_not_called_where_it_is_disabled() {
+    let bench = Bench::new();
+    let valid = r#"case "$config" in *'"cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}]'*) exit 1;; esac; exit 2"#;
+    bench.plugin("a", valid);
+    bench.plugin("b", ANSWER);
+    let plugins = ["a", "b"];
+    let gc = |more| bench.runtime.gc(&newest(&plugins, more), &[invocation().attachment]);
+    gc(json!({"disableGC": true, "loadOnlyInlinedPlugins": true})).unwrap();
+    bench.runtime.gc(&network(&plugins), &[]).unwrap();
+    assert_eq!(bench.log(), [""; 0]);
+    let error = gc(json!({"loadOnlyInlinedPlugins": true})).unwrap_err();
+    let RuntimeError::Plugin { plugin, source, .. } = &error else { panic!("{error:?}") };
+    assert!(plugin == "a" && source.msg.contains("exit status: 1"), "{error:?}");
+    assert_eq!(bench.log(), ["a GC", "b GC"]);
+}
+
 #[test]
 fn plugins_that_misbehave_are_ended_and_described() {
     let mut bench = Bench::new();

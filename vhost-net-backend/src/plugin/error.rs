@@ -99,7 +99,8 @@ impl PluginError {
             Self::Daemon(_) | Self::Answer => Code::Plugin(140),
             Self::DeviceInfo(_) => Code::Plugin(126),
             Self::Differs { .. } => Code::Plugin(105),
-            Self::NotReady(_) => Code::NotAvailable,
+            // Guests' packets pass by the daemon, those of the guests that are there too.
+            Self::NotReady(_) => Code::LimitedConnectivity,
         }
     }
 }

@@ -47,6 +47,15 @@ fn what_is_left_out_has_the_documented_default() {
 }
 
 #[test]
+fn a_trunk_s_keys_are_known_in_any_case() {
+    let trunk = |entries: Value| parse(json!({"vlanTrunk": entries, "preserveDefaultVlan": false}));
+    let written = trunk(json!([{"minID": 10, "maxID": 20}, {"id": 7}])).unwrap();
+    assert_eq!(trunk(json!([{"minId": 10, "MAXID": 20}, {"ID": 7}])).unwrap(), written);
+    let error = trunk(json!([{"minId": 20, "maxId": 10}])).unwrap_err();
+    assert_eq!(error.code, Code::InvalidConfig);
+}
+
+#[test]
 fn the_most_particular_address_wins() {
     let args = "MAC=02:00:00:00:00:03";
     let mac = |last: u8| Some(Mac([2, 0, 0, 0, 0, last]));

@@ -124,7 +124,7 @@ impl TryFrom<&Request> for Config {
 
     fn try_from(request: &Request) -> Result<Self, Error> {
         request.args.expect_only(&["MAC"])?;
-        let raw: Raw = request.config_of(&KEYS)?;
+        let raw: Raw = request.config_with_lists(&KEYS, &[("vlanTrunk", &["id", "minID", "maxID"])])?;
         let config = Self::from_raw(raw, request)?;
         config.refuse_contradictions()?;
         Ok(config)

@@ -125,6 +125,8 @@ impl TryFrom<Value> for NetworkConfigList {
         }
         let version = version(&config)?;
         let (disable_check, disable_gc) = (switch(&config, "disableCheck")?, switch(&config, "disableGC")?);
+        // Whatever it says, plugins come from the list alone: a network need not be a file that has a folder beside it.
+        switch(&config, "loadOnlyInlinedPlugins")?;
         let plugins = match config.get("plugins") {
             None => vec![PluginConfig::parse(config, "")?],
             Some(Value::Array(plugins)) if plugins.is_empty() => return Err(NetworkConfigError::NoPlugins),
@@ -242,8 +244,15 @@ fn switch(config: &Map<String, Value>, field: &str) -> Result<bool, NetworkConfi
     match config.get(field) {
         None => Ok(false),
         Some(Value::Bool(on)) => Ok(*on),
+        // As libcni takes them.
+        Some(Value::String(word)) if is_word(word, ["true", "yes", "1"]) => Ok(true),
+        Some(Value::String(word)) if is_word(word, ["false", "no", "0"]) => Ok(false),
         Some(_) => Err(NetworkConfigError::Type { field: field.to_owned(), expected: "true or false" }),
     }
+}
+
+fn is_word(word: &str, words: [&str; 3]) -> bool {
+    words.iter().any(|known| known.eq_ignore_ascii_case(word))
 }
 
 fn text<'a>(config: &'a Map<String, Value>, field: &str) -> Result<Option<&'a str>, NetworkConfigError> {
@@ -281,11 +290,40 @@ mod tests {
             (r#"{"name":"n","plugins":[]}"#, "plugins is empty"),
             (r#"{"name":"n","plugins":{}}"#, "plugins must be a list"),
             (r#"{"name":"n","plugins":[{"type":"a"},{}]}"#, "plugins[1].type is \"\""),
+            (r#"{"name":"n","plugins":[{"type":"a"}],"disableGC":1}"#, "disableGC must be true or false"),
+            (
+                r#"{"name":"n","plugins":[{"type":"a"}],"disableCheck":"on"}"#,
+                "disableCheck must be true or false",
+            ),
+            (
+                r#"{"name":"n","plugins":[{"type":"a"}],"loadOnlyInlinedPlugins":[]}"#,
+                "loadOnlyInlinedPlugins must be true or false",
+            ),
+            (r#"{"name":"n","loadOnlyInlinedPlugins":true,"plugins":[]}"#, "plugins is empty"),
             (r#"{"name":"n","type":"a","cniVersion":"7"}"#, "cniVersion \"7\" is not supported"),
         ];
         for (text, message) in table {
             let error = NetworkConfigList::parse(text).unwrap_err().to_string();
             assert!(error.contains(message), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn switches_are_read_as_libcni_reads_them_and_recorded() {
+        for (value, on) in [
+            ("true", true),
+            ("\"True\"", true),
+            ("\"yes\"", true),
+            ("\"1\"", true),
+            ("false", false),
+            ("\"NO\"", false),
+        ] {
+            let text = format!(
+                r#"{{"name":"n","plugins":[{{"type":"a"}}],"disableCheck":{value},"disableGC":{value},"loadOnlyInlinedPlugins":{value}}}"#
+            );
+            let network = NetworkConfigList::parse(&text).unwrap();
+            assert_eq!((network.check_disabled(), network.gc_disabled()), (on, on), "{value}");
+            assert_eq!(NetworkConfigList::try_from(Value::from(network.clone())), Ok(network));
         }
     }
 
