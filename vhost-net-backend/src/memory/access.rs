@@ -358,8 +358,9 @@ pub(crate) fn write_pieces(to: BorrowedFd<'_>, first: &[u8], pieces: &[Readable<
         iov_base: bytes.start.as_ptr().cast(),
         iov_len: bytes.length as usize,
     };
-    let parts: ArrayVec<libc::iovec, { PIECES + 1 }> =
-        std::iter::once(&Readable::own(first)).chain(pieces).take(PIECES + 1).map(part).collect();
+    // Filled where it is: it is 8 KiB long, and `collect` would move it.
+    let mut parts: ArrayVec<libc::iovec, { PIECES + 1 }> = ArrayVec::new();
+    parts.extend(std::iter::once(&Readable::own(first)).chain(pieces).take(PIECES + 1).map(part));
     let count = libc::c_int::try_from(parts.len()).unwrap_or(libc::c_int::MAX);
     // SAFETY: each part is readable for its length; the kernel only reads.
     let written = unsafe { libc::writev(to.as_raw_fd(), parts.as_ptr(), count) };
