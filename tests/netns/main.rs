@@ -33,6 +33,7 @@ mod vhost_control;
 mod vhost_guests;
 mod vhost_privileges;
 mod vhost_qemu;
+mod vhost_queues;
 mod vhost_steering;
 mod vm_launcher_admits;
 mod vm_launcher_pod_network;

@@ -19,6 +19,17 @@ pub(crate) struct Guest {
 impl Guest {
     /// Starts it in forwarding mode `mode`; `ports` are its virtio-user devices' arguments.
     pub(crate) fn start(directory: &Path, name: &str, mode: &str, ports: &[String]) -> Self {
+        Self::with_queues(directory, name, mode, ports, 1)
+    }
+
+    /// As [`start`](Self::start), with so many queue pairs of each port in use.
+    pub(crate) fn with_queues(
+        directory: &Path,
+        name: &str,
+        mode: &str,
+        ports: &[String],
+        pairs: usize,
+    ) -> Self {
         let log = directory.join(name);
         let output = std::fs::File::create(&log).unwrap();
         let mut command = Command::new("stdbuf");
@@ -40,7 +51,9 @@ impl Guest {
             "-i",
             &format!("--forward-mode={mode}"),
             "--no-mlockall",
-            "--total-num-mbufs=2048",
+            "--total-num-mbufs=4096",
+            &format!("--rxq={pairs}"),
+            &format!("--txq={pairs}"),
         ]);
         command.stdin(Stdio::piped()).stdout(output.try_clone().unwrap()).stderr(output);
         let child = command.spawn().expect("stdbuf and dpdk-testpmd are installed (make setup)");
@@ -71,6 +84,23 @@ impl Guest {
         eventually("testpmd shows its counters", LIMIT, || {
             let all = counts(&self.text());
             (all.len() >= before + ports).then(|| all[all.len() - ports..].to_vec())
+        })
+    }
+
+    /// Frames received by each queue of its first port so far.
+    pub(crate) fn received_by_queue(&mut self, queues: usize) -> Vec<u64> {
+        let count = |text: &str, queue: usize| {
+            let name = format!("rx_q{queue}_good_packets: ");
+            text.lines()
+                .filter_map(|line| line.trim().strip_prefix(&name)?.parse().ok())
+                .collect::<Vec<u64>>()
+        };
+        let before = count(&self.text(), queues - 1).len();
+        self.say("show port xstats 0");
+        eventually("testpmd shows its queues' counters", LIMIT, || {
+            let text = self.text();
+            let all = (0..queues).map(|queue| count(&text, queue)).collect::<Vec<_>>();
+            (all[queues - 1].len() > before).then(|| all.iter().map(|all| all[all.len() - 1]).collect())
         })
     }
 

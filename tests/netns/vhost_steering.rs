@@ -44,11 +44,11 @@ fn label(bytes: &[u8]) -> Option<u8> {
 }
 
 /// The far side of a tap's queues.
-struct Wire(Vec<Queue>);
+pub(crate) struct Wire(pub(crate) Vec<Queue>);
 
 impl Wire {
     /// Makes a tap, up, with this many queues.
-    fn new(name: &str, queues: usize) -> Self {
+    pub(crate) fn new(name: &str, queues: usize) -> Self {
         let several = queues > 1;
         let kind = if several { " multi_queue" } else { "" };
         sh(&format!("ip tuntap add dev {name} mode tap vnet_hdr{kind}"));
@@ -67,7 +67,7 @@ impl Wire {
         wire
     }
 
-    fn send(&self, queue: usize, frame: &[u8]) {
+    pub(crate) fn send(&self, queue: usize, frame: &[u8]) {
         let mut file = self.0[queue].file();
         let bytes = [&[0; HEADER], frame].concat();
         assert_eq!(file.write(&bytes).unwrap(), bytes.len());

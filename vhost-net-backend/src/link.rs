@@ -9,6 +9,7 @@
 //! back.
 
 mod delivery;
+mod spread;
 
 use std::sync::Arc;
 
@@ -53,7 +54,20 @@ struct Lane {
     asleep: bool,
     /// Its source's descriptor is in the poller.
     watched: bool,
-    full: Full,
+    /// Of each queue of the other end.
+    full: Vec<Full>,
+}
+
+impl Lane {
+    fn new(sinks: usize) -> Self {
+        Self { full: vec![Full::No; sinks], ..Self::default() }
+    }
+
+    /// As if it were new.
+    fn reset(&mut self) {
+        (self.idle, self.asleep, self.watched) = (0, false, false);
+        self.full.fill(Full::No);
+    }
 }
 
 /// Two joined ends.
@@ -91,7 +105,8 @@ impl Link {
     /// Joins two ends.
     pub fn new(new: NewLink) -> Self {
         let NewLink { name, ports, policies, sentinels, counters } = new;
-        let lanes = [0, 1].map(|side: usize| (0..ports[side].queues()).map(|_| Lane::default()).collect());
+        let lane = |side: usize| Lane::new(ports[1 - side].queues());
+        let lanes = [0, 1].map(|side: usize| (0..ports[side].queues()).map(|_| lane(side)).collect());
         let (gates, mirrors) = (policies.map(Gate::new), Vec::new());
         Self { name, ports, lanes, counters, gates, sentinels, mirrors, finisher: Finisher::default() }
     }
@@ -166,6 +181,7 @@ impl Link {
         let mut delivery = Delivery {
             sink,
             queue,
+            sources: source.senders(),
             counters,
             full: &mut lane.full,
             finisher: &mut self.finisher,
@@ -263,7 +279,7 @@ impl Link {
         if lane.watched {
             self.ports[side].wake_fds(queue).for_each(|fd| poller.remove(fd));
         }
-        *lane = Lane::default();
+        lane.reset();
     }
 
     /// As [`unwatch`](Self::unwatch), for all of an end's queues.
@@ -303,3 +319,6 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,14 @@
 //! A batch's way into a sink: as it is where the sink takes what its frames need, finished in software where not.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
+
+use super::spread::Spread;
 use crate::counters::{Counter, Direction, Drops};
 use crate::fault::Fault;
-use crate::frame::{Batch, Header, Offloads};
+use crate::frame::{BATCH, Batch, Header, Offloads};
 use crate::memory::Readable;
 use crate::offload::Finisher;
 use crate::port::Port;
@@ -12,7 +16,7 @@ use crate::port::Port;
 /// How long a full sink is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_millis(5);
 
-/// How long the lane's sink has been full.
+/// How long a queue of the lane's sink has been full.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
     #[default]
@@ -25,9 +29,12 @@ pub(super) enum Full {
 /// A batch's way into a sink.
 pub(super) struct Delivery<'l> {
     pub(super) sink: &'l mut Port,
+    /// The source's queue, and how many it has.
     pub(super) queue: usize,
+    pub(super) sources: usize,
     pub(super) counters: &'l Direction,
-    pub(super) full: &'l mut Full,
+    /// Of each queue of the sink.
+    pub(super) full: &'l mut [Full],
     pub(super) finisher: &'l mut Finisher,
     /// What ended the sink.
     pub(super) fault: Option<Fault>,
@@ -37,7 +44,32 @@ impl Delivery<'_> {
     /// How many frames of the batch are done with: passed on or dropped.
     #[inline]
     pub(super) fn push(&mut self, batch: &Batch<'_>) -> usize {
-        let (counters, queue) = (self.counters, self.queue);
+        match Spread::new(self.queue, self.sources, self.sink.receivers()) {
+            None => self.push_to(self.queue, batch),
+            Some(spread) => self.spread(spread, batch),
+        }
+    }
+
+    /// As [`push`](Self::push), each flow to its own queue. Neighbours for one queue go there together.
+    fn spread(&mut self, spread: Spread, batch: &Batch<'_>) -> usize {
+        let queues: ArrayVec<usize, BATCH> =
+            batch.iter().map(|(_, pieces)| spread.queue_for(pieces)).collect();
+        let mut done = 0;
+        for neighbours in queues.chunk_by(|one, next| one == next) {
+            let queue = neighbours.first().copied().unwrap_or_default();
+            let count = neighbours.len();
+            let taken = self.push_to(queue, &part(batch, done..done + count));
+            done += taken;
+            if taken < count {
+                break;
+            }
+        }
+        done
+    }
+
+    #[inline]
+    fn push_to(&mut self, queue: usize, batch: &Batch<'_>) -> usize {
+        let counters = self.counters;
         let Some(accepts) = self.sink.accepts(queue) else {
             counters.drops.peer_down.add(batch.len() as u64);
             return batch.len();
@@ -51,10 +83,13 @@ impl Delivery<'_> {
             let mut slow = Slow { sink: self.sink, queue, accepts, finisher: self.finisher };
             slow.push(batch, &counters.drops)
         };
+        // A sink that has fewer queues than the source: all of this lane go to one of them.
+        let at = if queue < self.full.len() { queue } else { 0 };
+        let Some(full) = self.full.get_mut(at) else { return 0 };
         match pushed {
-            Ok(0) => self.full.drop_if_long(batch, &counters.drops.no_room),
+            Ok(0) => full.drop_if_long(batch, &counters.drops.no_room),
             Ok(taken) => {
-                *self.full = Full::No;
+                *full = Full::No;
                 counters.packets.add(taken as u64);
                 counters.bytes.add(batch.bytes_of(taken));
                 counters.batches.add(1);
@@ -66,6 +101,16 @@ impl Delivery<'_> {
             }
         }
     }
+}
+
+/// Some frames of a batch.
+fn part<'m>(batch: &Batch<'m>, which: Range<usize>) -> Batch<'m> {
+    let mut part = Batch::new();
+    for (frame, pieces) in batch.iter().take(which.end).skip(which.start) {
+        // What was in a batch fits into one.
+        let _never_full = part.push(frame.header, frame.needs, frame.length, pieces);
+    }
+    part
 }
 
 impl Full {

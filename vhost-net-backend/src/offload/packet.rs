@@ -76,7 +76,7 @@ impl Packet {
 }
 
 /// The IP header's offset and the EtherType in front of it, behind up to two VLAN tags.
-fn network_at(frame: &[u8]) -> Option<(usize, u16)> {
+pub(crate) fn network_at(frame: &[u8]) -> Option<(usize, u16)> {
     let mut at = ETHERNET;
     for _ in 0..3 {
         let ethertype = u16::from_be_bytes(field(frame, at - 2)?);
@@ -89,6 +89,6 @@ fn network_at(frame: &[u8]) -> Option<(usize, u16)> {
 }
 
 /// `N` bytes at an offset.
-pub(super) fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+pub(crate) fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }

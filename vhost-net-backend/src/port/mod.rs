@@ -1,8 +1,8 @@
 //! The ends of links: what frames come from and go to.
 //!
 //! A link joins two [`Port`]s and moves batches from the sources of each to the sinks of the other. A port has one or
-//! more queues; queue i of one end feeds queue i of the other, modulo how many that has, so frames of one flow stay in
-//! order. A queue that is not running has no source and no sink.
+//! more queues; queue i of one end feeds queue i of the other, modulo how many that has, or, where a guest has more, several
+//! of them, each flow one. So frames of one flow stay in order. A queue that is not running has no source and no sink.
 
 mod tap;
 mod vhost;
@@ -75,6 +75,25 @@ impl Port {
             Self::Vhost(port) => port.queues(),
             Self::Tap(_) => 1,
             Self::Xdp(port) => port.queues(),
+        }
+    }
+
+    /// Queues that have a source now.
+    #[inline]
+    pub fn senders(&self) -> usize {
+        match self {
+            Self::Vhost(port) => port.senders(),
+            Self::Tap(_) => 1,
+            Self::Xdp(port) => port.queues(),
+        }
+    }
+
+    /// Queues over which flows are to be spread: those that a guest receives by now. Other ends have one for that.
+    #[inline]
+    pub fn receivers(&self) -> usize {
+        match self {
+            Self::Vhost(port) => port.receivers(),
+            Self::Tap(_) | Self::Xdp(_) => 1,
         }
     }
 

@@ -32,6 +32,8 @@ pub struct VhostPort {
     rx: Vec<Option<RxQueue>>,
     /// Indices of `rx` that run, in order.
     receiving: Vec<usize>,
+    /// How many of `tx` run.
+    senders: usize,
     hangup: Option<Hangup>,
 }
 
@@ -42,6 +44,7 @@ impl VhostPort {
             tx: (0..pairs).map(|_| None).collect(),
             rx: (0..pairs).map(|_| None).collect(),
             receiving: Vec::with_capacity(pairs),
+            senders: 0,
             hangup: None,
         }
     }
@@ -71,7 +74,7 @@ impl VhostPort {
                 }
             }
         }
-        self.note_receiving();
+        self.note_running();
     }
 
     /// Stops a queue; returns where it was, if it ran.
@@ -83,7 +86,7 @@ impl VhostPort {
         } else {
             drop(self.tx.get_mut(slot).and_then(Option::take));
         }
-        self.note_receiving();
+        self.note_running();
         next
     }
 
@@ -105,7 +108,8 @@ impl VhostPort {
         }
     }
 
-    fn note_receiving(&mut self) {
+    fn note_running(&mut self) {
+        self.senders = self.tx.iter().flatten().count();
         self.receiving.clear();
         self.receiving
             .extend(self.rx.iter().enumerate().filter_map(|(at, queue)| queue.as_ref().map(|_| at)));
@@ -114,11 +118,21 @@ impl VhostPort {
     fn stop_all(&mut self) {
         self.tx.fill_with(|| None);
         self.rx.fill_with(|| None);
-        self.receiving.clear();
+        self.note_running();
     }
 
     pub(super) fn queues(&self) -> usize {
         self.tx.len()
+    }
+
+    #[inline]
+    pub(super) fn senders(&self) -> usize {
+        self.senders
+    }
+
+    #[inline]
+    pub(super) fn receivers(&self) -> usize {
+        self.receiving.len()
     }
 
     #[inline]
