@@ -1,5 +1,10 @@
 //! What a link counted: written by its worker only, read by anyone at any time.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "taken for a fault, which ends an end; counts of frames are atomic"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

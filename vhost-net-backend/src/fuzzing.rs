@@ -7,6 +7,7 @@
     clippy::missing_panics_doc,
     reason = "what fails here is the harness, and is to be seen"
 )]
+#![expect(clippy::disallowed_types, reason = "the harness of tests")]
 
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, OnceLock};

@@ -10,6 +10,8 @@
 //! Guests are hostile: everything read from their memory is checked where it is read, and what contradicts itself ends
 //! that guest's end of the link (`fault`), never the process and never another link.
 
+#[cfg(test)]
+mod allocations;
 pub mod cli;
 pub mod config;
 pub mod control;

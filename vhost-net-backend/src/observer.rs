@@ -7,6 +7,11 @@
 //! Deliberately absent: answers on the way to the guest (DHCP), and asking whether an address is still used. The time
 //! at which each was last seen is told instead.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "the book is the observer thread's; a sentinel only sends to it"
+)]
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

@@ -1,4 +1,5 @@
 //! The daemon's side of the control socket: a thread that accepts, and one for each connection.
+#![expect(clippy::disallowed_types, reason = "requests, not frames: one at a time changes the daemon")]
 
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write};
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,6 @@
 //! The daemon as VMMs meet it: over its sockets, with a frontend of the vhost crate.
 
+mod allocations;
 mod hostile;
 mod latency;
 mod offered;

@@ -4,6 +4,11 @@
 //! connection after the other; it is blocked in a read nearly always. Queues themselves run in the link's worker.
 //! A connection that ends, for whatever reason, leaves the end waiting for the next.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "messages of a VMM's, not frames: its session is also reached by what comes too early"
+)]
+
 mod early;
 mod features;
 mod session;
