@@ -114,6 +114,10 @@ mod tests {
         for line in page.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();
             assert!(page.contains(&format!("# TYPE {name} ")), "{line}");
+            assert!(
+                include_str!("../../../docs/vhost-net-backend.md").contains(&format!("`{name}`")),
+                "{name}"
+            );
         }
     }
 }
