@@ -32,9 +32,9 @@ bench: setup
 	secondary-dns/benches/peers
 	vhost-net-backend/benches/run
 
-# 10^9 numbered frames from guest to guest; every test run sends some thousands.
+# 10^9 numbered frames from guest to guest, or COUNT of them; every test run sends some thousands.
 soak:
-	GUESTWIRE_SOAK_PACKETS=1000000000 cargo test --release --package vhost-net-backend --lib -- --nocapture soak
+	GUESTWIRE_SOAK_PACKETS=$(or $(COUNT),1000000000) cargo test --release --package vhost-net-backend --lib -- --nocapture soak
 
 # The tests of the node VM; TEST=part-of-a-name picks some.
 node:

@@ -32,8 +32,6 @@ pub(crate) struct Vm {
     /// Kick and call of both rings.
     events: [[EventFd; 2]; 2],
     stream: UnixStream,
-    /// Frames sent by [`try_send_raw`](Self::try_send_raw) that were not given back.
-    on_the_way: usize,
 }
 
 impl Vm {
@@ -58,7 +56,7 @@ impl Vm {
         let event = || EventFd::new(EFD_NONBLOCK).unwrap();
         let events = [[event(), event()], [event(), event()]];
         let frontend = Frontend::from_stream(stream.try_clone().unwrap(), 2);
-        let mut vm = Self { guest, frontend, rx, tx, events, stream, on_the_way: 0 };
+        let mut vm = Self { guest, frontend, rx, tx, events, stream };
         vm.negotiate(features);
         vm.share_memory();
         vm
@@ -136,23 +134,6 @@ impl Vm {
         self.guest.write(place, bytes);
         self.tx.add(&[(place, u32::try_from(bytes.len()).unwrap())], 0);
         self.kick();
-    }
-
-    /// As [`send_raw`](Self::send_raw), if less than half of the ring is on its way.
-    pub(crate) fn try_send_raw(&mut self, bytes: &[u8]) -> bool {
-        self.on_the_way -= self.tx.used().len();
-        let room = self.on_the_way < usize::from(ENTRIES) / 2;
-        if room {
-            self.on_the_way += 1;
-            self.send_raw(bytes);
-        }
-        room
-    }
-
-    /// What has arrived; headers included.
-    pub(crate) fn arrived(&mut self) -> Vec<Vec<u8>> {
-        let used = self.rx.used();
-        used.into_iter().map(|(head, length)| self.take(head, length)).collect()
     }
 
     pub(crate) fn kick(&self) {

@@ -69,13 +69,17 @@ impl Guest {
 
     pub(crate) fn read(&self, address: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
+        self.read_into(address, &mut bytes);
+        bytes
+    }
+
+    pub(crate) fn read_into(&self, address: u64, bytes: &mut [u8]) {
         let mut at = 0;
-        while at < length {
-            let left = u32::try_from(length - at).unwrap();
+        while at < bytes.len() {
+            let left = u32::try_from(bytes.len() - at).unwrap();
             let source = self.memory.readable(address + at as u64, left).unwrap();
             at += source.read(&mut bytes[at..]);
         }
-        bytes
     }
 
     pub(crate) fn read_u16(&self, address: u64) -> u16 {
