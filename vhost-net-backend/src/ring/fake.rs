@@ -82,8 +82,14 @@ impl Guest {
         }
     }
 
+    /// In one load: of an index that is copied byte by byte, half may be older.
     pub(crate) fn read_u16(&self, address: u64) -> u16 {
-        u16::from_le_bytes(self.read(address, 2).try_into().unwrap())
+        self.memory.ring(address + USER, 2).unwrap().load_acquire(0)
+    }
+
+    /// In one store, after everything before it.
+    fn publish(&self, address: u64, value: u16) {
+        self.memory.ring(address + USER, 2).unwrap().store_release(0, value);
     }
 }
 
@@ -172,11 +178,11 @@ impl Driver {
 
     pub(crate) fn set_available(&mut self, index: u16) {
         self.available = index;
-        self.guest.write(self.available_at() + 2, &index.to_le_bytes());
+        self.guest.publish(self.available_at() + 2, index);
     }
 
     pub(crate) fn set_available_flags(&self, flags: u16) {
-        self.guest.write(self.available_at(), &flags.to_le_bytes());
+        self.guest.publish(self.available_at(), flags);
     }
 
     pub(crate) fn set_used_event(&self, index: u16) {
