@@ -76,7 +76,7 @@ def main():
     print(HEAD.format("vhost-user → AF_XDP on veth"), flush=True)
     with huge_pages(), tempfile.TemporaryDirectory() as directory:
         measures = {"dpdk": lambda: measure(dpdk_backend, directory), "ours": lambda: measure(our_backend, directory)}
-        print(compare("64 B", measures, "Mpps", options), flush=True)
+        print(compare("64 B", measures, options), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,22 +14,13 @@ in the same place are compared, each place in a row of its own. Places are told 
 """
 
 import argparse
-import collections
 import contextlib
 import pathlib
 import re
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
-from peers import (EAL, HEAD, OURS, SHARE, WINDOW, await_sockets, free_port, huge_pages, hurry, metrics, need_ours,
-                   running)
-
-CACHE_LINE = OURS.parent / "examples/cache_line"
-# Nanoseconds of a cache line's round trip.
-PLACES = [("near", 0, 120), ("far", 200, 600)]
+from peers import EAL, HEAD, OURS, WINDOW, await_sockets, compare, free_port, huge_pages, metrics, need_ours, running
 
 METRICS = free_port()
 # What testpmd says with --record-core-cycles: cycles, frames, MHz.
@@ -116,33 +107,6 @@ def our_cycles(size, directory, megahertz):
     return grown["vhost_net_busy_seconds_total"] * megahertz * 1e6 / grown["vhost_net_packets_total"]
 
 
-def place():
-    """Where the host has put our two CPUs, or None where that cannot be told from this."""
-    trip = subprocess.run([CACHE_LINE], stdout=subprocess.PIPE, text=True, check=True, preexec_fn=hurry).stdout
-    return next((name for name, least, most in PLACES if least <= int(trip) < most), None)
-
-
-def compare_in_place(label, measures, shown, ratio, options):
-    """Rows, one for each place of the CPUs: both in turns, until one place has enough rounds of each."""
-    places = collections.defaultdict(lambda: {name: [] for name in measures})
-    for _ in range(options.attempts):
-        for name, measure in measures.items():
-            before = place()
-            value, share = measure()
-            if share >= SHARE and before and place() == before:
-                places[before][name].append(value)
-            print(f"  {label} {name}: {shown(value)}, {share:.0%} of a core, CPUs {before}", file=sys.stderr, flush=True)
-        if any(min(map(len, values.values())) >= options.rounds for values in places.values()):
-            break
-    rows = []
-    for where, values in sorted(places.items()):
-        if all(values.values()):
-            dpdk, ours = (statistics.median(values[name]) for name in ("dpdk", "ours"))
-            rounds = " + ".join(str(len(values[name])) for name in ("dpdk", "ours"))
-            rows.append(f"| {label}, CPUs {where} | {shown(dpdk)} | {shown(ours)} | {ratio(dpdk, ours):.2f} | {rounds} |")
-    return "\n".join(rows) or f"| {label} | no round was undisturbed: the machine is busy | | | |"
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 1518])
@@ -150,8 +114,6 @@ def main():
     parser.add_argument("--attempts", type=int, default=20, help="rounds at most for each backend")
     options = parser.parse_args()
     need_ours()
-    if not CACHE_LINE.exists():
-        raise SystemExit(f"{CACHE_LINE} is missing: cargo build --release -p vhost-net-backend --example cache_line")
     print(HEAD.format("two ports joined"), flush=True)
     with huge_pages(), tempfile.TemporaryDirectory() as directory:
         for size in options.sizes:
@@ -159,8 +121,7 @@ def main():
                 "dpdk": lambda: measure(dpdk_backend, size, directory),
                 "ours": lambda: measure(our_backend, size, directory),
             }
-            print(compare_in_place(f"{size} B", measures, lambda rate: f"{rate / 1e6:.2f} Mpps",
-                                   lambda dpdk, ours: ours / dpdk, options), flush=True)
+            print(compare(f"{size} B", measures, options), flush=True)
         print("\n" + HEAD.format("each frame costs the backend"), flush=True)
         _, megahertz = dpdk_cycles(options.sizes[0], directory)
         for size in options.sizes:
@@ -168,8 +129,8 @@ def main():
                 "dpdk": lambda: (dpdk_cycles(size, directory)[0], 1),
                 "ours": lambda: (our_cycles(size, directory, megahertz), 1),
             }
-            print(compare_in_place(f"{size} B", measures, lambda cycles: f"{cycles:.0f} cycles",
-                                   lambda dpdk, ours: dpdk / ours, options), flush=True)
+            print(compare(f"{size} B", measures, options, lambda cycles: f"{cycles:.0f} cycles",
+                          lambda dpdk, ours: dpdk / ours), flush=True)
 
 
 if __name__ == "__main__":
