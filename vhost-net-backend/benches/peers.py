@@ -1,7 +1,8 @@
 """What the benchmarks of vhost-net-backend share: processes at high priority, huge pages, the two backends, the guest.
 
 The machine may have other work. A round counts only if both sides had their core for themselves (`SHARE`) and the host
-had the two CPUs in one place all the time (`place`), and only rounds of one place are compared. The backends take turns, and medians are compared: the ratio counts, not the figures.
+had the two CPUs in one place all the time (`place`), and only rounds of one place are compared. The backends take turns,
+and medians are compared: the ratio counts, not the figures.
 """
 
 import collections
