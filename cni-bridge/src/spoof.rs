@@ -1,10 +1,13 @@
 //! The spoof check: what a port may claim to be.
 //!
-//! Each guarded port has a chain of its own on the ingress of its host side, with the host side's name. A packet meets
-//! only the chain of the port it came in by, so its cost does not grow with the number of ports. For that of ADD and DEL
-//! chains are spread over tables, by the last two digits of the port's name: the kernel walks all chains of a table that
-//! changes, and the list of all tables for each rule. A table goes with its last chain. `nft list ruleset netdev` shows
-//! all of it, with counters of what was dropped. What the rules say is in [`rules`].
+//! All of it is in the table `bridge cnv-bridge`. Its rules ([`rules`]) stand for any number of ports; sets say which ports
+//! are checked, and what each of them may claim. So a frame, an ADD and a DEL cost the same however many ports there
+//! are: a frame is looked up by the port it came in by, and a port is a few elements of sets. `nft list table bridge
+//! cnv-bridge` shows all of it. The table comes with the first port and goes with the last.
+//!
+//! A port's record is a counter of what was refused it, which has the port's name, and its owner as comment. The element
+//! that leads from the port to that counter has as comment what the port may claim, so that DEL finds the other elements
+//! without looking through the sets.
 
 mod rules;
 
@@ -13,10 +16,43 @@ use std::net::IpAddr;
 
 use net_types::{IfName, Mac};
 
-use nf_tables::{Chain, Family, FoundTable, Hook, NfTables, NfTablesError, Rule, Table, Transaction, same};
+use nf_tables::{
+    Chain, Counter, Element, Expression, Family, FoundRule, Holds, Hook, NfTables, NfTablesError, Part,
+    Place, Rule, Set, Table, Transaction, same,
+};
 
-/// Before everything else that might look at the packet (`NF_IP_PRI_RAW`, as the reference plugin has it).
-const PRIORITY: i32 = -300;
+const TABLE: Table<'static> = Table { family: Family::Bridge, name: "cnv-bridge" };
+/// Before everything else that looks at frames on their way in (`NF_BR_PRI_NAT_DST_BRIDGED`, as the reference plugin has it).
+const EARLY: Hook = Hook::Filter { place: Place::Prerouting, priority: -300 };
+const PREROUTING: Chain<'static> = Chain { table: TABLE, name: "prerouting", hook: Some(EARLY) };
+const MAC_CHAIN: Chain<'static> = Chain { table: TABLE, name: "mac-check", hook: None };
+const IP_CHAIN: Chain<'static> = Chain { table: TABLE, name: "ip-check", hook: None };
+/// Counts a frame for the port it came in by, and drops it.
+const REFUSED: Chain<'static> = Chain { table: TABLE, name: "refused", hook: None };
+
+/// From a port to its counter.
+const PORTS: Set = set("ports", &[Part::Name], Holds::Counters);
+/// The ports that may claim only the MAC addresses that [`MACS`] has for them.
+const MAC_CHECKED: Set = set("mac-checked", &[Part::Name], Holds::Keys);
+const MACS: Set = set("macs", &[Part::Name, Part::Mac], Holds::Keys);
+/// The ports that may claim only the IP addresses that [`V4`] and [`V6`] have for them.
+const IP_CHECKED: Set = set("ip-checked", &[Part::Name], Holds::Keys);
+const V4: Set = set("addresses4", &[Part::Name, Part::V4], Holds::Keys);
+const V6: Set = set("addresses6", &[Part::Name, Part::V6], Holds::Keys);
+const SETS: [Set; 6] = [PORTS, MAC_CHECKED, MACS, IP_CHECKED, V4, V6];
+/// What the table holds besides the ports' counters: sets, and the chains of [`rules::all`].
+const OF_ALL_PORTS: u32 = 6 + 4;
+
+/// Bytes of a port's name in a key.
+const NAME: usize = 16;
+/// The comment of a port that may claim nothing.
+const NOTHING: &str = "nothing";
+/// Longest comment, in bytes, that nf_tables keeps.
+const MAX_COMMENT: usize = 253;
+
+const fn set(name: &'static str, key: &'static [Part], holds: Holds) -> Set {
+    Set { table: TABLE, name, key, holds }
+}
 
 /// What a port may claim to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,57 +104,72 @@ pub(crate) fn install(
     guard: &Guard,
     comment: &str,
 ) -> Result<(), NfTablesError> {
-    nf_tables.commit(&installation(&chain(&table(port.as_str()), port.as_str()), guard, comment))
-}
-
-fn installation(chain: &Chain<'_>, guard: &Guard, comment: &str) -> Transaction {
-    let mut transaction = Transaction::default().add_table(chain.table).add_chain(chain).flush_chain(chain);
-    for expressions in rules::of(guard) {
-        transaction = transaction.add_rule(chain, &Rule { expressions, comment });
+    let install = |ground| {
+        let replaced = present(nf_tables, port)?.iter().fold(ground, Own::delete);
+        nf_tables.commit(&with(replaced, port, guard, comment))
+    };
+    if stands(nf_tables)? {
+        match install(Transaction::default()) {
+            // The node's last port went meanwhile, and the table with it.
+            Err(error) if error.is_not_found() => {}
+            other => return other,
+        }
     }
-    transaction
+    install(ground())
 }
 
-/// Has the kernel look at what [`install`] would do, by the one device that is always there.
-pub(crate) fn try_out(nf_tables: &NfTables) -> Result<(), NfTablesError> {
-    let loopback = "lo";
-    let guard = Guard::new(Some(Mac::ZERO), Some(Vec::new()));
-    nf_tables.try_out(&installation(&chain(&table(loopback), loopback), &guard, ""))
+/// Has the kernel look at what [`install`] would do.
+pub(crate) fn try_out(nf_tables: &NfTables, port: &IfName) -> Result<(), NfTablesError> {
+    let addresses = vec![IpAddr::from([0; 4]), IpAddr::from([0; 16])];
+    nf_tables.try_out(&with(ground(), port, &Guard::new(Some(Mac::ZERO), Some(addresses)), "any"))
 }
 
 /// Takes the check of `port` away. Absent is fine.
 pub(crate) fn remove(nf_tables: &NfTables, port: &IfName) -> Result<(), NfTablesError> {
-    let table = table(port.as_str());
-    let chain = chain(&table, port.as_str());
-    let Some(FoundTable { holds, .. }) = nf_tables.table(chain.table)? else { return Ok(()) };
-    let own = u32::from(nf_tables.has_chain(&chain)?);
-    let without_chain = || {
-        let transaction = Transaction::default();
-        if own == 1 { transaction.delete_chain(&chain) } else { transaction }
-    };
-    let removed = if holds > own {
-        nf_tables.commit(&without_chain())
-    } else {
-        match nf_tables.commit(&without_chain().delete_empty_table(chain.table)) {
-            // Another port's chain came meanwhile.
-            Err(error) if error.is_in_use() => nf_tables.commit(&without_chain()),
-            other => other,
+    let counter = counter(port);
+    if nf_tables.has_counter(&counter)? {
+        let elements = present(nf_tables, port)?;
+        let everything = elements.iter().fold(Transaction::default(), Own::delete).delete_counter(&counter);
+        match nf_tables.commit(&everything) {
+            // Another DEL of the same port was faster.
+            Err(error) if error.is_not_found() => {}
+            other => other?,
         }
-    };
-    match removed {
-        Err(error) if !error.is_not_found() => Err(error),
-        _ => Ok(()),
     }
+    // Asked first, because a transaction that fails waits until no packet is in the rules any more.
+    if nf_tables.table(TABLE)?.is_none_or(|table| table.holds > OF_ALL_PORTS) {
+        return Ok(());
+    }
+    nf_tables.remove_unused(TABLE, &rules::all().map(|(chain, _)| chain), &SETS)
 }
 
-/// What stands in the chain of a port.
+/// The ports that have a check, and whose they are. Its cost grows with the ports of the node: not for ADD or DEL.
+pub(crate) fn owners(nf_tables: &NfTables) -> Result<Vec<(String, String)>, NfTablesError> {
+    let counters = nf_tables.counters(TABLE)?;
+    Ok(counters.into_iter().map(|counter| (counter.name, counter.comment)).collect())
+}
+
+/// What `port` may claim; none if it is not checked.
+pub(crate) fn guard(nf_tables: &NfTables, port: &IfName) -> Result<Option<Guard>, NfTablesError> {
+    let is_in = |set| Own::of(set, port, &[]).is_there(nf_tables);
+    let (checks_mac, checks_ip) = (is_in(MAC_CHECKED)?, is_in(IP_CHECKED)?);
+    if !checks_mac && !checks_ip {
+        return Ok(None);
+    }
+    let claims = claims(nf_tables, port)?;
+    let mac = claims.iter().find_map(Own::mac).filter(|_| checks_mac);
+    let sources = checks_ip.then(|| claims.iter().filter_map(Own::address).collect());
+    Ok(Some(Guard::new(mac, sources)))
+}
+
+/// What there is for a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
     /// What [`install`] wrote of this.
     Allows(Guard),
-    /// There is no chain, or nothing in it.
+    /// The port is not checked.
     Absent,
-    /// What is in the chain does not matter: the port's packets do not meet it.
+    /// What the sets say of the port does not matter: its frames do not meet the rules.
     NotInForce,
     /// Something that [`install`] did not write.
     Foreign,
@@ -135,31 +186,199 @@ impl fmt::Display for State {
     }
 }
 
-/// Reads back what [`install`] wrote.
+/// Reads back what [`install`] wrote. Looks at all rules, and through all sets: for CHECK.
 pub(crate) fn state(nf_tables: &NfTables, port: &IfName) -> Result<State, NfTablesError> {
-    let table = table(port.as_str());
-    let chain = chain(&table, port.as_str());
-    let found = nf_tables.rules(&chain)?;
-    if found.is_empty() {
-        return Ok(State::Absent);
-    }
-    if !nf_tables.is_in_force(&chain)? {
+    let Some(guard) = guard(nf_tables, port)? else { return Ok(State::Absent) };
+    if !nf_tables.is_in_force(&PREROUTING)? {
         return Ok(State::NotInForce);
     }
-    let guard = rules::read(&found);
-    let written = rules::of(&guard);
-    let ours = found.len() == written.len()
-        && found.iter().zip(&written).all(|(found, written)| same(&found.expressions, written));
-    Ok(if ours { State::Allows(guard) } else { State::Foreign })
+    for (chain, rules) in rules::all() {
+        let found = nf_tables.rules(&chain)?;
+        let as_written = |(found, written): (&FoundRule, &Vec<Expression>)| same(&found.expressions, written);
+        if found.len() != rules.len() || !found.iter().zip(&rules).all(as_written) {
+            return Ok(State::Foreign);
+        }
+    }
+    let written = elements(port, &guard);
+    let found = look_through(nf_tables, port, &SETS)?;
+    let all_in = |some: &[Own], others: &[Own]| some.iter().all(|own| others.contains(own));
+    Ok(match all_in(&written, &found) && all_in(&found, &written) {
+        true => State::Allows(guard),
+        false => State::Foreign,
+    })
 }
 
-/// The table that holds the chain of the port with that name.
-fn table(port: &str) -> String {
-    let end = port.len().checked_sub(2).and_then(|start| port.get(start..)).unwrap_or(port);
-    format!("cnv-bridge-{end}")
+/// An element of a set that is about one port.
+#[derive(Debug, PartialEq, Eq)]
+struct Own {
+    set: Set,
+    key: Vec<u8>,
 }
 
-fn chain<'a>(table: &'a str, port: &'a str) -> Chain<'a> {
-    let hook = Hook::Ingress { device: port, priority: PRIORITY };
-    Chain { table: Table { family: Family::Netdev, name: table }, name: port, hook: Some(hook) }
+impl Own {
+    /// The element of `set` about `port` and, if the set is one of claims, `claim`.
+    fn of(set: Set, port: &IfName, claim: &[u8]) -> Self {
+        let mut key = port.as_str().as_bytes().to_vec();
+        key.resize(NAME, 0);
+        key.extend_from_slice(claim);
+        // Parts of a key begin at multiples of four bytes.
+        key.resize(key.len().next_multiple_of(4), 0);
+        Self { set, key }
+    }
+
+    /// What lets `port` claim the address in `text`.
+    fn claiming(port: &IfName, text: &str) -> Option<Self> {
+        match text.parse() {
+            Ok(mac) => Some(Self::claiming_mac(port, mac)),
+            Err(_) => text.parse().ok().map(|address| Self::claiming_address(port, address)),
+        }
+    }
+
+    fn claiming_mac(port: &IfName, mac: Mac) -> Self {
+        Self::of(MACS, port, &mac.octets())
+    }
+
+    fn claiming_address(port: &IfName, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self::of(V4, port, &v4.octets()),
+            IpAddr::V6(v6) => Self::of(V6, port, &v6.octets()),
+        }
+    }
+
+    fn element(&self) -> Element<'_> {
+        Element { set: &self.set, key: &self.key }
+    }
+
+    fn delete(transaction: Transaction, own: &Self) -> Transaction {
+        transaction.delete_element(&own.element())
+    }
+
+    fn is_there(&self, nf_tables: &NfTables) -> Result<bool, NfTablesError> {
+        Ok(nf_tables.element(&self.element())?.is_some())
+    }
+
+    /// The MAC address it lets the port claim.
+    fn mac(&self) -> Option<Mac> {
+        let claim = self.key.get(NAME..NAME + 6).filter(|_| self.set == MACS)?;
+        claim.try_into().ok()
+    }
+
+    /// The IP address it lets the port claim.
+    fn address(&self) -> Option<IpAddr> {
+        let claim = self.key.get(NAME..)?;
+        match self.set {
+            V4 => <[u8; 4]>::try_from(claim).ok().map(IpAddr::from),
+            V6 => <[u8; 16]>::try_from(claim).ok().map(IpAddr::from),
+            _ => None,
+        }
+    }
+}
+
+/// What the sets have of a port with that guard.
+fn elements(port: &IfName, guard: &Guard) -> Vec<Own> {
+    let mut elements = vec![Own::of(PORTS, port, &[])];
+    if let Some(mac) = guard.mac {
+        elements.extend([Own::of(MAC_CHECKED, port, &[]), Own::claiming_mac(port, mac)]);
+    }
+    if let Some(sources) = &guard.sources {
+        elements.push(Own::of(IP_CHECKED, port, &[]));
+        elements.extend(sources.iter().map(|address| Own::claiming_address(port, *address)));
+    }
+    elements
+}
+
+/// What the sets have of `port` now.
+fn present(nf_tables: &NfTables, port: &IfName) -> Result<Vec<Own>, NfTablesError> {
+    let mut elements: Vec<_> = [PORTS, MAC_CHECKED, IP_CHECKED].map(|set| Own::of(set, port, &[])).into();
+    elements.extend(claims(nf_tables, port)?);
+    let mut present = Vec::new();
+    for element in elements {
+        if element.is_there(nf_tables)? {
+            present.push(element);
+        }
+    }
+    Ok(present)
+}
+
+/// What `port` may claim, by its record; by all there is in the sets if that does not say.
+fn claims(nf_tables: &NfTables, port: &IfName) -> Result<Vec<Own>, NfTablesError> {
+    let recorded = match nf_tables.element(&Own::of(PORTS, port, &[]).element())? {
+        Some(record) if record.comment == NOTHING => Some(Vec::new()),
+        Some(record) => record.comment.split(", ").map(|text| Own::claiming(port, text)).collect(),
+        // A port that nothing is known of; or somebody has removed its element by hand.
+        None if !nf_tables.has_counter(&counter(port))? => Some(Vec::new()),
+        None => None,
+    };
+    match recorded {
+        Some(claims) => Ok(claims),
+        None => look_through(nf_tables, port, &[MACS, V4, V6]),
+    }
+}
+
+fn look_through(nf_tables: &NfTables, port: &IfName, sets: &[Set]) -> Result<Vec<Own>, NfTablesError> {
+    let mut found = Vec::new();
+    for set in sets {
+        let name = Own::of(*set, port, &[]).key;
+        let keys = nf_tables.elements(set)?.into_iter().map(|element| element.key);
+        found.extend(keys.filter(|key| key.starts_with(&name)).map(|key| Own { set: *set, key }));
+    }
+    Ok(found)
+}
+
+/// What is written beside the name of a port with that guard.
+fn record(guard: &Guard) -> String {
+    let mac = guard.mac.iter().map(Mac::to_string);
+    let addresses = guard.sources.iter().flatten().map(IpAddr::to_string);
+    let list = mac.chain(addresses).collect::<Vec<_>>().join(", ");
+    match list.len() {
+        0 => NOTHING.to_owned(),
+        1..=MAX_COMMENT => list,
+        // Found by looking through the sets.
+        _ => String::new(),
+    }
+}
+
+fn with(transaction: Transaction, port: &IfName, guard: &Guard, comment: &str) -> Transaction {
+    let transaction = transaction.add_counter(&counter(port), comment);
+    elements(port, guard).iter().fold(transaction, |transaction, own| match own.set {
+        PORTS => transaction.add_element(&own.element(), port.as_str(), &record(guard)),
+        _ => transaction.add_key(&own.element()),
+    })
+}
+
+fn counter(port: &IfName) -> Counter<'_> {
+    Counter { table: TABLE, name: port.as_str() }
+}
+
+/// True if frames meet all the rules: ADD looks at how many there are, not at each.
+fn stands(nf_tables: &NfTables) -> Result<bool, NfTablesError> {
+    if !nf_tables.is_in_force(&PREROUTING)? {
+        return Ok(false);
+    }
+    let all = rules::all();
+    for (chain, rules) in &all {
+        let jump = Expression::jump(chain.name);
+        let jumps = all.iter().flat_map(|(_, rules)| rules.iter().flatten()).filter(|one| **one == jump);
+        let uses = rules.len() + jumps.count();
+        let found = nf_tables.chain(chain)?.map(|found| found.uses);
+        if found.and_then(|found| usize::try_from(found).ok()) != Some(uses) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Makes what stands for any number of ports; what is there of it is made anew, at no moment without effect.
+fn ground() -> Transaction {
+    let all = rules::all();
+    let mut transaction = SETS.iter().fold(Transaction::default().add_table(TABLE), Transaction::add_set);
+    for (chain, _) in &all {
+        transaction = transaction.add_chain(chain).flush_chain(chain);
+    }
+    for (chain, rules) in all {
+        for expressions in rules {
+            transaction = transaction.add_rule(&chain, &Rule { expressions, comment: "" });
+        }
+    }
+    transaction
 }

@@ -37,7 +37,7 @@ const TABLE: &str = "guestwire-masquerade-";
 
 /// The chains, and where packets enter them by themselves. Priorities (`linux/netfilter_ipv4.h`): raw, destination NAT,
 /// filter, source NAT.
-pub(crate) const CHAINS: [(&str, Option<Hook<'static>>); 8] = [
+pub(crate) const CHAINS: [(&str, Option<Hook>); 8] = [
     ("unforgeable", Some(Hook::Filter { place: Place::Prerouting, priority: -300 })),
     ("prerouting", Some(Hook::Nat { place: Place::Prerouting, priority: -100 })),
     ("output", Some(Hook::Nat { place: Place::Output, priority: -100 })),

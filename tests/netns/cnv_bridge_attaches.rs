@@ -22,11 +22,6 @@ fn bridge_with_a_host() -> Namespace {
     host
 }
 
-/// The table of the packet filter that holds a guarded port's chain.
-pub(crate) fn spoof_table(port: &str) -> String {
-    format!("cnv-bridge-{}", &port[port.len() - 2..])
-}
-
 /// Whether an answer comes within so many seconds: long where one is expected, short where none is.
 fn answers(from: &Namespace, to: &str, seconds: u8) -> bool {
     let wait = seconds.to_string();
@@ -103,9 +98,12 @@ fn a_forged_address_is_dropped_and_counted() {
     }
     assert!(!answers(&pods[0].0, "192.0.2.1", 1), "a forged address passed the check");
     assert!(answers(&pods[1].0, "192.0.2.1", 20), "without a check any address passes");
-    let rules = sh("nft list ruleset netdev");
+    let rules = sh("nft list ruleset bridge");
     let rule = rules.lines().find(|line| line.contains("ether saddr !=")).unwrap();
     assert!(!rule.contains("packets 0 "), "{rules}");
+    let of_ports = sh("nft list counters table bridge cnv-bridge");
+    assert!(of_ports.contains("net1 pod") || of_ports.contains(pods[0].0.name()), "{of_ports}");
+    assert!(!of_ports.contains("packets 0 "), "{of_ports}");
     for (pod, call) in &pods {
         call.clone().container(pod.name()).call("DEL").success();
     }
@@ -116,26 +114,22 @@ fn a_forged_address_is_dropped_and_counted() {
 fn the_check_of_one_port_does_not_mind_the_others() {
     let _sandbox = Sandbox::enter();
     let _host = bridge_with_a_host();
-    // Two share a table.
-    let calls = ["c4", "c23", "c5"].map(|container| {
+    let calls = ["c1", "c2", "c3"].map(|container| {
         let pod = Namespace::new("pod");
         let call = CniCall::new("cnv-bridge", config(json!({"macspoofchk": true})));
         let call = call.netns(&pod).container(container);
         let result = call.call("ADD").success();
-        let table = spoof_table(result["interfaces"][1]["name"].as_str().unwrap());
-        (pod, call.with("prevResult", result), table)
+        (pod, call.with("prevResult", result))
     });
-    assert_eq!(calls[0].2, calls[1].2);
-    let tables = || sh("nft list tables netdev").lines().count();
-    let chains = || sh("nft list ruleset netdev").matches("chain").count();
-    for ((_, call, _), left) in calls.iter().zip([(2, 2), (1, 1), (0, 0)]) {
+    for (index, (_, call)) in calls.iter().enumerate() {
         call.call("DEL").success();
-        assert_eq!((chains(), tables()), left);
-        let others = calls.iter().skip(3 - left.0);
-        for (_, other, _) in others {
+        let left = calls.len() - index - 1;
+        assert_eq!(sh("nft list ruleset").matches("comment \"guestwire").count(), left);
+        for (_, other) in calls.iter().skip(index + 1) {
             other.call("CHECK").success();
         }
     }
+    assert_eq!(sh("nft list ruleset"), "");
 }
 
 #[test]
@@ -158,13 +152,16 @@ fn del_minds_nothing_that_somebody_took_away_by_hand() {
     let _sandbox = Sandbox::enter();
     let pod = Namespace::new("pod");
     let changes = [
-        "nft delete table netdev TABLE",
-        "nft delete chain netdev TABLE PORT",
-        "nft flush chain netdev TABLE PORT",
+        "nft delete table bridge cnv-bridge",
+        "nft flush table bridge cnv-bridge",
+        "nft flush chain bridge cnv-bridge mac-check",
+        "nft flush set bridge cnv-bridge macs",
+        "nft delete element bridge cnv-bridge ports { PORT }",
+        "nft delete element bridge cnv-bridge mac-checked { PORT }",
+        "nft add table bridge cnv-bridge { flags dormant ; }",
         "ip link delete PORT",
         "ip link set PORT nomaster",
         "ip link set PORT down name other",
-        "nft add table netdev TABLE { flags dormant ; }",
         "ip link delete br1",
     ];
     for change in changes {
@@ -172,7 +169,7 @@ fn del_minds_nothing_that_somebody_took_away_by_hand() {
         let call = CniCall::new("cnv-bridge", config(json!({"macspoofchk": true}))).netns(&pod);
         let result = call.call("ADD").success();
         let port = result["interfaces"][1]["name"].as_str().unwrap();
-        sh(&change.replace("TABLE", &spoof_table(port)).replace("PORT", port));
+        sh(&change.replace("PORT", port));
         call.call("DEL").success();
         assert_eq!(sh("nft list ruleset"), "", "{change}");
         assert_eq!(sh("ip -brief link show type veth"), "", "{change}");
@@ -197,7 +194,7 @@ fn what_a_crash_left_is_gone_after_del() {
         call.call("DEL").success();
         before.assert_unchanged();
     }
-    assert_eq!(crashes, 7, "one crash for each change that ADD makes");
+    assert_eq!(crashes, 8, "one crash for each change that ADD makes");
     call.cut_off_del(|| before.assert_unchanged());
 }
 
@@ -232,7 +229,7 @@ fn gc_removes_only_what_nobody_claims() {
     call.clone().with("cni.dev/valid-attachments", valid).call("GC").success();
     let links = |pod: &Namespace| pod.sh("ip -brief link").lines().count();
     assert_eq!(pods.each_ref().map(links), [1, 2, 2]);
-    assert_eq!(sh("nft list ruleset netdev").matches("chain").count(), 2);
+    assert_eq!(sh("nft list ruleset").matches("comment \"guestwire").count(), 2);
     assert_eq!(call.call("GC").error().0, 7, "a GC that names no valid attachment removes nothing");
 }
 
@@ -247,7 +244,7 @@ fn check_names_the_first_difference() {
     let check = call.clone().with("prevResult", result.clone());
     check.call("CHECK").success();
     let host = result["interfaces"][1]["name"].as_str().unwrap();
-    let table = spoof_table(host);
+    let mac = result["interfaces"][2]["mac"].as_str().unwrap();
     let changes = [
         (
             format!("ip link set {host} alias x"),
@@ -255,14 +252,46 @@ fn check_names_the_first_difference() {
             "alias of",
         ),
         (format!("ip link set {host} down"), format!("ip link set {host} up"), "state of"),
-        (format!("ip link set {host} master br2"), format!("ip link set {host} master br1"), "master of"),
         (
-            format!("nft add table netdev {table} {{ flags dormant ; }}"),
-            format!("nft add table netdev {table}"),
+            format!("ip link set {host} master br2"),
+            format!(
+                "ip link set {host} master br1; ip link set {host} type bridge_slave group_fwd_mask 0xfffd"
+            ),
+            "master of",
+        ),
+        (
+            format!("ip link set {host} type bridge_slave group_fwd_mask 0"),
+            format!("ip link set {host} type bridge_slave group_fwd_mask 0xfffd"),
+            "mask of forwarded groups of",
+        ),
+        (
+            "nft add table bridge cnv-bridge { flags dormant ; }".to_owned(),
+            "nft add table bridge cnv-bridge".to_owned(),
             "is not in force",
         ),
-        (format!("nft add rule netdev {table} {host} accept"), String::new(), "is not ours"),
-        (format!("nft flush table netdev {table}"), String::new(), "is absent"),
+        (
+            format!("nft add element bridge cnv-bridge macs {{ {host} . 02:00:00:00:00:99 }}"),
+            format!("nft delete element bridge cnv-bridge macs {{ {host} . 02:00:00:00:00:99 }}"),
+            "is not ours",
+        ),
+        (
+            format!("nft delete element bridge cnv-bridge macs {{ {host} . {mac} }}"),
+            format!("nft add element bridge cnv-bridge macs {{ {host} . {mac} }}"),
+            "is not ours",
+        ),
+        (
+            format!("nft delete element bridge cnv-bridge mac-checked {{ {host} }}"),
+            format!("nft add element bridge cnv-bridge mac-checked {{ {host} }}"),
+            "is absent",
+        ),
+        (
+            format!("nft add element bridge cnv-bridge ip-checked {{ {host} }}"),
+            format!("nft delete element bridge cnv-bridge ip-checked {{ {host} }}"),
+            "without IP addresses",
+        ),
+        ("nft add rule bridge cnv-bridge mac-check accept".to_owned(), String::new(), "is not ours"),
+        ("nft flush table bridge cnv-bridge".to_owned(), String::new(), "is not ours"),
+        ("nft delete table bridge cnv-bridge".to_owned(), String::new(), "is absent"),
     ];
     for (change, restore, message) in changes {
         // An alias has blanks, which the words of a line cannot.
@@ -270,7 +299,7 @@ fn check_names_the_first_difference() {
         let (code, text) = check.call("CHECK").error();
         assert!(code == 105 && text.contains(message), "{change}: {text}");
         if !restore.is_empty() {
-            change_by_words(&restore);
+            restore.split("; ").for_each(change_by_words);
             check.call("CHECK").success();
         }
     }

@@ -8,8 +8,7 @@ use std::path::Path;
 use e2e::{CniCall, Namespace, Sandbox, Snapshot, sh};
 use serde_json::{Value, json};
 
-use crate::cnv_bridge_attaches::spoof_table;
-use frames::{Frame, arp, in_vlan, ipv4_udp, ipv6, ipv6_with_extension};
+use frames::{Frame, arp, in_vlan, ipv4_udp, ipv6, ipv6_with_extension, to_reserved};
 use guest::Guest;
 
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 5];
@@ -194,6 +193,71 @@ fn no_frame_claims_another_s_ip_address() {
     guest.expect(&honest, &forged_ip());
 }
 
+/// A bridge takes frames to its own addresses in before the packet filter sees them, and learns their source.
+fn learns_from_reserved(guarded: bool) -> bool {
+    let (_pod, guest) = guest(json!({"macspoofchk": guarded}));
+    for digit in [0, 2, 3, 8, 0xe, 0xf] {
+        guest.passes(&to_reserved(digit, OTHER));
+        assert!(
+            !guarded || !guest.passes(&to_reserved(digit, OWN)),
+            "a frame to address {digit} was passed on"
+        );
+    }
+    sh("bridge fdb show br br1").contains("02:00:00:00:00:66")
+}
+
+#[test]
+fn nothing_is_learned_from_a_forged_frame_to_the_bridge_itself() {
+    let _sandbox = Sandbox::enter();
+    assert!(!learns_from_reserved(true));
+}
+
+#[test]
+fn without_a_check_it_is_learned() {
+    let _sandbox = Sandbox::enter();
+    assert!(learns_from_reserved(false));
+}
+
+#[test]
+fn ports_that_come_and_go_at_once_are_each_guarded() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    std::thread::scope(|scope| {
+        for number in 0..6 {
+            scope.spawn(move || {
+                let pod = Namespace::new("pod");
+                let call = call(&pod, json!({"macspoofchk": true, "ipspoofchk": ["192.0.2.7"]}));
+                let call = call.container(&format!("c{number}"));
+                for _ in 0..5 {
+                    let result = call.call("ADD").success();
+                    call.clone().with("prevResult", result).call("CHECK").success();
+                    call.call("DEL").success();
+                }
+            });
+        }
+    });
+    assert_eq!(sh("nft list ruleset"), "");
+}
+
+#[test]
+fn more_addresses_than_a_comment_holds_go_with_the_port() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    let pods = ["2001:db8:1111:2222:3333:4444:5555:0", "2001:db8:1111:2222:3333:4444:6666:0"].map(|prefix| {
+        let pod = Namespace::new("pod");
+        let addresses: Vec<_> = (1..=32).map(|number| format!("{prefix}{number:03}")).collect();
+        let call = call(&pod, json!({"ipspoofchk": addresses}));
+        let check = call.clone().with("prevResult", call.call("ADD").success());
+        (pod, call, check)
+    });
+    let [(_first, first, _), (_second, second, check)] = &pods;
+    first.call("DEL").success();
+    check.call("CHECK").success();
+    assert!(!sh("nft list ruleset").contains("5555"));
+    second.call("DEL").success();
+    assert_eq!(sh("nft list ruleset"), "");
+}
+
 #[test]
 fn without_a_check_each_of_these_passes() {
     let _sandbox = Sandbox::enter();
@@ -226,7 +290,7 @@ fn the_addresses_of_ipam_are_checked_and_go_with_the_port() {
     assert!(!e2e::output(pod.command("ping").args(ping)).status.success(), "192.0.2.99 passed the check");
 
     let port = result["interfaces"][1]["name"].as_str().unwrap();
-    sh(&format!("nft insert rule netdev {} {port} accept", spoof_table(port)));
+    sh("nft insert rule bridge cnv-bridge ip-check accept");
     let (code, text) = check.call("CHECK").error();
     assert!(code == 105 && text.contains(&format!("spoof check of {port} is not ours")), "{text}");
     // A MAC address that a later plugin gives keeps the check of IP addresses.

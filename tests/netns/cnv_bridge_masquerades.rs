@@ -179,7 +179,7 @@ fn gc_finds_what_a_vanished_pod_left() {
         text.contains("IPAM plugin host-local"),
         "Debian's host-local is older than GC, but that is all: {text}"
     );
-    for family in ["inet", "netdev"] {
+    for family in ["inet", "bridge"] {
         let rules = sh(&format!("nft list ruleset {family}"));
         let owners = ["net1 c0 net", "net1 c1 net", "net1 c2 other"].map(|owner| rules.contains(owner));
         assert_eq!(owners, [false, true, true], "{rules}");

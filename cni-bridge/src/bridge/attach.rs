@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use cni::{Interface, Ipam, Success};
 use ipnetwork::IpNetwork;
-use netlink::{Link, Netlink, NewVeth, Peer, PortFlag};
+use netlink::{ALL_GROUPS, Link, Netlink, NewVeth, Peer, PortFlag};
 use netns::NetNs;
 
 use super::config::{Config, SourceCheck};
@@ -166,6 +166,11 @@ fn set_port(config: &Config, host: &Netlink, index: u32, bridge: &Link) -> Resul
             host.set_port_flag(index, flag, true)?;
             cni::mutated("port flag");
         }
+    }
+    if config.mac_spoof_check {
+        // Frames to a bridge's own addresses would otherwise be taken in before they are checked, and their source be learned.
+        host.set_forwarded_groups(index, ALL_GROUPS)?;
+        cni::mutated("forwarded groups");
     }
     let default = bridge.bridge.and_then(|bridge| bridge.default_pvid);
     let Some(wanted) = Vlans::wanted(config, default) else { return Ok(()) };

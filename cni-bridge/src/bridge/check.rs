@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use cni::{Interface, Ipam, Route, Success};
 use ipnetwork::IpNetwork;
 use net_types::{IfName, Mac};
-use netlink::{Link, Netlink};
+use netlink::{ALL_GROUPS, Link, Netlink};
 use netns::NetNs;
 
 use super::config::{Config, Gateway};
@@ -90,9 +90,14 @@ fn check_vlans(
     Ok(expect(&format!("VLANs of {}", port.host_name), found.to_string(), wanted.to_string())?)
 }
 
-/// Hairpin and isolation.
+/// Hairpin, isolation, and where frames to reserved addresses go.
 fn check_flags(config: &Config, host_end: &Link) -> Result<(), BridgeError> {
     let flags = host_end.port.unwrap_or_default();
+    if config.mac_spoof_check {
+        let mask = |mask| format!("{mask:#06x}");
+        let what = format!("mask of forwarded groups of {}", host_end.name);
+        expect(&what, mask(flags.forwarded_groups), mask(ALL_GROUPS))?;
+    }
     expect(&format!("hairpin mode of {}", host_end.name), flags.hairpin, config.hairpin)?;
     Ok(expect(&format!("isolation of {}", host_end.name), flags.isolated, config.isolated)?)
 }
@@ -188,7 +193,7 @@ pub(super) fn status(config: &Config, ipam: Option<&Ipam<'_>>) -> Result<(), Bri
     ipam.map_or(Ok(()), Ipam::status)?;
     if config.has_spoof_check() || config.masquerade {
         let nf_tables = NfTables::open()?;
-        spoof::try_out(&nf_tables)?;
+        spoof::try_out(&nf_tables, &config.bridge)?;
         masquerade::try_out(&nf_tables)?;
     }
     Ok(())

@@ -118,12 +118,8 @@ pub(super) fn gc(
         failures.extend(removed.err());
     }
     // Without a DEL, rules stay when the pod's namespace goes and takes the link with it.
-    let families = [(config.has_spoof_check(), Family::Netdev), (config.masquerade, Family::Inet)];
-    for (_, family) in families.into_iter().filter(|(in_use, _)| *in_use) {
-        let chains = NfTables::open()?.owned_chains(family)?;
-        for (host_name, _) in chains.into_iter().filter(|(_, owner)| is_stale(owner)) {
-            failures.extend(remove_rules_of(config, &host_name).err());
-        }
+    for (host_name, _) in ruled(config)?.into_iter().filter(|(_, owner)| is_stale(owner)) {
+        failures.extend(remove_rules_of(config, &host_name).err());
     }
     if config.uplink.is_some() {
         let _lock = BridgeLock::take()?;
@@ -135,6 +131,18 @@ pub(super) fn gc(
         Some(only) if count == 1 => Err(only),
         Some(first) => Err(BridgeError::Several { count, first: Box::new(first) }),
     }
+}
+
+/// The host ends that the packet filter has something of, and whose they are, as far as the network uses it.
+fn ruled(config: &Config) -> Result<Vec<(String, String)>, BridgeError> {
+    let mut found = Vec::new();
+    if config.has_spoof_check() {
+        found.extend(spoof::owners(&NfTables::open()?)?);
+    }
+    if config.masquerade {
+        found.extend(NfTables::open()?.owned_chains(Family::Inet)?);
+    }
+    Ok(found)
 }
 
 fn remove_rules_of(config: &Config, host_name: &str) -> Result<(), BridgeError> {

@@ -17,12 +17,12 @@ use super::error::BridgeError;
 use super::port::Port;
 use crate::compare::{Difference, difference};
 use nf_tables::{
-    Base, Chain, Compare, Expression, Family, Field, Hook, Key, Meta, NfTables, NfTablesError, Place, Rule,
-    Table, Transaction, VerdictMap, compared, same,
+    Base, Chain, Compare, Element, Expression, Family, Field, Holds, Hook, Meta, NfTables, NfTablesError,
+    Part, Place, Rule, Set, Table, Transaction, compared, same,
 };
 
 const TABLE: Table<'_> = Table { family: Family::Inet, name: "cnv-bridge" };
-const SOURCE_NAT: Hook<'_> = Hook::Nat { place: Place::Postrouting, priority: 100 };
+const SOURCE_NAT: Hook = Hook::Nat { place: Place::Postrouting, priority: 100 };
 const POSTROUTING: Chain<'_> = Chain { table: TABLE, name: "postrouting", hook: Some(SOURCE_NAT) };
 
 /// What the table holds besides the ports' chains: that chain and two maps.
@@ -31,7 +31,7 @@ const OF_ALL_PORTS: u32 = 3;
 /// What differs between IPv4 and IPv6.
 struct Version {
     /// From a pod's address to its port's chain.
-    map: VerdictMap,
+    map: Set,
     /// `NFPROTO_*`
     family: u8,
     source: Field,
@@ -41,7 +41,7 @@ struct Version {
 }
 
 const V4: Version = Version {
-    map: VerdictMap { table: TABLE, name: "masquerade4", key: Key::V4 },
+    map: Set { table: TABLE, name: "masquerade4", key: &[Part::V4], holds: Holds::Chains },
     family: 2,
     source: Field { base: Base::Network, offset: 12, length: 4 },
     destination: Field { base: Base::Network, offset: 16, length: 4 },
@@ -49,7 +49,7 @@ const V4: Version = Version {
 };
 
 const V6: Version = Version {
-    map: VerdictMap { table: TABLE, name: "masquerade6", key: Key::V6 },
+    map: Set { table: TABLE, name: "masquerade6", key: &[Part::V6], holds: Holds::Chains },
     family: 10,
     source: Field { base: Base::Network, offset: 8, length: 16 },
     destination: Field { base: Base::Network, offset: 24, length: 16 },
@@ -96,7 +96,7 @@ fn installation(host_name: &str, comment: &str, addresses: &[IpNetwork]) -> Tran
     let own = chain(host_name);
     let mut transaction = Transaction::default().add_table(TABLE);
     transaction =
-        transaction.add_map(&V4.map).add_map(&V6.map).add_chain(&POSTROUTING).flush_chain(&POSTROUTING);
+        transaction.add_set(&V4.map).add_set(&V6.map).add_chain(&POSTROUTING).flush_chain(&POSTROUTING);
     for version in [&V4, &V6] {
         transaction =
             transaction.add_rule(&POSTROUTING, &Rule { expressions: look_up(version), comment: "" });
@@ -104,15 +104,16 @@ fn installation(host_name: &str, comment: &str, addresses: &[IpNetwork]) -> Tran
     transaction = transaction.add_chain(&own);
     for address in addresses {
         let rule = Rule { expressions: masquerade(*address), comment };
-        let map = &Version::of(address.ip()).map;
-        transaction = transaction.add_rule(&own, &rule).add_element(map, &octets(address.ip()), own.name);
+        let (set, key) = (&Version::of(address.ip()).map, octets(address.ip()));
+        transaction =
+            transaction.add_rule(&own, &rule).add_element(&Element { set, key: &key }, own.name, "");
     }
     transaction
 }
 
 /// Removes whichever port's chain has `address` in the map.
 fn dispossess(nf_tables: &NfTables, address: IpAddr) -> Result<(), NfTablesError> {
-    let Some(former) = nf_tables.target(&Version::of(address).map, &octets(address))? else { return Ok(()) };
+    let Some(former) = target(nf_tables, &Version::of(address).map, &octets(address))? else { return Ok(()) };
     tracing::warn!("{former} is masqueraded as {address}, but was never deleted: removing that");
     remove_chain(nf_tables, &former)
 }
@@ -124,35 +125,12 @@ pub(super) fn remove(nf_tables: &NfTables, host_name: &IfName) -> Result<(), NfT
     if nf_tables.table(TABLE)?.is_none_or(|table| table.holds > OF_ALL_PORTS) {
         return Ok(());
     }
-    remove_table(nf_tables)
+    nf_tables.remove_unused(TABLE, &[POSTROUTING], &[V4.map, V6.map])
 }
 
-/// Removes the table if no port's chain is in it. What somebody else has removed of it by hand is left out.
-fn remove_table(nf_tables: &NfTables) -> Result<(), NfTablesError> {
-    let mut chain = Some(&POSTROUTING);
-    let mut maps = vec![&V4.map, &V6.map];
-    loop {
-        let mut everything = Transaction::default();
-        if let Some(chain) = chain {
-            everything = everything.flush_chain(chain).delete_chain(chain);
-        }
-        for map in &maps {
-            everything = everything.delete_empty_map(map);
-        }
-        let error = match nf_tables.commit(&everything.delete_empty_table(TABLE)) {
-            Err(error) if error.is_not_found() => error,
-            // Another port has come.
-            Err(error) if error.is_in_use() => return Ok(()),
-            other => return other,
-        };
-        let absent = maps.iter().position(|map| error.is_about(map));
-        match absent {
-            Some(absent) => drop(maps.remove(absent)),
-            None if chain.is_some_and(|chain| error.is_about(chain)) => chain = None,
-            // The table itself.
-            None => return Ok(()),
-        }
-    }
+/// The chain to which `map` sends `key`.
+fn target(nf_tables: &NfTables, map: &Set, key: &[u8]) -> Result<Option<String>, NfTablesError> {
+    Ok(nf_tables.element(&Element { set: map, key })?.map(|element| element.target))
 }
 
 fn remove_chain(nf_tables: &NfTables, name: &str) -> Result<(), NfTablesError> {
@@ -162,8 +140,8 @@ fn remove_chain(nf_tables: &NfTables, name: &str) -> Result<(), NfTablesError> {
         for version in [&V4, &V6] {
             for key in compared(&rule.expressions, version.source, Compare::Equal) {
                 // By now the address may be another's.
-                if nf_tables.target(&version.map, &key)?.as_deref() == Some(name) {
-                    transaction = transaction.delete_element(&version.map, &key);
+                if target(nf_tables, &version.map, &key)?.as_deref() == Some(name) {
+                    transaction = transaction.delete_element(&Element { set: &version.map, key: &key });
                 }
             }
         }
@@ -179,8 +157,9 @@ fn remove_chain(nf_tables: &NfTables, name: &str) -> Result<(), NfTablesError> {
 fn remove_chain_by_target(nf_tables: &NfTables, own: &Chain<'_>) -> Result<(), NfTablesError> {
     let mut transaction = Transaction::default();
     for version in [&V4, &V6] {
-        for key in nf_tables.keys(&version.map, own.name)? {
-            transaction = transaction.delete_element(&version.map, &key);
+        let elements = nf_tables.elements(&version.map)?;
+        for element in elements.iter().filter(|element| element.target == own.name) {
+            transaction = transaction.delete_element(&Element { set: &version.map, key: &element.key });
         }
     }
     match nf_tables.commit(&transaction.delete_chain(own)) {
@@ -208,7 +187,7 @@ pub(super) fn check(nf_tables: &NfTables, port: &Port, addresses: &[IpNetwork]) 
         None => {}
     }
     for address in addresses {
-        let target = nf_tables.target(&Version::of(address.ip()).map, &octets(address.ip()))?;
+        let target = target(nf_tables, &Version::of(address.ip()).map, &octets(address.ip()))?;
         if target.as_deref() != Some(port.host_name.as_str()) {
             return Err(absent(&what(), *address).into());
         }

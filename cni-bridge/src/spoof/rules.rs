@@ -1,6 +1,7 @@
-//! The rules of the spoof check, in the order a packet meets them.
+//! The rules of the spoof check, in the order a frame meets them. They are the same for every port: what a port may claim
+//! is looked up in a set, by the port's name and the claim.
 //!
-//! Each drops a lie and lets the rest go on; what meets none of them passes. Lies are told in the Ethernet header, in
+//! Each rule drops a lie and lets the rest go on; what meets none of them passes. Lies are told in the Ethernet header, in
 //! ARP (RFC 826), in neighbour discovery (RFC 4861) and in the IP header.
 //!
 //! Neighbour discovery carries addresses in options that may stand anywhere, and nf_tables cannot walk a list. So a
@@ -12,15 +13,11 @@
 //! A frame with a second VLAN tag is not looked into. It passes the check for MAC addresses (its own are in front of
 //! the tags), and is dropped where IP addresses are checked.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use net_types::Mac;
+use super::{IP_CHAIN, IP_CHECKED, MAC_CHAIN, MAC_CHECKED, MACS, PORTS, PREROUTING, REFUSED, V4, V6};
+use nf_tables::{Base, Chain, Compare, Expression, Field, Meta, Set};
 
-use super::Guard;
-use nf_tables::{Base, Compare, Expression, Field, FoundRule, Meta, compared};
-
-/// `ARPHRD_ETHER`: with it in front, nft(8) shows what follows in words.
-const ETHER: u16 = 1;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_VLAN: u16 = 0x8100;
@@ -52,6 +49,10 @@ const ADVERTISEMENT_PLACES: u32 = 24;
 const SOURCE_LINK_LAYER: [u8; 2] = [1, 1];
 
 const IPV6_HEADER: u32 = 40;
+/// The addresses that are a bridge's own business: spanning tree, link aggregation, 802.1X, LLDP (IEEE 802.1Q, table 8-1).
+const RESERVED: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 0];
+const RESERVED_MASK: [u8; 6] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xf0];
+const ETHER_DADDR: Field = Field { base: Base::Link, offset: 0, length: 6 };
 const ETHER_SADDR: Field = Field { base: Base::Link, offset: 6, length: 6 };
 const ARP_SENDER_MAC: Field = network(8, 6);
 const ARP_SENDER_IP: Field = network(14, 4);
@@ -63,7 +64,7 @@ const IPV6_SADDR: Field = network(8, 16);
 const ICMPV6_TYPE: Field = network(IPV6_HEADER, 1);
 const ICMPV6_TYPE_ANYWHERE: Field = Field { base: Base::Transport, offset: 0, length: 1 };
 const ND_TARGET: Field = network(IPV6_HEADER + 8, 16);
-const PORTS: Field = Field { base: Base::Transport, offset: 0, length: 4 };
+const PORTS_OF_UDP: Field = Field { base: Base::Transport, offset: 0, length: 4 };
 
 /// fe80::/10.
 const LINK_LOCAL: [u8; 2] = [0xfe, 0x80];
@@ -86,80 +87,96 @@ const fn network(offset: u32, length: u32) -> Field {
     Field { base: Base::Network, offset, length }
 }
 
-/// The rules that enforce `guard`.
-pub(super) fn of(guard: &Guard) -> Vec<Vec<Expression>> {
-    let mut rules = Vec::new();
-    if let Some(mac) = guard.mac {
-        rules.push(dropping([
-            vec![Expression::meta(Meta::InputType), equal(&ETHER.to_ne_bytes())],
-            differs(ETHER_SADDR, &mac.octets()),
-        ]));
-        rules.push(dropping([ether_type(ETHERTYPE_ARP), differs(ARP_SENDER_MAC, &mac.octets())]));
-    }
-    if let Some(sources) = &guard.sources {
-        rules.extend([ETHERTYPE_VLAN, ETHERTYPE_SERVICE_VLAN].map(|tag| dropping([ether_type(tag)])));
-        rules.extend(ipv4_sources(&of_family(sources, false)));
-    }
-    // Most packets are done here.
-    rules.push(vec![
-        Expression::meta(Meta::EtherType),
-        Expression::compare(Compare::Differs, &ETHERTYPE_IPV6.to_be_bytes()),
-        Expression::accept(),
-    ]);
-    rules.push(dropping([
-        differs(IPV6_NEXT_HEADER, &[ICMPV6]),
-        vec![Expression::meta(Meta::Transport), equal(&[ICMPV6])],
-        within(ICMPV6_TYPE_ANYWHERE, (ROUTER_SOLICITATION, REDIRECT)),
-    ]));
-    if let Some(mac) = guard.mac {
-        rules.extend(DISCOVERY.iter().flat_map(|discovery| link_layer_options(discovery, mac)));
-    }
-    if let Some(sources) = &guard.sources {
-        rules.extend(ipv6_sources(&of_family(sources, true)));
-    }
-    if let Some(mac) = guard.mac {
-        rules.extend(router_advertisements(mac));
-    }
+/// Every chain with its rules, those in front that others jump to.
+pub(super) fn all() -> [(Chain<'static>, Vec<Vec<Expression>>); 4] {
+    [(REFUSED, refused()), (MAC_CHAIN, link_layer()), (IP_CHAIN, network_layer()), (PREROUTING, checked())]
+}
+
+/// Which ports are checked for what.
+fn checked() -> Vec<Vec<Expression>> {
+    let check = |(set, chain): (Set, Chain<'_>)| {
+        vec![Expression::meta(Meta::InputName), Expression::in_set(&set), Expression::jump(chain.name)]
+    };
+    [(MAC_CHECKED, MAC_CHAIN), (IP_CHECKED, IP_CHAIN)].map(check).to_vec()
+}
+
+/// Counts for the port, and drops: two rules, so that a lie of a port without counter is dropped all the same.
+fn refused() -> Vec<Vec<Expression>> {
+    vec![vec![Expression::meta(Meta::InputName), Expression::count_by(&PORTS)], vec![Expression::drop()]]
+}
+
+/// MAC addresses.
+fn link_layer() -> Vec<Vec<Expression>> {
+    let mut rules = vec![
+        dropping([vec![Expression::load(ETHER_DADDR), Expression::mask(&RESERVED_MASK), equal(&RESERVED)]]),
+        dropping([foreign(ETHER_SADDR, &MACS)]),
+        dropping([ether_type(ETHERTYPE_ARP), foreign(ARP_SENDER_MAC, &MACS)]),
+        // Most packets are done here.
+        unless_ipv6(),
+        dropping([hidden_discovery()]),
+    ];
+    rules.extend(DISCOVERY.iter().flat_map(link_layer_options));
+    rules.extend(router_advertisements());
     rules
 }
 
-/// What the rules that were found may have been made of; whether they were, [`of`] tells.
-pub(super) fn read(found: &[FoundRule]) -> Guard {
-    let values =
-        |field| found.iter().flat_map(move |rule| compared(&rule.expressions, field, Compare::Differs));
-    let mac = values(ETHER_SADDR).find_map(|value| Mac::try_from(&value[..]).ok());
-    let checks_sources = values(ARP_SENDER_IP).next().is_some();
-    let v4 = values(IPV4_SADDR).filter_map(|value| <[u8; 4]>::try_from(value).ok()).map(IpAddr::from);
-    let v6 = values(IPV6_SADDR).filter_map(|value| <[u8; 16]>::try_from(value).ok()).map(IpAddr::from);
-    Guard::new(mac, checks_sources.then(|| v4.chain(v6).collect()))
+/// IP addresses.
+fn network_layer() -> Vec<Vec<Expression>> {
+    let mut rules: Vec<_> =
+        [ETHERTYPE_VLAN, ETHERTYPE_SERVICE_VLAN].map(|tag| dropping([ether_type(tag)])).to_vec();
+    rules.extend(ipv4_sources());
+    rules.extend([unless_ipv6(), dropping([hidden_discovery()])]);
+    rules.extend(ipv6_sources());
+    rules
+}
+
+fn unless_ipv6() -> Vec<Expression> {
+    vec![
+        Expression::meta(Meta::EtherType),
+        Expression::compare(Compare::Differs, &ETHERTYPE_IPV6.to_be_bytes()),
+        Expression::leave(),
+    ]
+}
+
+/// Neighbour discovery behind extension headers.
+fn hidden_discovery() -> Vec<Expression> {
+    [
+        vec![
+            Expression::load(IPV6_NEXT_HEADER),
+            Expression::compare(Compare::Differs, &[ICMPV6]),
+            Expression::meta(Meta::Transport),
+            equal(&[ICMPV6]),
+        ],
+        within(ICMPV6_TYPE_ANYWHERE, (ROUTER_SOLICITATION, REDIRECT)),
+    ]
+    .concat()
 }
 
 /// ARP and IPv4. Who has no address yet sends from 0.0.0.0: probes by ARP (RFC 5227), and DHCP.
-fn ipv4_sources(allowed: &[Vec<u8>]) -> [Vec<Expression>; 3] {
+fn ipv4_sources() -> [Vec<Expression>; 3] {
     let nobody = Ipv4Addr::UNSPECIFIED.octets();
-    let with_nobody: Vec<_> = [&[nobody.to_vec()], allowed].concat();
+    let somebody = vec![Expression::load(ARP_SENDER_IP), Expression::compare(Compare::Differs, &nobody)];
     let dhcp = [
         ether_type(ETHERTYPE_IPV4),
         vec![Expression::load(IPV4_SADDR), equal(&nobody)],
         vec![Expression::meta(Meta::Transport), equal(&[UDP])],
-        vec![Expression::load(PORTS), equal(&DHCP_CLIENT), Expression::accept()],
+        vec![Expression::load(PORTS_OF_UDP), equal(&DHCP_CLIENT), Expression::leave()],
     ];
     [
-        dropping([ether_type(ETHERTYPE_ARP), none_of(ARP_SENDER_IP, &with_nobody)]),
+        dropping([ether_type(ETHERTYPE_ARP), somebody, foreign(ARP_SENDER_IP, &V4)]),
         dhcp.concat(),
-        dropping([ether_type(ETHERTYPE_IPV4), none_of(IPV4_SADDR, allowed)]),
+        dropping([ether_type(ETHERTYPE_IPV4), foreign(IPV4_SADDR, &V4)]),
     ]
 }
 
 /// IPv6, and the addresses a node says are its own. Link-local addresses are free, since every node makes its own. Who
 /// has no address yet sends from `::`: duplicate address detection, router solicitations, listener reports.
-fn ipv6_sources(allowed: &[Vec<u8>]) -> [Vec<Expression>; 6] {
+fn ipv6_sources() -> [Vec<Expression>; 6] {
     let nobody = || vec![Expression::load(IPV6_SADDR), equal(&Ipv6Addr::UNSPECIFIED.octets())];
-    let foreign = |field: Field| {
-        let prefix = Field { length: 2, ..field };
-        [none_of(field, allowed), vec![Expression::load(prefix), Expression::mask(&LINK_LOCAL_MASK)]].concat()
+    let not_own = |field: Field| {
+        let prefix = vec![Expression::load(Field { length: 2, ..field }), Expression::mask(&LINK_LOCAL_MASK)];
+        [foreign(field, &V6), prefix, vec![Expression::compare(Compare::Differs, &LINK_LOCAL)]].concat()
     };
-    let not_link_local = || vec![Expression::compare(Compare::Differs, &LINK_LOCAL)];
     let discovery = |kind: u8| {
         vec![
             Expression::load(IPV6_NEXT_HEADER),
@@ -170,20 +187,20 @@ fn ipv6_sources(allowed: &[Vec<u8>]) -> [Vec<Expression>; 6] {
     };
     let from_nobody = |types: (u8, u8)| {
         let icmpv6 = vec![Expression::meta(Meta::Transport), equal(&[ICMPV6])];
-        [nobody(), icmpv6, within(ICMPV6_TYPE_ANYWHERE, types), vec![Expression::accept()]].concat()
+        [nobody(), icmpv6, within(ICMPV6_TYPE_ANYWHERE, types), vec![Expression::leave()]].concat()
     };
     [
-        dropping([nobody(), discovery(NEIGHBOUR_SOLICITATION), foreign(ND_TARGET), not_link_local()]),
-        dropping([discovery(NEIGHBOUR_ADVERTISEMENT), foreign(ND_TARGET), not_link_local()]),
+        dropping([nobody(), discovery(NEIGHBOUR_SOLICITATION), not_own(ND_TARGET)]),
+        dropping([discovery(NEIGHBOUR_ADVERTISEMENT), not_own(ND_TARGET)]),
         from_nobody((LISTENER_REPORT, ROUTER_SOLICITATION)),
         from_nobody((NEIGHBOUR_SOLICITATION, NEIGHBOUR_SOLICITATION)),
         from_nobody((LISTENER_REPORT_2, LISTENER_REPORT_2)),
-        dropping([foreign(IPV6_SADDR), not_link_local()]),
+        dropping([not_own(IPV6_SADDR)]),
     ]
 }
 
 /// No more options than are looked at; and in each place no other's link-layer address.
-fn link_layer_options(discovery: &Discovery, mac: Mac) -> Vec<Vec<Expression>> {
+fn link_layer_options(discovery: &Discovery) -> Vec<Vec<Expression>> {
     let &Discovery { types, fixed } = discovery;
     let message = || {
         let icmpv6 = vec![Expression::load(IPV6_NEXT_HEADER), equal(&[ICMPV6])];
@@ -194,22 +211,23 @@ fn link_layer_options(discovery: &Discovery, mac: Mac) -> Vec<Vec<Expression>> {
         vec![Expression::load(IPV6_LENGTH), Expression::compare(Compare::Above, &longest.to_be_bytes())];
     let mut rules = vec![dropping([message(), too_long])];
     for option in (0..OPTIONS).map(|number| IPV6_HEADER + fixed + number * OPTION_LENGTH) {
-        let forged =
-            [within(network(option, 1), LINK_LAYER_OPTIONS), differs(network(option + 2, 6), &mac.octets())];
-        rules.push(dropping([message(), forged.concat()]));
+        let is_address = within(network(option, 1), LINK_LAYER_OPTIONS);
+        rules.push(dropping([message(), is_address, foreign(network(option + 2, 6), &MACS)]));
     }
     rules
 }
 
 /// The last rules, met by router advertisements only: no more places for options than are looked at, and in none of them
 /// another's link-layer address.
-fn router_advertisements(mac: Mac) -> Vec<Vec<Expression>> {
-    let passing = |condition: Vec<Expression>| [condition, vec![Expression::accept()]].concat();
+fn router_advertisements() -> Vec<Vec<Expression>> {
+    let leaving = |field: Field, other: u8| {
+        vec![Expression::load(field), Expression::compare(Compare::Differs, &[other]), Expression::leave()]
+    };
     let longest =
         u16::try_from(ADVERTISEMENT_FIXED + ADVERTISEMENT_PLACES * OPTION_LENGTH).unwrap_or(u16::MAX);
     let mut rules = vec![
-        passing(differs(IPV6_NEXT_HEADER, &[ICMPV6])),
-        passing(differs(ICMPV6_TYPE, &[ROUTER_ADVERTISEMENT])),
+        leaving(IPV6_NEXT_HEADER, ICMPV6),
+        leaving(ICMPV6_TYPE, ROUTER_ADVERTISEMENT),
         dropping([vec![
             Expression::load(IPV6_LENGTH),
             Expression::compare(Compare::Above, &longest.to_be_bytes()),
@@ -218,7 +236,7 @@ fn router_advertisements(mac: Mac) -> Vec<Vec<Expression>> {
     rules.extend((0..ADVERTISEMENT_PLACES).map(|number| {
         let option = IPV6_HEADER + ADVERTISEMENT_FIXED + number * OPTION_LENGTH;
         let is_address = vec![Expression::load(network(option, 2)), equal(&SOURCE_LINK_LAYER)];
-        dropping([is_address, differs(network(option + 2, 6), &mac.octets())])
+        dropping([is_address, foreign(network(option + 2, 6), &MACS)])
     }));
     rules
 }
@@ -226,7 +244,7 @@ fn router_advertisements(mac: Mac) -> Vec<Vec<Expression>> {
 /// The rule that counts and drops what meets all `conditions`.
 fn dropping<const N: usize>(conditions: [Vec<Expression>; N]) -> Vec<Expression> {
     let mut rule = conditions.concat();
-    rule.extend([Expression::counter(), Expression::drop()]);
+    rule.extend([Expression::counter(), Expression::jump(REFUSED.name)]);
     rule
 }
 
@@ -238,23 +256,11 @@ fn equal(value: &[u8]) -> Expression {
     Expression::compare(Compare::Equal, value)
 }
 
-fn differs(field: Field, value: &[u8]) -> Vec<Expression> {
-    vec![Expression::load(field), Expression::compare(Compare::Differs, value)]
-}
-
-fn none_of(field: Field, values: &[Vec<u8>]) -> Vec<Expression> {
-    let compare = |value: &Vec<u8>| Expression::compare(Compare::Differs, value);
-    std::iter::once(Expression::load(field)).chain(values.iter().map(compare)).collect()
+/// What `field` holds is nothing that the port may claim by `own`.
+fn foreign(field: Field, own: &Set) -> Vec<Expression> {
+    vec![Expression::meta(Meta::InputName), Expression::load_second(field), Expression::not_in_set(own)]
 }
 
 fn within(field: Field, (first, last): (u8, u8)) -> Vec<Expression> {
     vec![Expression::load(field), Expression::within(&[first], &[last])]
-}
-
-fn of_family(addresses: &[IpAddr], v6: bool) -> Vec<Vec<u8>> {
-    let octets = |address: &IpAddr| match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    };
-    addresses.iter().filter(|address| address.is_ipv6() == v6).map(octets).collect()
 }

@@ -13,7 +13,7 @@ use super::saved::Saved;
 use super::sysctl;
 use crate::compare::expect;
 use crate::journal::Journal;
-use crate::spoof::{self, State};
+use crate::spoof;
 use nf_tables::NfTables;
 
 struct Pod {
@@ -119,8 +119,8 @@ fn guard(result: &Success, mac: Mac) -> Result<(), TuningError> {
     let host = Netlink::open()?;
     for interface in result.interfaces.iter().filter(|one| one.sandbox.is_empty()) {
         let Ok(name) = interface.name.parse() else { continue };
-        let State::Allows(guard) = spoof::state(&nf_tables, &name)? else { continue };
-        let Some(guard) = guard.moved_to(mac) else { continue };
+        let guard = spoof::guard(&nf_tables, &name)?;
+        let Some(guard) = guard.and_then(|guard| guard.moved_to(mac)) else { continue };
         let alias = host.link_by_name(&interface.name)?.map(|link| link.alias).unwrap_or_default();
         spoof::install(&nf_tables, &name, &guard, &alias)?;
         cni::mutated("spoof check");

@@ -34,7 +34,12 @@ pub struct PortInfo {
     pub isolated: bool,
     /// Source addresses are learned.
     pub learning: bool,
+    /// Reserved addresses, by their last digit, whose frames are passed on like any other (`group_fwd_mask`).
+    pub forwarded_groups: u16,
 }
+
+/// All reserved addresses, 01:80:c2:00:00:00 to 0f, but that of pause frames, which a bridge drops in any case.
+pub const ALL_GROUPS: u16 = 0xfffd;
 
 /// A setting of a bridge port that is on or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +144,12 @@ impl Netlink {
             PortFlag::Isolated => InfoBridgePort::Isolated(on),
             PortFlag::Learning => InfoBridgePort::Learning(on),
         });
+        self.wait("set bridge port with index", index, self.handle.link().set_port(port.build()).execute())
+    }
+
+    /// Sets the reserved addresses, a bit for each, whose frames the port passes on like any other.
+    pub fn set_forwarded_groups(&self, index: u32, mask: u16) -> Result<(), Error> {
+        let port = LinkBridgePort::new(index).append_info_data(InfoBridgePort::GroupFwdMask(mask));
         self.wait("set bridge port with index", index, self.handle.link().set_port(port.build()).execute())
     }
 
@@ -256,6 +267,7 @@ impl From<Vec<InfoBridgePort>> for PortInfo {
                 InfoBridgePort::HairpinMode(on) => port.hairpin = on,
                 InfoBridgePort::Isolated(on) => port.isolated = on,
                 InfoBridgePort::Learning(on) => port.learning = on,
+                InfoBridgePort::GroupFwdMask(mask) => port.forwarded_groups = mask,
                 _ => {}
             }
         }

@@ -7,7 +7,7 @@ const TYPE_MASK: u16 = 0x3fff;
 const HEADER: usize = 4;
 
 /// Writes attributes one after the other.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Writer {
     bytes: Vec<u8>,
 }

@@ -6,12 +6,14 @@ use super::message::{
     NFT_JUMP, NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM,
     NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE,
 };
-use super::object::VerdictMap;
+use super::object::Set;
 use super::{Attributes, Writer};
 
 // linux/netfilter/nf_tables.h
 const NFT_REG_VERDICT: u32 = 0;
 const NFT_REG_1: u32 = 1;
+/// 16 bytes behind the first.
+const NFT_REG_2: u32 = 2;
 const NFTA_PAYLOAD_DREG: u16 = 1;
 const NFTA_PAYLOAD_BASE: u16 = 2;
 const NFTA_PAYLOAD_OFFSET: u16 = 3;
@@ -29,6 +31,10 @@ const NFTA_BITWISE_XOR: u16 = 5;
 const NFTA_LOOKUP_SET: u16 = 1;
 const NFTA_LOOKUP_SREG: u16 = 2;
 const NFTA_LOOKUP_DREG: u16 = 3;
+const NFTA_LOOKUP_FLAGS: u16 = 5;
+const NFT_LOOKUP_F_INV: u32 = 1;
+const NFTA_OBJREF_SET_SREG: u16 = 3;
+const NFTA_OBJREF_SET_NAME: u16 = 4;
 const NFTA_IMMEDIATE_DREG: u16 = 1;
 const NFTA_IMMEDIATE_DATA: u16 = 2;
 const NFTA_RANGE_SREG: u16 = 1;
@@ -54,8 +60,9 @@ const NFT_RETURN: u32 = u32::MAX - 4;
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 
-/// One expression of a rule: the kernel's name for it and its attributes. All use one register.
-#[derive(Debug, Clone)]
+/// One expression of a rule: the kernel's name for it and its attributes. All use the first register; a key of two
+/// parts, the first of 16 bytes, has the second part in the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expression {
     pub(super) name: &'static str,
     pub(super) data: Writer,
@@ -134,8 +141,17 @@ pub enum Compare {
 impl Expression {
     /// Loads a field; a packet without it leaves the rule.
     pub fn load(field: Field) -> Self {
+        Self::load_into(NFT_REG_1, field)
+    }
+
+    /// Loads a field as the second part of a key, behind a name.
+    pub fn load_second(field: Field) -> Self {
+        Self::load_into(NFT_REG_2, field)
+    }
+
+    fn load_into(register: u32, field: Field) -> Self {
         let data = Writer::default()
-            .number(NFTA_PAYLOAD_DREG, NFT_REG_1)
+            .number(NFTA_PAYLOAD_DREG, register)
             .number(NFTA_PAYLOAD_BASE, field.base as u32)
             .number(NFTA_PAYLOAD_OFFSET, field.offset)
             .number(NFTA_PAYLOAD_LEN, field.length);
@@ -194,13 +210,26 @@ impl Expression {
         Self { name: "bitwise", data }
     }
 
-    /// Jumps where `map` says for what is loaded; goes on if it says nothing.
-    pub fn jump_by(map: &VerdictMap) -> Self {
-        let data = Writer::default()
-            .text(NFTA_LOOKUP_SET, map.name)
-            .number(NFTA_LOOKUP_SREG, NFT_REG_1)
-            .number(NFTA_LOOKUP_DREG, NFT_REG_VERDICT);
-        Self { name: "lookup", data }
+    /// Goes on only if what is loaded is in `set`.
+    pub fn in_set(set: &Set) -> Self {
+        Self { name: "lookup", data: look_up(set) }
+    }
+
+    /// Goes on only if what is loaded is not in `set`.
+    pub fn not_in_set(set: &Set) -> Self {
+        Self { name: "lookup", data: look_up(set).number(NFTA_LOOKUP_FLAGS, NFT_LOOKUP_F_INV) }
+    }
+
+    /// Jumps where `set` leads for what is loaded; goes on if it leads nowhere.
+    pub fn jump_by(set: &Set) -> Self {
+        Self { name: "lookup", data: look_up(set).number(NFTA_LOOKUP_DREG, NFT_REG_VERDICT) }
+    }
+
+    /// Counts by the counter to which `set` leads for what is loaded.
+    pub fn count_by(set: &Set) -> Self {
+        let data =
+            Writer::default().number(NFTA_OBJREF_SET_SREG, NFT_REG_1).text(NFTA_OBJREF_SET_NAME, set.name);
+        Self { name: "objref", data }
     }
 
     /// Counts what comes so far.
@@ -259,6 +288,10 @@ impl Expression {
     pub fn masquerade() -> Self {
         Self { name: "masq", data: Writer::default() }
     }
+}
+
+fn look_up(set: &Set) -> Writer {
+    Writer::default().text(NFTA_LOOKUP_SET, set.name).number(NFTA_LOOKUP_SREG, NFT_REG_1)
 }
 
 fn value_of(bytes: &[u8]) -> Writer {

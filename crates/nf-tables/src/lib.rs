@@ -12,6 +12,7 @@ mod expression;
 mod message;
 mod object;
 mod reply;
+mod request;
 mod transaction;
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -24,12 +25,12 @@ use nix::sys::socket::{
 
 use attribute::{Attributes, Writer};
 pub use expression::{Base, Compare, Conntrack, Expression, Field, Meta, Translated, compared, same};
-pub use object::{Chain, Family, Hook, Key, Place, Rule, Table, VerdictMap};
-pub use reply::{FoundChain, FoundRule, FoundTable};
+pub use object::{Chain, Counter, Element, Family, Holds, Hook, Part, Place, Rule, Set, Table};
+pub use reply::{FoundChain, FoundCounter, FoundElement, FoundRule, FoundTable};
 pub use transaction::Transaction;
 
 use message::Message;
-use reply::{FoundElement, Reply};
+use reply::Reply;
 
 /// Bytes that any socket can send at once.
 const PLAIN_BATCH: usize = 65536;
@@ -114,7 +115,7 @@ impl NfTables {
 
     fn transact(&self, transaction: &Transaction, is_meant: bool) -> Result<(), NfTablesError> {
         let messages = &transaction.messages;
-        let batch = message::batch(messages, is_meant);
+        let batch = request::batch(messages, is_meant);
         if batch.len() > PLAIN_BATCH {
             // The kernel takes a batch as a whole or not at all; bookkeeping is part of the buffer.
             setsockopt(&self.socket, sockopt::SndBufForce, &(2 * batch.len()))
@@ -144,20 +145,20 @@ impl NfTables {
 
     /// The chains of `table`; none if there is no such table. Its cost grows with all the chains of the node.
     pub fn chains(&self, table: Table<'_>) -> Result<Vec<FoundChain>, NfTablesError> {
-        let found = self.list(&message::dump_chains(table.family), &table)?;
+        let found = self.list(&request::dump_chains(table.family), &table)?;
         let chain = |reply| if let Reply::Chain(chain) = reply { Some(chain) } else { None };
         Ok(found.into_iter().filter_map(chain).filter(|chain| chain.table == table.name).collect())
     }
 
     /// The rules of `chain`; none if there is no such chain.
     pub fn rules(&self, chain: &Chain<'_>) -> Result<Vec<FoundRule>, NfTablesError> {
-        self.list_rules(&message::dump_chain(chain), chain)
+        self.list_rules(&request::dump_chain(chain), chain)
     }
 
     /// The chains of all tables of a family whose rules have a comment, with that comment. Its cost grows with all the
     /// rules of the node: not for ADD or DEL.
     pub fn owned_chains(&self, family: Family) -> Result<Vec<(String, String)>, NfTablesError> {
-        let rules = self.list_rules(&message::dump_family(family), &"all rules")?;
+        let rules = self.list_rules(&request::dump_family(family), &"all rules")?;
         let commented = rules.into_iter().filter(|rule| !rule.comment.is_empty());
         let mut chains: Vec<_> = commented.map(|rule| (rule.chain, rule.comment)).collect();
         chains.dedup();
@@ -169,35 +170,47 @@ impl NfTables {
         Ok(self.list(request, object)?.into_iter().filter_map(rule).collect())
     }
 
-    /// The chain to which `map` sends `key`.
-    pub fn target(&self, map: &VerdictMap, key: &[u8]) -> Result<Option<String>, NfTablesError> {
-        let found = self.elements(&message::get_element(map, key), map)?;
-        Ok(found.into_iter().next().map(|element| element.target))
+    /// An element with what it leads to; none if its set does not have it, or there is no such set.
+    pub fn element(&self, element: &Element<'_>) -> Result<Option<FoundElement>, NfTablesError> {
+        let found = self.list_elements(&request::get_element(element), element.set)?;
+        Ok(found.into_iter().next())
     }
 
-    /// The keys that `map` sends to the chain `target`. Its cost grows with the map: only where [`NfTables::target`] does
-    /// not help.
-    pub fn keys(&self, map: &VerdictMap, target: &str) -> Result<Vec<Vec<u8>>, NfTablesError> {
-        let found = self.elements(&message::dump_elements(map), map)?;
-        Ok(found.into_iter().filter(|element| element.target == target).map(|element| element.key).collect())
+    /// All elements of `set`. Its cost grows with the set: only where [`NfTables::element`] does not help.
+    pub fn elements(&self, set: &Set) -> Result<Vec<FoundElement>, NfTablesError> {
+        self.list_elements(&request::dump_elements(set), set)
     }
 
-    fn elements(&self, request: &[u8], map: &VerdictMap) -> Result<Vec<FoundElement>, NfTablesError> {
+    fn list_elements(&self, request: &[u8], set: &Set) -> Result<Vec<FoundElement>, NfTablesError> {
         let elements = |reply| if let Reply::Elements(elements) = reply { elements } else { Vec::new() };
-        Ok(self.list(request, map)?.into_iter().flat_map(elements).collect())
+        Ok(self.list(request, set)?.into_iter().flat_map(elements).collect())
+    }
+
+    /// True if there is a counter of that name in its table.
+    pub fn has_counter(&self, counter: &Counter<'_>) -> Result<bool, NfTablesError> {
+        Ok(!self.list(&request::get_counter(counter), counter)?.is_empty())
+    }
+
+    /// The counters of `table`; none if there is no such table.
+    pub fn counters(&self, table: Table<'_>) -> Result<Vec<FoundCounter>, NfTablesError> {
+        let counter = |reply| if let Reply::Counter(counter) = reply { Some(counter) } else { None };
+        Ok(self.list(&request::dump_counters(table), &table)?.into_iter().filter_map(counter).collect())
     }
 
     /// `table` itself; none if there is no such table.
     pub fn table(&self, table: Table<'_>) -> Result<Option<FoundTable>, NfTablesError> {
-        let found = self.list(&message::get_table(table), &table)?;
+        let found = self.list(&request::get_table(table), &table)?;
         Ok(found
             .into_iter()
             .find_map(|reply| if let Reply::Table(table) = reply { Some(table) } else { None }))
     }
 
-    /// True if there is a chain of that name in its table.
-    pub fn has_chain(&self, chain: &Chain<'_>) -> Result<bool, NfTablesError> {
-        Ok(!self.list(&message::get_chain(chain), chain)?.is_empty())
+    /// `chain` itself; none if there is no such chain.
+    pub fn chain(&self, chain: &Chain<'_>) -> Result<Option<FoundChain>, NfTablesError> {
+        let found = self.list(&request::get_chain(chain), chain)?;
+        Ok(found
+            .into_iter()
+            .find_map(|reply| if let Reply::Chain(chain) = reply { Some(chain) } else { None }))
     }
 
     /// True if packets meet `chain` where [`Transaction::add_chain`] has them enter it: it is there, with that hook, and its
@@ -206,8 +219,36 @@ impl NfTables {
         if self.table(chain.table)?.is_none_or(|table| table.is_dormant) {
             return Ok(false);
         }
-        let found = self.list(&message::get_chain(chain), chain)?;
-        Ok(found.iter().any(|reply| matches!(reply, Reply::Chain(found) if found.is(chain))))
+        Ok(self.chain(chain)?.is_some_and(|found| found.is(chain)))
+    }
+
+    /// Removes `table` with these chains and sets of it, unless it holds anything else, or a set still has elements. What
+    /// of it somebody has removed already is left out.
+    pub fn remove_unused(
+        &self,
+        table: Table<'_>,
+        chains: &[Chain<'_>],
+        sets: &[Set],
+    ) -> Result<(), NfTablesError> {
+        let (mut chains, mut sets) = (chains.to_vec(), sets.to_vec());
+        loop {
+            let mut everything = Transaction::default();
+            everything = chains.iter().fold(everything, Transaction::flush_chain);
+            everything = chains.iter().fold(everything, Transaction::delete_chain);
+            everything = sets.iter().fold(everything, Transaction::delete_empty_set);
+            let error = match self.commit(&everything.delete_empty_table(table)) {
+                Err(error) if error.is_not_found() => error,
+                Err(error) if error.is_in_use() => return Ok(()),
+                other => return other,
+            };
+            let tried = chains.len() + sets.len();
+            chains.retain(|chain| !error.is_about(chain));
+            sets.retain(|set| !error.is_about(set));
+            if chains.len() + sets.len() == tried {
+                // It is the table that is gone.
+                return Ok(());
+            }
+        }
     }
 
     /// What `request` finds, up to the end of the answer; nothing if `object` is not there.

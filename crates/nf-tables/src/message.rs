@@ -1,40 +1,28 @@
-//! Messages to nf_tables.
+//! Changes, as nf_tables is told of them.
 
-use super::object::{Chain, Family, Hook, Rule, Table, VerdictMap};
+use super::object::{Chain, Counter, Element, Family, Holds, Hook, Part, Rule, Set, Table};
 use super::{Expression, Writer};
 
 // linux/netlink.h
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_ACK: u16 = 0x4;
-const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 const NLM_F_NONREC: u16 = 0x100;
-pub(super) const NETLINK_HEADER: usize = 16;
-
-// linux/netfilter/nfnetlink.h
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
-const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
-const NFNL_MSG_BATCH_END: u16 = 0x11;
-pub(super) const NFNETLINK_HEADER: usize = 4;
 
 // linux/netfilter/nf_tables.h
 pub(super) const NFT_MSG_NEWTABLE: u16 = 0;
-const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 pub(super) const NFT_MSG_NEWCHAIN: u16 = 3;
-const NFT_MSG_GETCHAIN: u16 = 4;
 const NFT_MSG_DELCHAIN: u16 = 5;
 pub(super) const NFT_MSG_NEWRULE: u16 = 6;
-const NFT_MSG_GETRULE: u16 = 7;
 const NFT_MSG_DELRULE: u16 = 8;
 const NFT_MSG_NEWSET: u16 = 9;
 const NFT_MSG_DELSET: u16 = 11;
 pub(super) const NFT_MSG_NEWSETELEM: u16 = 12;
-const NFT_MSG_GETSETELEM: u16 = 13;
 const NFT_MSG_DELSETELEM: u16 = 14;
-const NFTA_TABLE_NAME: u16 = 1;
+pub(super) const NFT_MSG_NEWOBJ: u16 = 18;
+const NFT_MSG_DELOBJ: u16 = 20;
+pub(super) const NFTA_TABLE_NAME: u16 = 1;
 pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
 pub(super) const NFTA_TABLE_USE: u16 = 3;
 pub(super) const NFT_TABLE_F_DORMANT: u32 = 0x1;
@@ -42,10 +30,10 @@ pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
 pub(super) const NFTA_CHAIN_NAME: u16 = 3;
 pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_POLICY: u16 = 5;
+pub(super) const NFTA_CHAIN_USE: u16 = 6;
 const NFTA_CHAIN_TYPE: u16 = 7;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NFTA_HOOK_PRIORITY: u16 = 2;
-const NFTA_HOOK_DEV: u16 = 3;
 const NFTA_RULE_TABLE: u16 = 1;
 pub(super) const NFTA_RULE_CHAIN: u16 = 2;
 pub(super) const NFTA_RULE_EXPRESSIONS: u16 = 4;
@@ -57,11 +45,21 @@ const NFTA_SET_KEY_TYPE: u16 = 4;
 const NFTA_SET_KEY_LEN: u16 = 5;
 const NFTA_SET_DATA_TYPE: u16 = 6;
 const NFTA_SET_ID: u16 = 10;
-const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
-const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_USERDATA: u16 = 13;
+const NFTA_SET_OBJ_TYPE: u16 = 15;
+pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
 pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
+pub(super) const NFTA_SET_ELEM_USERDATA: u16 = 6;
+pub(super) const NFTA_SET_ELEM_OBJREF: u16 = 9;
+pub(super) const NFTA_OBJ_TABLE: u16 = 1;
+pub(super) const NFTA_OBJ_NAME: u16 = 2;
+pub(super) const NFTA_OBJ_TYPE: u16 = 3;
+const NFTA_OBJ_DATA: u16 = 4;
+pub(super) const NFTA_OBJ_USERDATA: u16 = 8;
+pub(super) const NFT_OBJECT_COUNTER: u32 = 1;
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
 pub(super) const NFTA_DATA_VERDICT: u16 = 2;
@@ -70,17 +68,14 @@ pub(super) const NFTA_VERDICT_CHAIN: u16 = 2;
 pub(super) const NFTA_EXPR_NAME: u16 = 1;
 pub(super) const NFTA_EXPR_DATA: u16 = 2;
 const NFT_SET_MAP: u32 = 0x8;
+const NFT_SET_OBJECT: u32 = 0x40;
 /// The data type of a verdict.
 const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 /// `NFT_JUMP`, -3.
 pub(super) const NFT_JUMP: u32 = u32::MAX - 2;
 const NF_ACCEPT: u32 = 1;
-const NF_NETDEV_INGRESS: u32 = 0;
 /// `NFT_USERDATA_MAXLEN`, 256, less type, length and NUL.
 const MAX_COMMENT: usize = 253;
-
-/// Sequence number of a batch's own messages; its changes are numbered from 1.
-pub(super) const BATCH: u32 = 0;
 
 /// The changes a message can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,10 +88,12 @@ pub(super) enum Kind {
     DeleteChain,
     Flush,
     NewRule,
-    NewMap,
-    DeleteEmptyMap,
+    NewSet,
+    DeleteEmptySet,
     NewElement,
     DeleteElement,
+    NewObject,
+    DeleteObject,
 }
 
 impl Kind {
@@ -106,18 +103,20 @@ impl Kind {
             | Self::NewTableOnly
             | Self::NewChain
             | Self::NewRule
-            | Self::NewMap
-            | Self::NewElement => "add",
+            | Self::NewSet
+            | Self::NewElement
+            | Self::NewObject => "add",
             Self::DeleteTable
             | Self::DeleteEmptyTable
             | Self::DeleteChain
-            | Self::DeleteEmptyMap
-            | Self::DeleteElement => "delete",
+            | Self::DeleteEmptySet
+            | Self::DeleteElement
+            | Self::DeleteObject => "delete",
             Self::Flush => "flush",
         }
     }
 
-    fn type_and_flags(self) -> (u16, u16) {
+    pub(super) fn type_and_flags(self) -> (u16, u16) {
         match self {
             Self::NewTable => (NFT_MSG_NEWTABLE, NLM_F_CREATE),
             Self::NewTableOnly => (NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_EXCL),
@@ -127,10 +126,12 @@ impl Kind {
             Self::DeleteChain => (NFT_MSG_DELCHAIN, 0),
             Self::Flush => (NFT_MSG_DELRULE, 0),
             Self::NewRule => (NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND),
-            Self::NewMap => (NFT_MSG_NEWSET, NLM_F_CREATE),
-            Self::DeleteEmptyMap => (NFT_MSG_DELSET, NLM_F_NONREC),
+            Self::NewSet => (NFT_MSG_NEWSET, NLM_F_CREATE),
+            Self::DeleteEmptySet => (NFT_MSG_DELSET, NLM_F_NONREC),
             Self::NewElement => (NFT_MSG_NEWSETELEM, NLM_F_CREATE),
             Self::DeleteElement => (NFT_MSG_DELSETELEM, 0),
+            Self::NewObject => (NFT_MSG_NEWOBJ, NLM_F_CREATE),
+            Self::DeleteObject => (NFT_MSG_DELOBJ, 0),
         }
     }
 }
@@ -138,10 +139,10 @@ impl Kind {
 /// A change and its attributes.
 #[derive(Debug)]
 pub(super) struct Message {
-    kind: Kind,
-    family: Family,
+    pub(super) kind: Kind,
+    pub(super) family: Family,
     object: String,
-    attributes: Vec<u8>,
+    pub(super) attributes: Vec<u8>,
 }
 
 impl Message {
@@ -180,25 +181,48 @@ impl Message {
         Self { kind: Kind::NewRule, family: chain.table.family, object, attributes: attributes.finish() }
     }
 
-    pub(super) fn map(kind: Kind, map: &VerdictMap) -> Self {
+    pub(super) fn set(kind: Kind, set: &Set) -> Self {
         let mut attributes =
-            Writer::default().text(NFTA_SET_TABLE, map.table.name).text(NFTA_SET_NAME, map.name);
-        if kind == Kind::NewMap {
+            Writer::default().text(NFTA_SET_TABLE, set.table.name).text(NFTA_SET_NAME, set.name);
+        if kind == Kind::NewSet {
             attributes = attributes
-                .number(NFTA_SET_FLAGS, NFT_SET_MAP)
-                .number(NFTA_SET_KEY_TYPE, map.key.datatype())
-                .number(NFTA_SET_KEY_LEN, map.key.length())
-                .number(NFTA_SET_DATA_TYPE, NFT_DATA_VERDICT)
+                .number(NFTA_SET_KEY_TYPE, set.datatype())
+                .number(NFTA_SET_KEY_LEN, set.key_length())
                 // Told apart within a transaction by it; ours is found by name.
-                .number(NFTA_SET_ID, map.key.datatype());
+                .number(NFTA_SET_ID, set.datatype());
+            if set.key == [Part::Name] {
+                attributes = attributes.bytes(NFTA_SET_USERDATA, &text_key());
+            }
+            attributes = match set.holds {
+                Holds::Keys => attributes.number(NFTA_SET_FLAGS, 0),
+                Holds::Chains => attributes
+                    .number(NFTA_SET_FLAGS, NFT_SET_MAP)
+                    .number(NFTA_SET_DATA_TYPE, NFT_DATA_VERDICT),
+                Holds::Counters => attributes
+                    .number(NFTA_SET_FLAGS, NFT_SET_OBJECT)
+                    .number(NFTA_SET_OBJ_TYPE, NFT_OBJECT_COUNTER),
+            };
         }
-        Self { kind, family: map.table.family, object: map.to_string(), attributes: attributes.finish() }
+        Self { kind, family: set.table.family, object: set.to_string(), attributes: attributes.finish() }
     }
 
-    /// An element of `map`; with a chain to jump to if it is to be made.
-    pub(super) fn element(kind: Kind, map: &VerdictMap, key: &[u8], target: Option<&str>) -> Self {
-        let attributes = element(map, key, target);
-        Self { kind, family: map.table.family, object: format!("element of {map}"), attributes }
+    /// An element; with what it leads to if it is to be made and its set leads somewhere.
+    pub(super) fn element(kind: Kind, element: &Element<'_>, target: Option<&str>, comment: &str) -> Self {
+        let set = element.set;
+        let attributes = element_of(element, target, comment);
+        Self { kind, family: set.table.family, object: format!("element of {set}"), attributes }
+    }
+
+    pub(super) fn counter(kind: Kind, counter: &Counter<'_>, comment: &str) -> Self {
+        let mut attributes = named_counter(counter);
+        if kind == Kind::NewObject {
+            attributes = attributes.nested(NFTA_OBJ_DATA, Writer::default());
+            if !comment.is_empty() {
+                attributes = attributes.bytes(NFTA_OBJ_USERDATA, &self::comment(comment));
+            }
+        }
+        let object = counter.to_string();
+        Self { kind, family: counter.table.family, object, attributes: attributes.finish() }
     }
 
     pub(super) fn verb(&self) -> &'static str {
@@ -214,9 +238,6 @@ impl Message {
 pub(super) fn new_chain(chain: &Chain<'_>) -> Writer {
     let Some(hook) = chain.hook else { return named_chain(chain) };
     let (kind, hook) = match hook {
-        Hook::Ingress { device, priority } => {
-            ("filter", hook_at(NF_NETDEV_INGRESS, priority).text(NFTA_HOOK_DEV, device))
-        }
         Hook::Filter { place, priority } => ("filter", hook_at(place as u32, priority)),
         Hook::Nat { place, priority } => ("nat", hook_at(place as u32, priority)),
     };
@@ -226,7 +247,7 @@ pub(super) fn new_chain(chain: &Chain<'_>) -> Writer {
         .text(NFTA_CHAIN_TYPE, kind)
 }
 
-fn named_chain(chain: &Chain<'_>) -> Writer {
+pub(super) fn named_chain(chain: &Chain<'_>) -> Writer {
     Writer::default().text(NFTA_CHAIN_TABLE, chain.table.name).text(NFTA_CHAIN_NAME, chain.name)
 }
 
@@ -234,22 +255,45 @@ fn hook_at(number: u32, priority: i32) -> Writer {
     Writer::default().number(NFTA_HOOK_HOOKNUM, number).bytes(NFTA_HOOK_PRIORITY, &priority.to_be_bytes())
 }
 
-fn chain_of_rule(chain: &Chain<'_>) -> Writer {
+pub(super) fn chain_of_rule(chain: &Chain<'_>) -> Writer {
     Writer::default().text(NFTA_RULE_TABLE, chain.table.name).text(NFTA_RULE_CHAIN, chain.name)
 }
 
-fn element(map: &VerdictMap, key: &[u8], target: Option<&str>) -> Vec<u8> {
-    let mut element =
-        Writer::default().nested(NFTA_SET_ELEM_KEY, Writer::default().bytes(NFTA_DATA_VALUE, key));
-    if let Some(chain) = target {
-        let verdict = Writer::default().number(NFTA_VERDICT_CODE, NFT_JUMP).text(NFTA_VERDICT_CHAIN, chain);
-        element = element.nested(NFTA_SET_ELEM_DATA, Writer::default().nested(NFTA_DATA_VERDICT, verdict));
+pub(super) fn element_of(element: &Element<'_>, target: Option<&str>, comment: &str) -> Vec<u8> {
+    let set = element.set;
+    let mut attributes =
+        Writer::default().nested(NFTA_SET_ELEM_KEY, Writer::default().bytes(NFTA_DATA_VALUE, element.key));
+    if let Some(target) = target {
+        attributes = if set.holds == Holds::Counters {
+            attributes.text(NFTA_SET_ELEM_OBJREF, target)
+        } else {
+            let verdict =
+                Writer::default().number(NFTA_VERDICT_CODE, NFT_JUMP).text(NFTA_VERDICT_CHAIN, target);
+            attributes.nested(NFTA_SET_ELEM_DATA, Writer::default().nested(NFTA_DATA_VERDICT, verdict))
+        };
+    }
+    if !comment.is_empty() {
+        attributes = attributes.bytes(NFTA_SET_ELEM_USERDATA, &self::comment(comment));
     }
     Writer::default()
-        .text(NFTA_SET_ELEM_LIST_TABLE, map.table.name)
-        .text(NFTA_SET_ELEM_LIST_SET, map.name)
-        .nested(NFTA_SET_ELEM_LIST_ELEMENTS, Writer::default().nested(NFTA_LIST_ELEM, element))
+        .text(NFTA_SET_ELEM_LIST_TABLE, set.table.name)
+        .text(NFTA_SET_ELEM_LIST_SET, set.name)
+        .nested(NFTA_SET_ELEM_LIST_ELEMENTS, Writer::default().nested(NFTA_LIST_ELEM, attributes))
         .finish()
+}
+
+pub(super) fn named_counter(counter: &Counter<'_>) -> Writer {
+    Writer::default()
+        .text(NFTA_OBJ_TABLE, counter.table.name)
+        .text(NFTA_OBJ_NAME, counter.name)
+        .number(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER)
+}
+
+/// User data that has nft(8) show keys as text: type 0 for their byte order, length, that of the machine
+/// (`libnftnl/udata.h`, `enum byteorder`).
+fn text_key() -> [u8; 6] {
+    let [a, b, c, d] = 1u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
 }
 
 /// User data as libnftnl writes a comment: type 0, length, text with NUL (`libnftnl/udata.h`).
@@ -259,104 +303,6 @@ fn comment(text: &str) -> Vec<u8> {
     let text = text.get(..end).unwrap_or_default().as_bytes();
     let length = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
     [&[0, length], text, &[0]].concat()
-}
-
-/// `messages` between a batch's begin and end. Without its end the kernel looks at all of it and does nothing.
-pub(super) fn batch(messages: &[Message], has_end: bool) -> Vec<u8> {
-    let subsystem = NFNL_SUBSYS_NFTABLES.to_be_bytes();
-    let mut bytes =
-        netlink(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, BATCH, [0, 0, subsystem[0], subsystem[1]], &[]);
-    for (message, sequence) in messages.iter().zip(1..) {
-        let (kind, flags) = message.kind.type_and_flags();
-        // Refusals are told in any case, and before the last answer.
-        let is_last = usize::try_from(sequence).is_ok_and(|sequence| sequence == messages.len());
-        let flags = NLM_F_REQUEST | flags | if is_last { NLM_F_ACK } else { 0 };
-        let family = [message.family.number(), 0, 0, 0];
-        bytes.extend(netlink(own(kind), flags, sequence, family, &message.attributes));
-    }
-    if has_end {
-        bytes.extend(netlink(
-            NFNL_MSG_BATCH_END,
-            NLM_F_REQUEST,
-            BATCH,
-            [0, 0, subsystem[0], subsystem[1]],
-            &[],
-        ));
-    }
-    bytes
-}
-
-/// Asks for the rules of `chain`.
-pub(super) fn dump_chain(chain: &Chain<'_>) -> Vec<u8> {
-    dump(chain.table.family, &chain_of_rule(chain).finish())
-}
-
-/// Asks for the chains of all tables of a family.
-pub(super) fn dump_chains(family: Family) -> Vec<u8> {
-    let family = [family.number(), 0, 0, 0];
-    netlink(own(NFT_MSG_GETCHAIN), NLM_F_REQUEST | NLM_F_DUMP, 1, family, &[])
-}
-
-/// Asks for all rules of all tables of a family.
-pub(super) fn dump_family(family: Family) -> Vec<u8> {
-    dump(family, &[])
-}
-
-fn dump(family: Family, attributes: &[u8]) -> Vec<u8> {
-    netlink(own(NFT_MSG_GETRULE), NLM_F_REQUEST | NLM_F_DUMP, 1, [family.number(), 0, 0, 0], attributes)
-}
-
-/// Asks for the element of `map` with that key.
-pub(super) fn get_element(map: &VerdictMap, key: &[u8]) -> Vec<u8> {
-    get(NFT_MSG_GETSETELEM, map.table.family, &element(map, key, None))
-}
-
-/// Asks for all elements of `map`.
-pub(super) fn dump_elements(map: &VerdictMap) -> Vec<u8> {
-    let attributes = Writer::default()
-        .text(NFTA_SET_ELEM_LIST_TABLE, map.table.name)
-        .text(NFTA_SET_ELEM_LIST_SET, map.name)
-        .finish();
-    let family = [map.table.family.number(), 0, 0, 0];
-    netlink(own(NFT_MSG_GETSETELEM), NLM_F_REQUEST | NLM_F_DUMP, 1, family, &attributes)
-}
-
-/// Asks for `table` itself.
-pub(super) fn get_table(table: Table<'_>) -> Vec<u8> {
-    get(NFT_MSG_GETTABLE, table.family, &Writer::default().text(NFTA_TABLE_NAME, table.name).finish())
-}
-
-/// Asks for `chain` itself.
-pub(super) fn get_chain(chain: &Chain<'_>) -> Vec<u8> {
-    get(NFT_MSG_GETCHAIN, chain.table.family, &named_chain(chain).finish())
-}
-
-fn get(kind: u16, family: Family, attributes: &[u8]) -> Vec<u8> {
-    netlink(own(kind), NLM_F_REQUEST | NLM_F_ACK, 1, [family.number(), 0, 0, 0], attributes)
-}
-
-pub(super) const fn own(kind: u16) -> u16 {
-    NFNL_SUBSYS_NFTABLES << 8 | kind
-}
-
-fn netlink(
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    nfnetlink: [u8; NFNETLINK_HEADER],
-    attributes: &[u8],
-) -> Vec<u8> {
-    let length = NETLINK_HEADER + NFNETLINK_HEADER + attributes.len();
-    let mut bytes = Vec::with_capacity(length);
-    bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(&flags.to_ne_bytes());
-    bytes.extend_from_slice(&sequence.to_ne_bytes());
-    // The kernel fills in the port.
-    bytes.extend_from_slice(&0u32.to_ne_bytes());
-    bytes.extend_from_slice(&nfnetlink);
-    bytes.extend_from_slice(attributes);
-    bytes
 }
 
 #[cfg(test)]

@@ -9,15 +9,15 @@ use super::Expression;
 pub enum Family {
     /// IPv4 and IPv6 that the node routes.
     Inet,
-    /// Frames of one device, before everything else.
-    Netdev,
+    /// Frames that the node's bridges pass on.
+    Bridge,
 }
 
 impl Family {
     pub(super) const fn number(self) -> u8 {
         match self {
             Self::Inet => 1,
-            Self::Netdev => 5,
+            Self::Bridge => 7,
         }
     }
 }
@@ -35,7 +35,7 @@ impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let family = match self.family {
             Family::Inet => "inet",
-            Family::Netdev => "netdev",
+            Family::Bridge => "bridge",
         };
         write!(f, "{family} {}", self.name)
     }
@@ -49,7 +49,7 @@ pub struct Chain<'a> {
     /// Its name.
     pub name: &'a str,
     /// Where packets enter it by themselves; none if only others jump to it.
-    pub hook: Option<Hook<'a>>,
+    pub hook: Option<Hook>,
 }
 
 impl fmt::Display for Chain<'_> {
@@ -60,15 +60,8 @@ impl fmt::Display for Chain<'_> {
 
 /// Where packets enter a base chain.
 #[derive(Debug, Clone, Copy)]
-pub enum Hook<'a> {
-    /// As they come in by a device; the lower the priority, the earlier.
-    Ingress {
-        /// Its name.
-        device: &'a str,
-        /// Among the chains there.
-        priority: i32,
-    },
-    /// As they pass a place of the kernel's IP.
+pub enum Hook {
+    /// As they pass a place of the kernel's IP, or of a bridge; the lower the priority, the earlier.
     Filter {
         /// Which.
         place: Place,
@@ -84,7 +77,7 @@ pub enum Hook<'a> {
     },
 }
 
-/// Places that packets of IPv4 and IPv6 pass (`NF_INET_*` of `linux/netfilter.h`).
+/// Places that packets of IPv4 and IPv6 pass (`NF_INET_*` of `linux/netfilter.h`), and frames of a bridge (`NF_BR_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// As they come in.
@@ -97,46 +90,106 @@ pub enum Place {
     Postrouting = 4,
 }
 
-/// A map from an address to the chain that decides.
-#[derive(Debug, Clone, Copy)]
-pub struct VerdictMap {
+/// A set: keys that rules look up, perhaps with something for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Set {
     /// The table it is in.
     pub table: Table<'static>,
     /// Its name.
     pub name: &'static str,
-    /// The keys.
-    pub key: Key,
+    /// What keys are made of, in order.
+    pub key: &'static [Part],
+    /// What there is for a key.
+    pub holds: Holds,
 }
 
-impl fmt::Display for VerdictMap {
+/// What a set has for each of its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// Nothing.
+    Keys,
+    /// The chain that decides.
+    Chains,
+    /// The counter that counts.
+    Counters,
+}
+
+impl fmt::Display for Set {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "map {} {}", self.table, self.name)
+        let kind = if self.holds == Holds::Keys { "set" } else { "map" };
+        write!(f, "{kind} {} {}", self.table, self.name)
     }
 }
 
-/// What a map is keyed by; numbers are those nft(8) gives its types (`enum datatypes`), which it needs to show them.
+impl Set {
+    /// The number that nft(8) has for what its keys are.
+    pub(super) fn datatype(&self) -> u32 {
+        self.key.iter().fold(0, |types, part| types << 6 | part.datatype())
+    }
+
+    /// The length of its keys; the parts of one begin at multiples of four bytes.
+    pub(super) fn key_length(&self) -> u32 {
+        match self.key {
+            [one] => one.length(),
+            parts => parts.iter().map(|part| part.length().next_multiple_of(4)).sum(),
+        }
+    }
+}
+
+/// What keys are made of; numbers are those nft(8) gives its types (`enum datatypes`), which it needs to show them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Key {
+pub enum Part {
     /// `ipv4_addr`
     V4,
     /// `ipv6_addr`
     V6,
+    /// `ether_addr`
+    Mac,
+    /// `ifname`, with zeros up to 16 bytes.
+    Name,
 }
 
-impl Key {
-    pub(super) const fn datatype(self) -> u32 {
+impl Part {
+    const fn datatype(self) -> u32 {
         match self {
             Self::V4 => 7,
             Self::V6 => 8,
+            Self::Mac => 9,
+            Self::Name => 41,
         }
     }
 
-    pub(super) const fn length(self) -> u32 {
+    const fn length(self) -> u32 {
         match self {
             Self::V4 => 4,
-            Self::V6 => 16,
+            Self::Mac => 6,
+            Self::V6 | Self::Name => 16,
         }
     }
+}
+
+/// A named counter.
+#[derive(Debug, Clone, Copy)]
+pub struct Counter<'a> {
+    /// The table it is in.
+    pub table: Table<'static>,
+    /// Its name.
+    pub name: &'a str,
+}
+
+impl fmt::Display for Counter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "counter {} {}", self.table, self.name)
+    }
+}
+
+/// An element of a set.
+#[derive(Debug, Clone, Copy)]
+pub struct Element<'a> {
+    /// The set it is in.
+    pub set: &'a Set,
+    /// Its key.
+    pub key: &'a [u8],
 }
 
 /// A rule to be made.

@@ -1,13 +1,15 @@
 //! What nf_tables answers.
 
 use super::message::{
-    NETLINK_HEADER, NFNETLINK_HEADER, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWSETELEM,
-    NFT_MSG_NEWTABLE, NFT_TABLE_F_DORMANT, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE,
-    NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS,
-    NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_TABLE_FLAGS,
-    NFTA_TABLE_USE, NFTA_VERDICT_CHAIN, new_chain, own,
+    NFT_MSG_NEWCHAIN, NFT_MSG_NEWOBJ, NFT_MSG_NEWRULE, NFT_MSG_NEWSETELEM, NFT_MSG_NEWTABLE,
+    NFT_TABLE_F_DORMANT, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_CHAIN_USE, NFTA_DATA_VALUE,
+    NFTA_DATA_VERDICT, NFTA_LIST_ELEM, NFTA_OBJ_NAME, NFTA_OBJ_USERDATA, NFTA_RULE_CHAIN,
+    NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY,
+    NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_OBJREF, NFTA_SET_ELEM_USERDATA, NFTA_TABLE_FLAGS,
+    NFTA_TABLE_USE, NFTA_VERDICT_CHAIN, new_chain,
 };
 use super::object::Chain;
+use super::request::{NETLINK_HEADER, NFNETLINK_HEADER, own};
 use super::{Attributes, NfTablesError};
 
 // linux/netlink.h
@@ -23,8 +25,10 @@ pub(super) enum Reply {
     Rule(FoundRule),
     /// One chain of a dump.
     Chain(FoundChain),
-    /// Elements of a map.
+    /// Elements of a set.
     Elements(Vec<FoundElement>),
+    /// A counter.
+    Counter(FoundCounter),
     /// A table.
     Table(FoundTable),
     /// End of a dump.
@@ -34,7 +38,7 @@ pub(super) enum Reply {
 /// A table that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoundTable {
-    /// How many chains and maps it holds.
+    /// How many chains, sets and counters it holds.
     pub holds: u32,
     /// Somebody has switched it off: no packet meets its chains.
     pub is_dormant: bool,
@@ -58,6 +62,8 @@ pub struct FoundChain {
     pub table: String,
     /// Its name.
     pub name: String,
+    /// How many rules it has, and how many lead to it.
+    pub uses: u32,
     attributes: Vec<u8>,
 }
 
@@ -69,13 +75,24 @@ impl FoundChain {
     }
 }
 
-/// An element of a map that jumps to a chain.
+/// An element of a set that is there.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct FoundElement {
+pub struct FoundElement {
     /// What it is looked up by.
-    pub(super) key: Vec<u8>,
-    /// The chain.
-    pub(super) target: String,
+    pub key: Vec<u8>,
+    /// The chain or counter it leads to; empty if it leads nowhere.
+    pub target: String,
+    /// Its comment; empty if it has none.
+    pub comment: String,
+}
+
+/// A counter that is there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FoundCounter {
+    /// Its name.
+    pub name: String,
+    /// Its comment; empty if it has none.
+    pub comment: String,
 }
 
 /// The replies in one datagram.
@@ -105,6 +122,7 @@ fn parse(bytes: &[u8]) -> Option<(Reply, usize)> {
         _ if kind == own(NFT_MSG_NEWRULE) => Reply::Rule(rule(&attributes()?)),
         _ if kind == own(NFT_MSG_NEWCHAIN) => Reply::Chain(chain(body.get(NFNETLINK_HEADER..)?)),
         _ if kind == own(NFT_MSG_NEWSETELEM) => Reply::Elements(elements(&attributes()?)),
+        _ if kind == own(NFT_MSG_NEWOBJ) => Reply::Counter(counter(&attributes()?)),
         _ if kind == own(NFT_MSG_NEWTABLE) => Reply::Table(table(&attributes()?)?),
         _ => return None,
     };
@@ -124,35 +142,52 @@ fn chain(bytes: &[u8]) -> FoundChain {
     FoundChain {
         table: text(attributes.get(NFTA_CHAIN_TABLE)),
         name: text(attributes.get(NFTA_CHAIN_NAME)),
+        uses: attributes.number(NFTA_CHAIN_USE).unwrap_or_default(),
         attributes: bytes.to_vec(),
     }
 }
 
 fn rule(attributes: &Attributes<'_>) -> FoundRule {
-    let comment = attributes.get(NFTA_RULE_USERDATA).and_then(|data| match data {
-        [0, length, text @ ..] => text.get(..usize::from(*length)),
-        _ => None,
-    });
     FoundRule {
         chain: text(attributes.get(NFTA_RULE_CHAIN)),
-        comment: text(comment),
+        comment: comment(attributes.get(NFTA_RULE_USERDATA)),
         expressions: attributes.get(NFTA_RULE_EXPRESSIONS).unwrap_or_default().to_vec(),
+    }
+}
+
+fn counter(attributes: &Attributes<'_>) -> FoundCounter {
+    FoundCounter {
+        name: text(attributes.get(NFTA_OBJ_NAME)),
+        comment: comment(attributes.get(NFTA_OBJ_USERDATA)),
     }
 }
 
 fn elements(attributes: &Attributes<'_>) -> Vec<FoundElement> {
     let list = Attributes::new(attributes.get(NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default());
     list.filter(|(kind, _)| *kind == NFTA_LIST_ELEM)
-        .filter_map(|(_, element)| jump(&Attributes::new(element)))
+        .filter_map(|(_, bytes)| element(&Attributes::new(bytes)))
         .collect()
 }
 
-fn jump(element: &Attributes<'_>) -> Option<FoundElement> {
-    let key = Attributes::new(element.get(NFTA_SET_ELEM_KEY)?);
-    let data = Attributes::new(element.get(NFTA_SET_ELEM_DATA)?);
-    let verdict = Attributes::new(data.get(NFTA_DATA_VERDICT)?);
-    let target = text(Some(verdict.get(NFTA_VERDICT_CHAIN)?));
-    Some(FoundElement { key: key.get(NFTA_DATA_VALUE)?.to_vec(), target })
+fn element(attributes: &Attributes<'_>) -> Option<FoundElement> {
+    let key = Attributes::new(attributes.get(NFTA_SET_ELEM_KEY)?);
+    let chain = || {
+        let data = Attributes::new(attributes.get(NFTA_SET_ELEM_DATA)?);
+        Attributes::new(data.get(NFTA_DATA_VERDICT)?).get(NFTA_VERDICT_CHAIN)
+    };
+    Some(FoundElement {
+        key: key.get(NFTA_DATA_VALUE)?.to_vec(),
+        target: text(attributes.get(NFTA_SET_ELEM_OBJREF).or_else(chain)),
+        comment: comment(attributes.get(NFTA_SET_ELEM_USERDATA)),
+    })
+}
+
+/// The comment in user data.
+fn comment(data: Option<&[u8]>) -> String {
+    text(data.and_then(|data| match data {
+        [0, length, text @ ..] => text.get(..usize::from(*length)),
+        _ => None,
+    }))
 }
 
 /// A text up to its NUL.

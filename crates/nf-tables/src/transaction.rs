@@ -1,7 +1,7 @@
 //! Changes that happen all at once or not at all.
 
 use super::message::{Kind, Message};
-use super::object::{Chain, Rule, Table, VerdictMap};
+use super::object::{Chain, Counter, Element, Rule, Set, Table};
 
 /// A list of changes, in order.
 #[derive(Debug, Default)]
@@ -55,23 +55,39 @@ impl Transaction {
         self.push(Message::rule(chain, rule))
     }
 
-    /// Makes a map; one that is there is fine.
-    pub fn add_map(self, map: &VerdictMap) -> Self {
-        self.push(Message::map(Kind::NewMap, map))
+    /// Makes a set; one that is there is fine.
+    pub fn add_set(self, set: &Set) -> Self {
+        self.push(Message::set(Kind::NewSet, set))
     }
 
-    /// Removes a map; one with elements is refused.
-    pub fn delete_empty_map(self, map: &VerdictMap) -> Self {
-        self.push(Message::map(Kind::DeleteEmptyMap, map))
+    /// Removes a set; one with elements is refused.
+    pub fn delete_empty_set(self, set: &Set) -> Self {
+        self.push(Message::set(Kind::DeleteEmptySet, set))
     }
 
-    /// Has `map` send `key` to the chain `target`; a key that goes elsewhere is refused.
-    pub fn add_element(self, map: &VerdictMap, key: &[u8], target: &str) -> Self {
-        self.push(Message::element(Kind::NewElement, map, key, Some(target)))
+    /// Puts a key into a set of keys; one that is there is fine.
+    pub fn add_key(self, element: &Element<'_>) -> Self {
+        self.push(Message::element(Kind::NewElement, element, None, ""))
     }
 
-    /// Takes a key from `map`.
-    pub fn delete_element(self, map: &VerdictMap, key: &[u8]) -> Self {
-        self.push(Message::element(Kind::DeleteElement, map, key, None))
+    /// Has a set lead from a key to a chain or counter of that name; a key that leads elsewhere is refused. `comment` is what
+    /// nft(8) shows beside the key, at most 253 bytes.
+    pub fn add_element(self, element: &Element<'_>, target: &str, comment: &str) -> Self {
+        self.push(Message::element(Kind::NewElement, element, Some(target), comment))
+    }
+
+    /// Takes a key out of a set.
+    pub fn delete_element(self, element: &Element<'_>) -> Self {
+        self.push(Message::element(Kind::DeleteElement, element, None, ""))
+    }
+
+    /// Makes a counter; one that is there is fine.
+    pub fn add_counter(self, counter: &Counter<'_>, comment: &str) -> Self {
+        self.push(Message::counter(Kind::NewObject, counter, comment))
+    }
+
+    /// Removes a counter; one that a set leads to is refused.
+    pub fn delete_counter(self, counter: &Counter<'_>) -> Self {
+        self.push(Message::counter(Kind::DeleteObject, counter, ""))
     }
 }

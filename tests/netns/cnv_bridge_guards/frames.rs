@@ -14,6 +14,13 @@ impl Frame {
     }
 }
 
+/// A frame to one of a bridge's own addresses, by the last digit.
+pub(super) fn to_reserved(digit: u8, source: [u8; 6]) -> Frame {
+    let Frame(mut bytes) = Frame::new(source, 0x88cc, &[0; 46]);
+    bytes[..6].copy_from_slice(&[1, 0x80, 0xc2, 0, 0, digit]);
+    Frame(bytes)
+}
+
 /// The same in VLAN 0 (a priority tag), or with one more tag in front.
 pub(super) fn in_vlan(tag: u16, Frame(bytes): &Frame) -> Frame {
     Frame([&bytes[..12], &tag.to_be_bytes(), &[0, 0], &bytes[12..]].concat())

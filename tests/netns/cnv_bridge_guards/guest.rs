@@ -41,6 +41,8 @@ impl Guest {
         for link in ["net1", "tap0"] {
             pod.sh(&format!("ip link set {link} up master inner"));
         }
+        // It passes on what the guest sends to a bridge's own addresses.
+        pod.sh("ip link set tap0 type bridge_slave group_fwd_mask 0xfffd");
         pod.sh("ip link set inner up");
         let queue = pod.netns().run(|| tap::Queue::open(&"tap0".parse().unwrap(), false)).unwrap().unwrap();
         let listener = elsewhere.netns().run(packet_socket).unwrap();
@@ -60,7 +62,8 @@ impl Guest {
         }
     }
 
-    fn passes(&self, frame: &Frame) -> bool {
+    /// True if the listener hears it.
+    pub(super) fn passes(&self, frame: &Frame) -> bool {
         self.send(frame);
         self.send(&mark());
         let mut passed = false;
