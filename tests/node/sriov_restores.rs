@@ -3,8 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
-use e2e::{CniCall, Namespace, binary, run, sh};
+use e2e::{CniCall, Namespace, binary, eventually, run, sh};
+use netlink::Netlink;
 use serde_json::{Value, json};
 
 use crate::sriov_nic::{JOURNAL, Nic};
@@ -151,6 +154,37 @@ fn an_interface_that_was_renamed_or_moved_is_found() {
     call.call("DEL").success();
     assert_eq!(nic.vf_link(0).unwrap(), format!("vf{}", nic.vf(0).replace([':', '.'], "")));
     sh(&format!("ip link del {name}"));
+}
+
+#[test]
+fn an_alternative_name_that_udev_gives_meanwhile_is_not_in_the_way() {
+    let nic = Nic::with_vfs(1);
+    let before = nic.state();
+    let name = nic.vf_link(0).unwrap();
+    for _ in 0..5 {
+        let pod = Namespace::new("pod");
+        let call = nic.call(0, all()).netns(&pod);
+        call.call("ADD").success();
+        drop(pod);
+        let index = eventually("the VF's interface is on the host", Duration::from_secs(60), || {
+            fs::read_to_string(format!("/sys/class/net/{}/ifindex", nic.vf_link(0)?)).ok()
+        });
+        run(Command::new("udevadm").args(["settle", "--timeout=60"]));
+        // As udev does, but as often and as soon as DEL gives it the chance; six names are in its way at most.
+        let released = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let host = Netlink::open().unwrap();
+                let mut given = 0;
+                while given < 6 && !released.load(Relaxed) {
+                    given += u32::from(host.add_alt_name(index.trim().parse().unwrap(), &name).is_ok());
+                }
+            });
+            call.without("CNI_NETNS").call("DEL").success();
+            released.store(true, Relaxed);
+        });
+        assert_eq!(nic.state(), before);
+    }
 }
 
 #[test]

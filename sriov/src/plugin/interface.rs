@@ -20,6 +20,8 @@ use crate::journal::{Entry, LinkBefore};
 const COMES_HOME: Duration = Duration::from_secs(10);
 /// How long an interface may take to show the address that its PF assigned: some drivers reset in between.
 const TAKES_ADDRESS: Duration = Duration::from_secs(2);
+/// How often an interface is named while its own alternative name keeps coming in the way; udev adds one once.
+const RENAMES: u32 = 8;
 /// Where `ip netns` and container runtimes keep the names of namespaces.
 const NAMED: &str = "/run/netns";
 
@@ -140,22 +142,33 @@ fn spare_name(address: PciAddress) -> Result<IfName, SriovError> {
     name.parse().map_err(|_impossible| SriovError::Lost(address))
 }
 
-/// Names an interface of the host that is down. A name that somebody else has taken is not fought over.
+/// Names an interface of the host that is down. A name that another interface has taken is not fought over.
+///
+/// udev gives an interface that comes back under a pod's name its own as an alternative one, as ADD did. It may do so
+/// at any moment, so what is in the way is looked at after each refusal, not before.
 fn rename(host: &Netlink, link: &Link, name: &IfName) -> Result<(), SriovError> {
     if link.name == name.as_str() {
         return Ok(());
     }
-    if host.link_by_name(name.as_str())?.is_some_and(|holder| holder.index == link.index) {
-        // udev gives an interface that comes back under a pod's name its own as an alternative one, as ADD did.
-        forget_alt_name(host, link, name)?;
-    }
-    match host.set_name(link.index, name) {
-        Err(error) if error.already_exists() => {
-            tracing::warn!("{} keeps its name: another interface is called {name} by now", link.name);
+    for attempt in 1.. {
+        match host.set_name(link.index, name) {
+            Err(error) if error.already_exists() && attempt < RENAMES => {}
+            other => {
+                other?;
+                cni::mutated("interface renamed");
+                return Ok(());
+            }
         }
-        other => other?,
+        match host.link_by_name(name.as_str())? {
+            Some(holder) if holder.index == link.index => forget_alt_name(host, link, name)?,
+            Some(_) => {
+                tracing::warn!("{} keeps its name: another interface is called {name} by now", link.name);
+                return Ok(());
+            }
+            // Whoever had it has left it meanwhile.
+            None => {}
+        }
     }
-    cni::mutated("interface renamed");
     Ok(())
 }
 
