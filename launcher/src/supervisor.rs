@@ -3,11 +3,12 @@
 //! It is started by `up` with the VM's lock as standard input and a pipe for its [`report`] as standard output, and
 //! finds everything else in the VM's record. It starts the VMM ([`vmm`], [`spawn`]), follows it ([`instance`]),
 //! starts it again as the run strategy says ([`restarts`]), carries its console, tells guests on the pod network who
-//! they are ([`pod_nic`]), plugs and unplugs PCI functions ([`hotplug`]) when asked to ([`requests`]), and publishes its
+//! they are ([`pod_nic`]), and those that a network gave addresses ([`bridged`]), plugs and unplugs PCI functions ([`hotplug`]) when asked to ([`requests`]), and publishes its
 //! [`status`]. A SIGTERM ends guest, VM and supervisor in good order. It is single-threaded: the VMM dies with the thread that
 //! started it.
 
 mod backends;
+mod bridged;
 mod console;
 mod hotplug;
 mod instance;
@@ -20,6 +21,7 @@ mod restarts;
 mod spawn;
 mod status;
 mod stop;
+mod teller;
 mod vmm;
 
 use std::fs::File;
@@ -33,6 +35,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use tokio::time::sleep;
 use vm_api::vmi::Phase;
 
+use self::bridged::BridgedError;
 use self::console::{Console, ConsoleError};
 use self::instance::Machine;
 use self::pod_nic::{PodNic, PodNicError};
@@ -70,6 +73,8 @@ pub(crate) enum SupervisorError {
     Requests { path: PathBuf, source: io::Error },
     #[error(transparent)]
     PodNic(#[from] PodNicError),
+    #[error(transparent)]
+    Bridged(#[from] BridgedError),
     #[error(transparent)]
     Start(#[from] StartError),
     #[error("the guest never ran: {0}")]
@@ -114,6 +119,7 @@ fn supervise(layout: &Layout, id: &VmId, reporter: &mut Reporter) -> Result<(), 
     let record = Record::read(&directory)?.ok_or_else(|| SupervisorError::NoRecord(id.clone()))?;
     let netns = NetNs::open(layout.netns(id))?;
     let pod_nics = PodNic::find(&record, &netns)?;
+    let tellers = bridged::tellers(&record, &netns)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -130,6 +136,7 @@ fn supervise(layout: &Layout, id: &VmId, reporter: &mut Reporter) -> Result<(), 
             record,
             netns,
             pod_nics,
+            tellers,
             reporter,
         };
         live(&mut machine).await

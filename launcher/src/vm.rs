@@ -6,6 +6,7 @@
 
 mod binding;
 pub(crate) mod devices;
+mod given;
 pub(crate) mod images;
 pub(crate) mod layout;
 pub(crate) mod lock;

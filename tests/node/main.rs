@@ -31,3 +31,4 @@ mod vm_tap_wires;
 mod vms_disks;
 mod vms_interrupted;
 mod vms_live;
+mod vms_told;

@@ -4,6 +4,7 @@
 //! where; and the dummy that shows the addresses is complete before the pod interface loses them.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cni::{Interface, Ip, Request, Success, Version};
 use ipnetwork::IpNetwork;
@@ -74,7 +75,8 @@ fn interface(pod: &Pod, name: String, mac: Option<Mac>, mtu: u32) -> Interface {
 }
 
 /// Adds the addresses and routes of the pod interface that the result does not tell of yet: they are the guest's now.
-/// Versions before 0.3.0 have room for one address of each family.
+/// Versions before 0.3.0 have room for one address of each family, those before 1.1.0 for a route's destination and next
+/// hop alone.
 fn tell(result: &mut Success, pod: &Pod, nic: &Link, before: &Before, version: Version) {
     for address in before.networks() {
         let is_it = |ip: &Ip| {
@@ -93,6 +95,10 @@ fn tell(result: &mut Success, pod: &Pod, nic: &Link, before: &Before, version: V
     }
     for route in before.routes.iter().flat_map(|route| route.through(nic.index)) {
         let netlink::RouteOptions { table, priority, mtu, advmss, scope } = route.options;
+        if table.is_some() && version < Version::V1_1_0 {
+            // It would be taken for one of the main table.
+            continue;
+        }
         let is_told = |one: &cni::Route| {
             one.dst == route.destination
                 && one.table.filter(|table| *table != MAIN_TABLE) == table
@@ -103,9 +109,18 @@ fn tell(result: &mut Success, pod: &Pod, nic: &Link, before: &Before, version: V
         }
         // Where neither gateway nor scope is given, the gateway of an address is meant.
         let scope = if route.gateway.is_none() { Some(SCOPE_LINK) } else { scope };
-        let gw = route.gateway;
+        let on_link = || on_link(result, route.destination, version);
+        let gw = route.gateway.or_else(on_link);
         result.routes.push(cni::Route { dst: route.destination, gw, mtu, advmss, priority, table, scope });
     }
+}
+
+/// The next hop that says of a destination that it is on the link, where a version has no scope to say it and none would
+/// mean the gateway of an address.
+fn on_link(result: &Success, destination: IpNetwork, version: Version) -> Option<IpAddr> {
+    let is_ipv6 = destination.is_ipv6();
+    let is_mistakable = version < Version::V1_1_0 && result.gateway_of_family(is_ipv6).is_some();
+    is_mistakable.then_some(if is_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() })
 }
 
 /// The dummy takes name, address, MTU and IP addresses of the pod interface.

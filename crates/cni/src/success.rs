@@ -9,6 +9,9 @@ use serde_json::Value;
 use crate::json::{self, Unreadable};
 use crate::{Code, Error};
 
+/// `RT_SCOPE_LINK` (`linux/rtnetlink.h`).
+const SCOPE_LINK: u8 = 253;
+
 /// The result of an ADD; also what the next plugin of a chain gets as `prevResult`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Success {
@@ -49,10 +52,19 @@ impl Success {
         Self::from_value(value).map_err(|error| error.of("prevResult"))
     }
 
-    /// The next hop of one of its routes: the route's own, else the gateway that came with an address of its family.
+    /// The next hop of one of its routes: the route's own, else the gateway that came with an address of its family. None
+    /// for a destination on the link, which the unspecified address as next hop says, or the scope.
     pub fn next_hop(&self, route: &Route) -> Option<IpAddr> {
-        let of_family = |ip: &&Ip| ip.address.is_ipv6() == route.dst.is_ipv6();
-        route.gw.or_else(|| self.ips.iter().filter(of_family).find_map(|ip| ip.gateway))
+        match (route.gw, route.scope) {
+            (Some(gateway), _) => Some(gateway).filter(|gateway| !gateway.is_unspecified()),
+            (None, Some(SCOPE_LINK)) => None,
+            (None, _) => self.gateway_of_family(route.dst.is_ipv6()),
+        }
+    }
+
+    /// The gateway that came with an address of the family.
+    pub fn gateway_of_family(&self, is_ipv6: bool) -> Option<IpAddr> {
+        self.ips.iter().filter(|ip| ip.address.is_ipv6() == is_ipv6).find_map(|ip| ip.gateway)
     }
 
     fn from_value(mut value: Value) -> Result<Self, Unreadable> {
@@ -125,7 +137,7 @@ pub struct Ip {
 pub struct Route {
     /// Destination.
     pub dst: IpNetwork,
-    /// Next hop; none means the gateway of the family's address.
+    /// Next hop; none means the gateway of the family's address, and the unspecified address none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gw: Option<IpAddr>,
     /// MTU along the route in bytes (1.1.0).

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use crate::domain::DomainName;
-use crate::guest::{Dhcpv6, Guest};
+use crate::guest::{Dhcpv6, Guest, Router};
 
 const ROUTER_ADVERTISEMENT: u8 = 134;
 /// Option types.
@@ -36,12 +36,14 @@ pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1
 
 /// The message; its checksum is for the frame to write.
 pub(crate) fn message(guest: &Guest, v6: &Dhcpv6) -> Vec<u8> {
-    let lifetime = if v6.is_router { LIFETIME } else { 0 };
+    let lifetime = if v6.role == Router::NoGateway { 0 } else { LIFETIME };
     let mut message = vec![ROUTER_ADVERTISEMENT, 0, 0, 0, HOP_LIMIT, MANAGED | OTHER];
     message.extend(lifetime.to_be_bytes());
     // Reachable time and retransmission timer are the guest's own affair.
     message.extend([0; 8]);
-    option(&mut message, SOURCE_LINK_LAYER_ADDRESS, &guest.server_mac.octets());
+    if v6.role != Router::Elsewhere {
+        option(&mut message, SOURCE_LINK_LAYER_ADDRESS, &guest.server_mac.octets());
+    }
     if let Some(mtu) = guest.mtu {
         option(&mut message, MTU, &[&[0, 0][..], &u32::from(mtu).to_be_bytes()].concat());
     }
@@ -114,8 +116,17 @@ mod tests {
     #[test]
     fn who_is_no_router_says_so() {
         let mut guest = guest();
-        guest.v6.as_mut().unwrap().is_router = false;
+        guest.v6.as_mut().unwrap().role = Router::NoGateway;
         let message = message(&guest, guest.v6.as_ref().unwrap());
         assert_eq!(message[6..8], [0, 0]);
+    }
+
+    #[test]
+    fn a_gateway_elsewhere_is_to_be_asked_for_its_own_link_layer_address() {
+        let mut guest = guest();
+        guest.v6.as_mut().unwrap().role = Router::Elsewhere;
+        let message = message(&guest, guest.v6.as_ref().unwrap());
+        assert_eq!(message[6..8], LIFETIME.to_be_bytes());
+        assert_ne!(message[16], SOURCE_LINK_LAYER_ADDRESS);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::guest::{Dhcpv4, Dhcpv6, Extra};
+use crate::guest::{Dhcpv4, Dhcpv6, Extra, Router};
 
 /// Why addresses are no gateway's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +63,7 @@ fn v6(gateway: Ipv6Net, router: Ipv6Addr, lease: Duration) -> Result<Dhcpv6, Gat
     let guest = own.checked_add(1).map(Ipv6Addr::from).filter(|guest| is_first && gateway.contains(guest));
     let address = guest.and_then(|guest| Ipv6Net::new(guest, gateway.prefix_len()).ok());
     let address = address.ok_or(GatewayError::NotFirst(gateway.into()))?;
-    Ok(Dhcpv6 { address, router, is_router: true, lease })
+    Ok(Dhcpv6 { address, router, role: Router::Host, lease })
 }
 
 #[cfg(test)]

@@ -93,12 +93,23 @@ pub struct Extra {
 pub struct Dhcpv6 {
     /// The guest's address, with the length of the prefix that is on the wire.
     pub address: Ipv6Net,
-    /// The link-local address answers come from. A guest takes it as its router's, and as its gateway if `is_router`.
+    /// The link-local address answers come from. A guest takes it as its router's.
     pub router: Ipv6Addr,
-    /// `router` is the default gateway.
-    pub is_router: bool,
+    /// Who has that address.
+    pub role: Router,
     /// As [`Dhcpv4::lease`].
     pub lease: Duration,
+}
+
+/// Who the router is that a guest hears of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Router {
+    /// The host, which is the guest's gateway.
+    Host,
+    /// The host, which is no gateway.
+    NoGateway,
+    /// The guest's gateway, a host of its own on the wire: the guest finds it there by itself.
+    Elsewhere,
 }
 
 /// Why a [`Guest`] cannot be served.

@@ -24,7 +24,7 @@ mod v6;
 
 pub use domain::{DomainName, DomainNameError};
 pub use gateway::{GatewayError, behind};
-pub use guest::{Dhcpv4, Dhcpv6, Extra, Guest, GuestError, KUBEVIRT_LEASE, Resolver};
+pub use guest::{Dhcpv4, Dhcpv6, Extra, Guest, GuestError, KUBEVIRT_LEASE, Resolver, Router};
 pub use resolv_conf::Skipped;
 pub use responder::Responder;
 pub use server::{Pending, Server, ServerError};

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use guest_dhcp::{Dhcpv4, Dhcpv6, Extra, Guest, Resolver, Responder};
+use guest_dhcp::{Dhcpv4, Dhcpv6, Extra, Guest, Resolver, Responder, Router};
 use net_types::Mac;
 
 /// The longest frame that Ethernet carries, in bytes.
@@ -32,7 +32,7 @@ fn responder() -> Responder {
         v6: Some(Dhcpv6 {
             address: "fd10:0:2::2/120".parse().unwrap(),
             router: "fe80::ff:fe00:0".parse().unwrap(),
-            is_router: true,
+            role: Router::Host,
             lease,
         }),
     };

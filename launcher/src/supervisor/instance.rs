@@ -15,12 +15,13 @@ use vm_api::manifest::Binding;
 use super::backends::{self, Backends};
 use super::console::Console;
 use super::hotplug::{Hotplug, Scene};
-use super::pod_nic::{PodNic, PodNicError};
+use super::pod_nic::PodNic;
 use super::report::Reporter;
 use super::requests::Requests;
 use super::restarts::Ending;
 use super::status::Publisher;
 use super::stop::Stop;
+use super::teller::Teller;
 use super::vmm::{Disks, StartError, Started, Vmm};
 use crate::control::{Command, Event};
 use crate::observer::Observer;
@@ -40,6 +41,8 @@ pub(super) struct Machine<'a> {
     pub(super) record: Record,
     pub(super) netns: NetNs,
     pub(super) pod_nics: Vec<PodNic>,
+    /// For guests that have addresses of other networks.
+    pub(super) tellers: Vec<Teller>,
     pub(super) console: Console,
     pub(super) requests: Requests,
     pub(super) status: Publisher,
@@ -110,14 +113,16 @@ impl Machine<'_> {
         Ok(ending(said, status.ok()))
     }
 
-    /// Watches the addresses of all NICs, and tells the guests on the pod network theirs. It ends when the set is
-    /// dropped.
+    /// Watches the addresses of all NICs, and tells the guest those it has to be told. It ends when the set is dropped.
     fn observe(&self, changes: mpsc::Sender<(usize, Vec<IpAddr>)>) -> JoinSet<()> {
         let mut observers = JoinSet::new();
         for nic in &self.pod_nics {
             // The VM works without the first; a guest that is told nothing does not.
             attend(&mut observers, nic.watch(&self.netns, changes.clone()));
-            attend(&mut observers, nic.serve(&self.netns));
+            attend(&mut observers, nic.teller.serve(&self.netns));
+        }
+        for teller in &self.tellers {
+            attend(&mut observers, teller.serve(&self.netns));
         }
         let nics = self.record.plan.nics.iter().zip(&self.record.nics).enumerate();
         for (index, (nic, wired)) in nics {
@@ -130,7 +135,8 @@ impl Machine<'_> {
             let (Binding::Bridge(_), ToGuest::Tap { tap, .. }) = (&nic.binding, &wired.to_guest) else {
                 continue;
             };
-            match Observer::new(&self.netns, tap, wired.mac, &nic.expected) {
+            let expected: Vec<_> = nic.expected.iter().copied().chain(wired.given.addresses()).collect();
+            match Observer::new(&self.netns, tap, wired.mac, &expected) {
                 Ok(observer) => {
                     observers.spawn(watch(observer, index, changes.clone()));
                 }
@@ -167,11 +173,11 @@ async fn heard(
 }
 
 /// Has something done beside the guest's run, for as long as it can be.
-fn attend(
+fn attend<E: std::error::Error + Send + 'static>(
     tasks: &mut JoinSet<()>,
-    task: Result<impl Future<Output = PodNicError> + Send + 'static, PodNicError>,
+    task: Result<impl Future<Output = E> + Send + 'static, E>,
 ) {
-    let failed = |error: PodNicError| tracing::error!("{}", crate::chain(&error));
+    let failed = |error: E| tracing::error!("{}", crate::chain(&error));
     match task {
         Ok(task) => drop(tasks.spawn(async move { failed(task.await) })),
         Err(error) => failed(error),

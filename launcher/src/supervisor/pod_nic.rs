@@ -2,20 +2,17 @@
 //!
 //! Behind `masquerade` a guest has private addresses that mean nothing to anybody else, so what its NIC is known by are
 //! the pod's own, read from the pod's interface whenever they change. The guest's are told by DHCPv4, DHCPv6 and router
-//! advertisements on the bridge, to its MAC alone.
+//! advertisements on the bridge, to its MAC alone ([`super::teller`]).
 //!
-//! [`PodNic::find`] looks at what the plugin made, once, before the event loop starts; [`PodNic::serve`] and
-//! [`PodNic::watch`] run beside every run of the guest.
+//! [`PodNic::find`] looks at what the plugin made, once, before the event loop starts; [`PodNic::watch`] runs beside every
+//! run of the guest.
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use guest_dhcp::{
-    Extra, GatewayError, Guest, GuestError, KUBEVIRT_LEASE, Pending, Resolver, Responder, Server, ServerError,
-};
+use guest_dhcp::{Extra, GatewayError, Guest, GuestError, KUBEVIRT_LEASE};
 use ipnet::IpNet;
 use ipnetwork::IpNetwork;
 use net_types::{IfName, IfNameError};
@@ -25,13 +22,11 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use vm_api::manifest::{Binding, DhcpOptions, Masquerade};
 
+use super::teller::{Teller, resolver};
 use crate::ready::Ready;
 use crate::vm::plan::PlannedNic;
 use crate::vm::record::{Record, Wired};
 
-/// How long a guest waits that asks for more than [`Pending::Nothing`] at once: it decides how much it asks, not how much of
-/// the supervisor's time that takes.
-const FLOOD_PAUSE: Duration = Duration::from_millis(10);
 /// Addresses of the pod are looked at again at most this often.
 const ADDRESS_PACE: Duration = Duration::from_millis(200);
 
@@ -42,8 +37,8 @@ pub(super) struct PodNic {
     index: usize,
     netns: PathBuf,
     pod_interface: IfName,
-    bridge: IfName,
-    responder: Responder,
+    /// What tells its guest.
+    pub(super) teller: Teller,
 }
 
 /// Why a guest on the pod network cannot be told its addresses, or its pod's are not known.
@@ -61,9 +56,7 @@ pub(crate) enum PodNicError {
     Guest { interface: String, source: GuestError },
     #[error(transparent)]
     NetNs(#[from] NetNsError),
-    #[error("telling the guest its addresses")]
-    Server(#[from] ServerError),
-    #[error("cannot wait for the guest or for changes of the pod's addresses")]
+    #[error("cannot wait for changes of the pod's addresses")]
     Wait(#[source] io::Error),
     #[error("cannot read the pod's addresses")]
     Addresses(#[source] netlink::Error),
@@ -115,26 +108,10 @@ impl PodNic {
             v4,
             v6,
         };
-        let responder =
-            Responder::new(guest).map_err(|source| PodNicError::Guest { interface: interface(), source })?;
+        let teller = Teller::new(bridge, guest)
+            .map_err(|source| PodNicError::Guest { interface: interface(), source })?;
         let netns = netns.path().to_owned();
-        Ok(Self { index, netns, pod_interface: wired.pod_interface.clone(), bridge, responder })
-    }
-
-    /// Answers the guest until the bridge is gone.
-    pub(super) fn serve(
-        &self,
-        netns: &NetNs,
-    ) -> Result<impl Future<Output = PodNicError> + use<>, PodNicError> {
-        let server = netns.run(|| Server::open(&self.bridge, self.responder.clone()))??;
-        // A descriptor of its own to wait for: the server is changed while it serves.
-        let ready = server.as_fd().try_clone_to_owned().and_then(Ready::new).map_err(PodNicError::Wait)?;
-        Ok(async move {
-            match answer(server, &ready).await {
-                Ok(never) => never,
-                Err(error) => error,
-            }
-        })
+        Ok(Self { index, netns, pod_interface: wired.pod_interface.clone(), teller })
     }
 
     /// Sends the pod's addresses, with the NIC's index, now and whenever they change.
@@ -173,18 +150,6 @@ impl PodNic {
     }
 }
 
-async fn answer<T>(mut server: Server, ready: &Ready<std::os::fd::OwnedFd>) -> Result<T, PodNicError> {
-    loop {
-        match server.serve_pending()? {
-            Pending::Perhaps => sleep(FLOOD_PAUSE).await,
-            Pending::Nothing => tokio::select! {
-                woken = ready.readable() => woken.map_err(PodNicError::Wait)?,
-                () = sleep(server.timeout()) => {}
-            },
-        }
-    }
-}
-
 /// The addresses of the pod that others reach: IPv4 first.
 fn pod_addresses(netns: &std::path::Path, link: &IfName) -> Result<Vec<IpAddr>, PodNicError> {
     let netlink = Netlink::open_in(&NetNs::open(netns)?).map_err(PodNicError::Addresses)?;
@@ -207,15 +172,4 @@ fn is_global(address: &IpAddr) -> bool {
 fn extra(options: &DhcpOptions) -> Extra {
     let DhcpOptions { boot_file_name, tftp_server_name, ntp_servers, private } = options.clone();
     Extra { boot_file: boot_file_name, tftp_server: tftp_server_name, ntp_servers, private }
-}
-
-fn resolver(interface: &str, resolv_conf: &str) -> Resolver {
-    let (resolver, skipped) = Resolver::from_resolv_conf(resolv_conf);
-    for guest_dhcp::Skipped { line, word, reason } in skipped {
-        tracing::warn!(interface, "resolv.conf, line {line}: {word:?} is not told to the guest: {reason}");
-    }
-    if resolver.servers.is_empty() {
-        tracing::warn!(interface, "there is no name server to tell the guest of");
-    }
-    resolver
 }

@@ -40,7 +40,8 @@ pub(crate) fn vhost_queues(network: &NetworkConfigList) -> QueuePairs {
 }
 
 impl PlannedNic {
-    /// The chain as it is run: the network's own, and the binding's plugin with a tap for user and group `owner`.
+    /// The chain as it is run: the network's own, and the binding's plugin with a tap for user and group `owner`. A network
+    /// may have that plugin itself, to say how it wants it.
     pub(crate) fn chain(&self, owner: u32) -> Result<NetworkConfigList, NetworkConfigError> {
         let Some(plugin) = plugin(&self.binding) else { return Ok(self.network.clone()) };
         let mut config =
@@ -116,6 +117,16 @@ mod tests {
             [pod, bridge, tap].map(|name| name.to_string()),
             ["pod16477688c0e", "k6t-16477688c0e", "tap16477688c0e"]
         );
+    }
+
+    #[test]
+    fn a_network_says_itself_how_its_tap_is_joined() {
+        let plugins = r#"[{"type": "cnv-bridge"}, {"type": "vm-tap", "mode": "tc", "owner": 1}, {"type": "cnv-tuning"}]"#;
+        let mut nic = nic(Binding::Bridge(NadName::parse("red", "ns").unwrap()));
+        nic.network = NetworkConfigList::parse(&format!(r#"{{"name": "n", "plugins": {plugins}}}"#)).unwrap();
+        let chain = Value::from(nic.chain(107).unwrap());
+        let tap = json!({"type": "vm-tap", "mode": "tc", "owner": 107, "group": 107, "queues": 3});
+        assert_eq!(chain["plugins"], json!([{"type": "cnv-bridge"}, tap, {"type": "cnv-tuning"}]));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use cni::ContainerId;
 use net_types::{IfName, Mac, PciAddress};
 use serde::{Deserialize, Serialize};
 
+use super::given::Given;
 use super::layout::VmDir;
 use super::plan::Plan;
 use crate::control::Mtu;
@@ -49,9 +50,12 @@ pub(crate) struct Wired {
     pub(crate) mac: Mac,
     /// What the guest has.
     pub(crate) to_guest: ToGuest,
-    /// What a guest on the pod network is told of name resolution: the text of a `resolv.conf`.
+    /// What a guest that is told its addresses is told of name resolution: the text of a `resolv.conf`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) resolv_conf: String,
+    /// What the network of a guest on a bridge gave it.
+    #[serde(default, skip_serializing_if = "Given::is_empty")]
+    pub(crate) given: Given,
 }
 
 /// How a NIC reaches the guest.

@@ -1,4 +1,4 @@
-//! Name resolution of guests on the pod network, as the text of a `resolv.conf` (resolv.conf(5)).
+//! Name resolution of guests that are told their addresses, as the text of a `resolv.conf` (resolv.conf(5)).
 //!
 //! What the network's plugins answer comes first, as in a container engine; else it is the node's, as in a pod with
 //! `dnsPolicy: Default`. Decided when the VM is set up, and recorded.

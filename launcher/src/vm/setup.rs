@@ -16,6 +16,7 @@ use serde_json::json;
 use vm_api::manifest::Binding;
 
 use super::binding;
+use super::given::Given;
 use super::layout::{Layout, VmDir};
 use super::mac::{self, MacStoreError};
 use super::plan::{Plan, PlannedNic};
@@ -69,7 +70,7 @@ pub(crate) enum SetupError {
     NoSocket { interface: String },
     #[error("interface {interface}")]
     Mtu { interface: String, source: ValueError },
-    #[error("cannot read {}, which guests on the pod network resolve names by (--resolv-conf)", path.display())]
+    #[error("cannot read {}, which the guest is to resolve names by (--resolv-conf)", path.display())]
     ResolvConf { path: PathBuf, source: io::Error },
 }
 
@@ -156,8 +157,13 @@ fn attach(
     };
     // A plugin that cannot set a MAC leaves its own, and the network may know no other; a manifest's stands.
     let mac = nic.mac.or(link.mac).unwrap_or(mac);
-    let resolv_conf = resolv_conf(&record.plan, nic, &success)?;
-    Ok(Wired { pod_interface, mac, to_guest, resolv_conf })
+    let given = match &nic.binding {
+        Binding::Bridge(_) => Given::of(&success),
+        Binding::Masquerade(_) | Binding::Sriov(_) | Binding::VhostUser(_) => Given::default(),
+    };
+    let is_told = matches!(nic.binding, Binding::Masquerade(_)) || !given.is_empty();
+    let resolv_conf = if is_told { resolv_conf(&record.plan.resolv_conf, &success)? } else { String::new() };
+    Ok(Wired { pod_interface, mac, to_guest, resolv_conf, given })
 }
 
 /// The pod interface has the address that the manifest wants, if it wants one.
@@ -215,6 +221,7 @@ pub(crate) fn attach_function(
         mac: assigned.unwrap_or(mac),
         to_guest: ToGuest::Function(address),
         resolv_conf: String::new(),
+        given: Given::default(),
     })
 }
 
@@ -246,16 +253,12 @@ fn attach_device(
     Err(SetupError::NoDevice { interface: nic.name.clone(), devices: nic.devices.clone() })
 }
 
-/// A guest on a multus network learns nothing from us.
-fn resolv_conf(plan: &Plan, nic: &PlannedNic, success: &Success) -> Result<String, SetupError> {
-    if !matches!(nic.binding, Binding::Masquerade(_)) {
-        return Ok(String::new());
-    }
-    let path = &plan.resolv_conf;
+/// The network's name resolution, else the node's from `path`.
+fn resolv_conf(path: &Path, success: &Success) -> Result<String, SetupError> {
     match resolver::of_network(&success.dns) {
         Some(text) => Ok(text),
         None => {
-            resolver::of_node(path).map_err(|source| SetupError::ResolvConf { path: path.clone(), source })
+            resolver::of_node(path).map_err(|source| SetupError::ResolvConf { path: path.to_owned(), source })
         }
     }
 }

@@ -106,10 +106,14 @@ impl NetworkConfigList {
         self
     }
 
-    /// The same network with one more plugin at the end.
+    /// The same network with one more plugin at the end; if one of this type is in it already, that one gets the
+    /// configuration's members.
     pub fn with_plugin(mut self, config: Map<String, Value>) -> Result<Self, NetworkConfigError> {
         let plugin = PluginConfig::parse(config, &format!("plugins[{}]", self.plugins.len()))?;
-        self.plugins.push(plugin);
+        match self.plugins.iter_mut().find(|own| own.kind == plugin.kind) {
+            Some(own) => own.config.extend(plugin.config),
+            None => self.plugins.push(plugin),
+        }
         Ok(self)
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use guest_dhcp::{Dhcpv4, Dhcpv6, Extra, Guest, Resolver, Responder};
+use guest_dhcp::{Dhcpv4, Dhcpv6, Extra, Guest, Resolver, Responder, Router};
 use libfuzzer_sys::fuzz_target;
 use net_types::Mac;
 
@@ -36,7 +36,7 @@ fn responder() -> &'static Responder {
             v6: Some(Dhcpv6 {
                 address: "fd10:0:2::2/120".parse().expect("a network"),
                 router: "fe80::1".parse().expect("an address"),
-                is_router: true,
+                role: Router::Host,
                 lease,
             }),
         })

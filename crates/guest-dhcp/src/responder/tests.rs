@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::guest::{Dhcpv4, Extra, Resolver};
+use crate::guest::{Dhcpv4, Extra, Resolver, Router};
 
 pub(crate) const GUEST: Mac = Mac([0x02, 0, 0, 0, 0, 0x42]);
 
@@ -29,7 +29,7 @@ pub(crate) fn guest() -> Guest {
         v6: Some(Dhcpv6 {
             address: "fd10:0:2::2/120".parse().unwrap(),
             router: "fe80::ff:fe00:0".parse().unwrap(),
-            is_router: true,
+            role: Router::Host,
             lease: Duration::from_secs(86_400),
         }),
     }

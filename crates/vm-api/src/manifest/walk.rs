@@ -10,7 +10,7 @@ const UNKNOWN: &str = "not a field this release knows";
 const OF_MASQUERADE: [(&str, &str); 3] = [
     ("ports", "only masquerade forwards ports; every port is open here"),
     ("portRanges", "only masquerade forwards ports; every port is open here"),
-    ("dhcpOptions", "the network's own DHCP server answers"),
+    ("dhcpOptions", "only masquerade's guests are told them"),
 ];
 
 /// What is not honoured in one manifest.
