@@ -180,8 +180,9 @@ fn an_alternative_name_that_udev_gives_meanwhile_is_not_in_the_way() {
                     given += u32::from(host.add_alt_name(index.trim().parse().unwrap(), &name).is_ok());
                 }
             });
-            call.without("CNI_NETNS").call("DEL").success();
+            let answer = call.without("CNI_NETNS").call("DEL");
             released.store(true, Relaxed);
+            answer.success();
         });
         assert_eq!(nic.state(), before);
     }
