@@ -54,7 +54,14 @@ impl cni::Plugin for CnvBridge {
     }
 
     fn del(&self, request: &Request) -> Result<(), Error> {
-        let port = Port::of(request)?;
+        let port = match Port::of(request) {
+            Ok(port) => port,
+            // ADD refuses it before it changes anything. A DEL that failed would be repeated for ever.
+            Err(error) => {
+                tracing::warn!("there is no such port: {error}");
+                return Ok(());
+            }
+        };
         match Config::try_from(request) {
             Ok(config) => Ok(detach::del(&config, &port, Ipam::of(request)?.as_ref())?),
             // ADD refuses such a configuration before it changes anything; should another release have taken it, what

@@ -41,6 +41,8 @@ fn an_answer_of_no_use_is_refused_and_taken_back() {
         ("[]".to_owned(), 6, "cannot be read"),
         (json!({"ips": [["192.0.2.1/24"]]}).to_string(), 6, "ips[0] cannot be read"),
         (with("192.0.2.1/33"), 6, "ips[0].address cannot be read"),
+        (with("192.0.2.9"), 6, "192.0.2.9\\\" is no subnet"),
+        (with("192.0.2.9/255.255.255.0"), 6, "ips[0].address cannot be read"),
         (json!({"ip4": {"ip": 5}}).to_string(), 6, "ip4.ip cannot be read"),
         ("{}".to_owned(), 107, "assigned no address"),
         (json!({"ips": null}).to_string(), 107, "assigned no address"),

@@ -151,6 +151,52 @@ fn the_allowlist_decides_about_sysctls() {
     tuning.call("ADD").success();
     fs::write("/etc/cni/tuning/allowlist.conf", "(\n").unwrap();
     assert_eq!(tuning.call("ADD").error().0, 113);
+
+    // As clusters have it: of any pod's interface, by the name that configurations have for it.
+    fs::write("/etc/cni/tuning/allowlist.conf", "^net.ipv4.conf.IFNAME.arp_filter$\n").unwrap();
+    let of_interface =
+        chain.tuning(json!({"cniVersion": "1.1.0", "sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}}));
+    for verb in ["ADD", "CHECK", "STATUS"] {
+        of_interface.call(verb).success();
+    }
+    assert_eq!(tuning.call("ADD").error().0, 113);
+    assert_eq!(tuning.with("cniVersion", "1.1.0".into()).call("STATUS").error().0, 50);
+}
+
+#[test]
+fn what_was_kept_in_a_folder_of_the_network_s_is_put_back_from_there() {
+    let _sandbox = Sandbox::enter();
+    let chain = attached();
+    let before =
+        chain.pod.netns().run(|| Snapshot::take(&[Path::new("/run/cni"), Path::new("/run/kept")])).unwrap();
+    for folder in [json!({"datadir": "/run/kept"}), json!({"dataDir": "/run/kept"}), json!({"dataDir": ""})] {
+        let tuning = chain.tuning(json!({"mtu": 1300}));
+        let (key, path) = folder.as_object().unwrap().iter().next().unwrap();
+        let tuning = tuning.with(key, path.clone());
+        tuning.call("ADD").success();
+        let written = if path == "" { "/run/cni/tuning" } else { "/run/kept" };
+        assert!(e2e::files(Path::new(written)).contains("c1:net1.json"), "{folder}");
+        tuning.call("DEL").success();
+        chain.pod.netns().run(|| before.assert_unchanged()).unwrap();
+    }
+}
+
+#[test]
+fn the_address_of_args_goes_before_the_capability_s_as_in_the_reference_plugin() {
+    let _sandbox = Sandbox::enter();
+    let chain = attached();
+    let tuning = chain.tuning(json!({
+        "mac": "02:00:00:00:00:01",
+        "runtimeConfig": {"mac": "02:00:00:00:00:02"},
+        "args": {"cni": {"mac": "02:00:00:00:00:03"}},
+    }));
+    let address = |call: &CniCall| call.call("ADD").success()["interfaces"][2]["mac"].clone();
+    assert_eq!(address(&tuning), "02:00:00:00:00:03");
+    let tuning = tuning.without_field("args");
+    assert_eq!(address(&tuning), "02:00:00:00:00:02");
+    let tuning = tuning.without_field("runtimeConfig");
+    assert_eq!(address(&tuning.clone().args("MAC=02:00:00:00:00:04")), "02:00:00:00:00:04");
+    assert_eq!(address(&tuning), "02:00:00:00:00:01");
 }
 
 #[test]

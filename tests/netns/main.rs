@@ -12,6 +12,7 @@ mod cnv_bridge_keys;
 mod cnv_bridge_masquerades;
 mod cnv_bridge_policy;
 mod cnv_bridge_refuses;
+mod cnv_bridge_replaces;
 mod cnv_bridge_versions;
 mod cnv_tuning;
 mod foreign_plugins;

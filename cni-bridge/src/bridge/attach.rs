@@ -80,6 +80,8 @@ fn build(
     }
     host.set_up(host_end.index)?;
     cni::mutated("host end up");
+    // Its address may have followed the new port's.
+    let bridge = host.link_by_index(bridge.index)?.unwrap_or(bridge);
     let mut success = describe(config, port, &bridge, &host_end, &pod_end);
     match ipam {
         Some(ipam) => {

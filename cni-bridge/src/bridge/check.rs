@@ -11,6 +11,7 @@ use netns::NetNs;
 use super::config::{Config, Gateway};
 use super::device;
 use super::error::BridgeError;
+use super::layer3;
 use super::masquerade;
 use super::port::Port;
 use super::uplink;
@@ -26,7 +27,7 @@ const MAIN_TABLE: u32 = 254;
 pub(super) fn check(config: &Config, port: &Port, previous: Option<&Success>) -> Result<(), BridgeError> {
     let path = port.netns.clone().ok_or(BridgeError::NoNetns)?;
     let sandbox = path.display().to_string();
-    let guest_mac = mac_in_result(port, &sandbox, previous)?;
+    let (guest_mac, mtu) = in_result(port, &sandbox, previous)?;
     let namespace = NetNs::open(path).map_err(BridgeError::Netns)?;
     let host = Netlink::open()?;
     let bridge = device::find(&host, config)?;
@@ -39,7 +40,7 @@ pub(super) fn check(config: &Config, port: &Port, previous: Option<&Success>) ->
     check_flags(config, &host_end)?;
     check_bridge(config, &host, &bridge, previous)?;
     let pod = Netlink::open_in(&namespace)?;
-    check_pod_end(config, port, &host_end, &pod, guest_mac)?;
+    check_pod_end(config, port, &host_end, &pod, guest_mac, mtu.or(config.mtu))?;
     check_addresses(port, &pod, previous)?;
     if config.masquerade {
         masquerade::check(&NfTables::open()?, port, &assigned(port, previous))?;
@@ -63,14 +64,18 @@ fn check_pod_end(
     host_end: &Link,
     pod: &Netlink,
     mac: Mac,
+    mtu: Option<u32>,
 ) -> Result<(), BridgeError> {
     let named = &port.if_name;
     let other_end = || format!("other end of {}", port.host_name);
     let peer = host_end.peer.map(|peer| pod.link_by_index(peer)).transpose()?.flatten();
     let peer = peer.filter(|peer| peer.kind == "veth" && peer.peer == Some(host_end.index));
     let peer = peer.ok_or_else(|| difference(other_end(), "not in the container", "in the container"))?;
-    expect(&format!("state of {}", peer.name), state(peer.up), state(!config.keep_pod_end_down))?;
-    if let Some(mtu) = config.mtu {
+    // One that ADD left down is for somebody else to set up.
+    if !config.keep_pod_end_down {
+        expect(&format!("state of {}", peer.name), state(peer.up), state(true))?;
+    }
+    if let Some(mtu) = mtu {
         expect(&format!("MTU of {}", peer.name), peer.mtu, mtu)?;
     }
     let visible = pod.link_by_name(named.as_str())?.ok_or_else(|| difference(named, "absent", "present"))?;
@@ -153,6 +158,7 @@ fn check_bridge(
     previous: Option<&Success>,
 ) -> Result<(), BridgeError> {
     let name = &bridge.name;
+    expect(&format!("state of {name}"), state(bridge.up), state(true))?;
     if config.promiscuous {
         expect(&format!("promiscuous mode of {name}"), bridge.promiscuous, true)?;
     }
@@ -161,8 +167,7 @@ fn check_bridge(
     }
     let addresses = host.addresses(bridge.index)?;
     for ip in previous.iter().flat_map(|result| &result.ips) {
-        let gateway = ip.gateway.and_then(|gateway| IpNetwork::new(gateway, ip.address.prefix()).ok());
-        if let Some(gateway) = gateway.filter(|gateway| !addresses.contains(gateway)) {
+        if let Some(gateway) = layer3::gateway(ip).filter(|gateway| !addresses.contains(gateway)) {
             return Err(
                 difference(format!("gateway's address {gateway} on {name}"), "absent", "present").into()
             );
@@ -180,11 +185,16 @@ fn assigned(port: &Port, previous: Option<&Success>) -> Vec<IpNetwork> {
     of_own.map(|ip| ip.address).collect()
 }
 
-/// The address that ADD reported for the container's interface.
-fn mac_in_result(port: &Port, sandbox: &str, previous: Option<&Success>) -> Result<Mac, BridgeError> {
+/// Address and MTU that the chain reported for the container's interface; versions before 1.1.0 do not tell the MTU.
+fn in_result(
+    port: &Port,
+    sandbox: &str,
+    previous: Option<&Success>,
+) -> Result<(Mac, Option<u32>), BridgeError> {
     let interfaces = previous.map(|result| &result.interfaces[..]).unwrap_or_default();
     let own = interfaces.iter().find(|one| one.name == port.if_name.as_str() && one.sandbox == sandbox);
-    own.and_then(|one| one.mac.parse().ok()).ok_or_else(|| BridgeError::NoPrevResult(port.if_name.clone()))
+    let told = own.and_then(|one| Some((one.mac.parse().ok()?, one.mtu)));
+    told.ok_or_else(|| BridgeError::NoPrevResult(port.if_name.clone()))
 }
 
 /// An ADD could work now: the bridge is there and does what the network needs, and the kernel would take the rules.

@@ -125,6 +125,10 @@ pub(super) fn gc(
         let _lock = BridgeLock::take()?;
         failures.extend(uplink::leave(&host, config).err());
     }
+    if config.makes_bridge() {
+        let _lock = BridgeLock::take()?;
+        failures.extend(device::remove_if_unused(&host, &config.bridge).err());
+    }
     let count = failures.len();
     match failures.into_iter().next() {
         None => Ok(()),

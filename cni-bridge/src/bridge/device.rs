@@ -63,10 +63,10 @@ pub(super) fn ensure(host: &Netlink, config: &Config) -> Result<Link, BridgeErro
             host.set_vlan_filtering(&name, true)?;
             cni::mutated("VLAN filtering");
         }
-        other => return promiscuous(host, config, other?),
+        other => return ready(host, config, other?),
     }
     let bridge = find(host, config)?;
-    promiscuous(host, config, bridge)
+    ready(host, config, bridge)
 }
 
 fn make(host: &Netlink, config: &Config) -> Result<(), BridgeError> {
@@ -94,7 +94,12 @@ fn make(host: &Netlink, config: &Config) -> Result<(), BridgeError> {
     Ok(())
 }
 
-fn promiscuous(host: &Netlink, config: &Config, bridge: Link) -> Result<Link, BridgeError> {
+/// A bridge that is down, as one just made by hand, would forward nothing.
+fn ready(host: &Netlink, config: &Config, bridge: Link) -> Result<Link, BridgeError> {
+    if !bridge.up {
+        host.set_up(bridge.index)?;
+        cni::mutated("bridge up");
+    }
     if config.promiscuous && !bridge.promiscuous {
         host.set_promiscuous(bridge.index, true)?;
         cni::mutated("promiscuous mode");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cni::{Ip, Ipam, Route, Success};
 use ipnetwork::IpNetwork;
-use netlink::{Link, Netlink, RouteOptions, Settled};
+use netlink::{Events, Link, Netlink, RouteOptions, Settled};
 use netns::NetNs;
 
 use super::config::{Config, Gateway};
@@ -14,6 +14,9 @@ use super::error::BridgeError;
 
 /// How long IPv6 duplicate address detection may take; it takes about 1 s (RFC 4862, `RetransTimer`).
 const DETECTION_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long the bridge may take to see that the port has its carrier; it takes about 1 ms.
+const CARRIER_LIMIT: Duration = Duration::from_secs(1);
 
 /// The pod's side of the port.
 pub(super) struct PodEnd<'a> {
@@ -61,7 +64,7 @@ pub(super) fn configure(
     bridge: &Link,
     pod: &PodEnd<'_>,
 ) -> Result<(), BridgeError> {
-    configure_pod(config, assigned, pod)?;
+    configure_pod(config, assigned, host, pod)?;
     if config.gateway > Gateway::No {
         configure_bridge(config, &assigned.ips, host, bridge)?;
     }
@@ -98,17 +101,19 @@ fn add_default_route(result: &mut Success, gateway: IpAddr) {
     }
 }
 
-fn configure_pod(config: &Config, result: &Success, pod: &PodEnd<'_>) -> Result<(), BridgeError> {
+fn configure_pod(
+    config: &Config,
+    result: &Success,
+    host: &Netlink,
+    pod: &PodEnd<'_>,
+) -> Result<(), BridgeError> {
     let index = pod.link.index;
-    let name = &pod.link.name;
-    // Neighbours that knew the address by another's hardware address learn of the new one at once.
-    let settings = [
-        format!("/proc/sys/net/ipv4/conf/{name}/arp_notify"),
-        format!("/proc/sys/net/ipv6/conf/{name}/ndisc_notify"),
-        format!("/proc/sys/net/ipv6/conf/{name}/keep_addr_on_down"),
-    ];
-    let written = pod.namespace.run(|| settings.iter().try_for_each(|path| write_setting(path, "1")));
+    let has_v6 = result.ips.iter().any(|ip| ip.address.is_ipv6());
+    let settings = settings(&pod.link.name, has_v6, config.detect_duplicates);
+    let written =
+        pod.namespace.run(|| settings.iter().try_for_each(|(path, value)| write_setting(path, value)));
     written.map_err(BridgeError::Netns)??;
+    let events = Events::of_links()?;
     for ip in &result.ips {
         if config.detect_duplicates {
             pod.netlink.add_address(index, ip.address)?;
@@ -119,7 +124,6 @@ fn configure_pod(config: &Config, result: &Success, pod: &PodEnd<'_>) -> Result<
     }
     pod.netlink.set_up(index)?;
     cni::mutated("pod end up");
-    let has_v6 = result.ips.iter().any(|ip| ip.address.is_ipv6());
     if config.detect_duplicates && has_v6 {
         match Netlink::settle_addresses(pod.namespace, index, DETECTION_LIMIT)? {
             Settled::Usable => {}
@@ -134,18 +138,49 @@ fn configure_pod(config: &Config, result: &Success, pod: &PodEnd<'_>) -> Result<
         pod.netlink.add_route(index, &route)?;
         cni::mutated("route");
     }
+    announce(&events, host, pod)
+}
+
+/// Settings of the pod's interface, and their values.
+fn settings(name: &str, has_v6: bool, detect_duplicates: bool) -> Vec<(String, &'static str)> {
+    let v4 = |setting: &str| format!("/proc/sys/net/ipv4/conf/{name}/{setting}");
+    let v6 = |setting: &str| format!("/proc/sys/net/ipv6/conf/{name}/{setting}");
+    // For `announce`.
+    let mut settings =
+        vec![(v4("arp_notify"), "1"), (v6("ndisc_notify"), "1"), (v6("keep_addr_on_down"), "1")];
+    if has_v6 {
+        // Runtimes switch IPv6 off in pods that have no IPv6 address yet.
+        settings
+            .extend([("/proc/sys/net/ipv6/conf/lo/disable_ipv6".to_owned(), "0"), (v6("disable_ipv6"), "0")]);
+    }
+    if detect_duplicates {
+        settings.extend([(v6("enhanced_dad"), "1"), (v6("accept_dad"), "1")]);
+    }
+    settings
+}
+
+/// Has the kernel tell the neighbours whose the addresses are, so that those who knew them by another's hardware address
+/// learn of the new one at once. What it sent when the interface was set up was too early: the bridge forwards nothing
+/// from a port before it has seen its carrier.
+fn announce(events: &Events, host: &Netlink, pod: &PodEnd<'_>) -> Result<(), BridgeError> {
+    let (Some(host_end), Some(mac)) = (pod.link.peer, pod.link.mac) else { return Ok(()) };
+    let running = || Ok::<_, BridgeError>(host.link_by_index(host_end)?.filter(|link| link.running));
+    if events.until(CARRIER_LIMIT, running)?.is_none() {
+        tracing::warn!("the host end of {} has no carrier: its addresses are not announced", pod.link.name);
+        return Ok(());
+    }
+    // "Another" address is announced, be it the same.
+    pod.netlink.set_mac(pod.link.index, mac)?;
+    cni::mutated("addresses announced");
     Ok(())
 }
 
 /// The bridge answers to the gateways' addresses, and the node forwards.
 fn configure_bridge(config: &Config, ips: &[Ip], host: &Netlink, bridge: &Link) -> Result<(), BridgeError> {
-    for ip in ips {
-        let Some(gateway) = ip.gateway else { continue };
-        // Prefix lengths come from an address of the same family, so the pair is valid.
-        if let Ok(address) = IpNetwork::new(gateway, ip.address.prefix()) {
-            ensure_address(config, host, bridge, address)?;
-        }
-        let forwarding = match gateway {
+    let gateways: Vec<_> = ips.iter().filter_map(gateway).collect();
+    for wanted in &gateways {
+        ensure_address(config, host, bridge, *wanted, &gateways)?;
+        let forwarding = match wanted.ip() {
             IpAddr::V4(_) => "/proc/sys/net/ipv4/ip_forward",
             IpAddr::V6(_) => "/proc/sys/net/ipv6/conf/all/forwarding",
         };
@@ -158,17 +193,27 @@ fn configure_bridge(config: &Config, ips: &[Ip], host: &Netlink, bridge: &Link) 
     Ok(())
 }
 
+/// The gateway's address as the bridge has it: in the subnet, or alone if it is of the other family.
+pub(super) fn gateway(ip: &Ip) -> Option<IpNetwork> {
+    let gateway = ip.gateway?;
+    let in_subnet = gateway.is_ipv6() == ip.address.is_ipv6();
+    if in_subnet { IpNetwork::new(gateway, ip.address.prefix()).ok() } else { Some(gateway.into()) }
+}
+
+/// Gives the bridge an address, and takes away what is in its way if the network says so; not what is among `all` the
+/// pod's gateways.
 fn ensure_address(
     config: &Config,
     host: &Netlink,
     bridge: &Link,
     wanted: IpNetwork,
+    all: &[IpNetwork],
 ) -> Result<(), BridgeError> {
     for found in host.addresses(bridge.index)? {
         if found == wanted {
             return Ok(());
         }
-        if !is_in_the_way(found, wanted) {
+        if all.contains(&found) || !is_in_the_way(found, wanted) {
             continue;
         }
         if !config.force_address {
@@ -185,7 +230,7 @@ fn ensure_address(
     Ok(())
 }
 
-/// A bridge has one IPv4 address, and IPv6 ones whose subnets do not overlap.
+/// A bridge has the IPv4 addresses of one network, and IPv6 ones whose subnets do not overlap.
 fn is_in_the_way(found: IpNetwork, wanted: IpNetwork) -> bool {
     match (found, wanted) {
         (IpNetwork::V4(_), IpNetwork::V4(_)) => true,

@@ -90,8 +90,8 @@ impl TryFrom<&Request> for Config {
             request.attachment.as_ref().map(|attachment| attachment.if_name.as_str()).unwrap_or_default();
         let sysctls = sysctl.iter().map(|(key, value)| Sysctl::parse(key, value, if_name));
         let mac = [
-            ("runtimeConfig.mac", runtime_config.mac.as_deref()),
             ("args.cni.mac", by_args.mac.as_deref()),
+            ("runtimeConfig.mac", runtime_config.mac.as_deref()),
             ("CNI_ARGS MAC", request.args.get("MAC")),
             ("mac", mac.as_deref()),
         ];
@@ -106,7 +106,9 @@ impl TryFrom<&Request> for Config {
                 all_multicast: by_args.allmulti.or(allmulti),
                 tx_queue_len: number("txQLen", by_args.tx_queue_len.or(tx_queue_len), 0, u32::MAX)?,
             },
-            data_dir: data_dir.map_or_else(|| Ok(DATA_DIR.into()), absolute)?,
+            data_dir: data_dir
+                .filter(|path| !path.as_os_str().is_empty())
+                .map_or_else(|| Ok(DATA_DIR.into()), absolute)?,
         })
     }
 }
@@ -114,7 +116,8 @@ impl TryFrom<&Request> for Config {
 /// Where the interface's values are kept: all that DEL needs, and there even if the rest of the configuration is what
 /// ADD refused.
 pub(super) fn data_dir(request: &Request) -> PathBuf {
-    request.config.get("dataDir").and_then(serde_json::Value::as_str).unwrap_or(DATA_DIR).into()
+    let written = request.member("dataDir").and_then(serde_json::Value::as_str);
+    written.map(PathBuf::from).filter(|path| path.is_absolute()).unwrap_or_else(|| DATA_DIR.into())
 }
 
 /// A path that is the same wherever the runtime calls the plugin from.

@@ -16,16 +16,25 @@ const ALLOWLIST: &str = "/etc/cni/tuning/allowlist.conf";
 /// One setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sysctl {
-    /// As it was written, with the interface's name in it.
+    /// As it was written.
+    written: String,
+    /// The same with the interface's name in it.
     key: String,
     path: PathBuf,
     value: String,
 }
 
 impl Sysctl {
-    /// Reads `net.ipv4.conf.IFNAME.arp_filter`, or the same with slashes where a name has dots.
+    /// Reads `net.ipv4.conf.IFNAME.arp_filter`, or the same with slashes where a name has dots; or, as sysctl(8) does,
+    /// `net.ipv4.conf.eth0/5.arp_filter`, where the dot of a name is a slash.
     pub(super) fn parse(key: &str, value: &str, if_name: &str) -> Result<Self, Error> {
-        let slashed = if key.contains('/') { key.to_owned() } else { key.replace('.', "/") };
+        let dotted = key.chars().find(|c| matches!(c, '.' | '/')) == Some('.');
+        let exchanged = |c: char| match c {
+            '.' => '/',
+            '/' => '.',
+            other => other,
+        };
+        let slashed = if dotted { key.chars().map(exchanged).collect() } else { key.to_owned() };
         let wrong = |what: &str| Error::new(Code::InvalidConfig, format!("sysctl {key:?}: {what}"));
         let parts: Vec<&str> =
             slashed.split('/').map(|part| if part == "IFNAME" { if_name } else { part }).collect();
@@ -39,7 +48,8 @@ impl Sysctl {
             return Err(wrong("has a value of more than one line"));
         }
         let path = parts.iter().skip(1).fold(PathBuf::from(NET), |path, part| path.join(part));
-        Ok(Self { key: key.replace("IFNAME", if_name), path, value: value.to_owned() })
+        let with_name = key.replace("IFNAME", if_name);
+        Ok(Self { written: key.to_owned(), key: with_name, path, value: value.to_owned() })
     }
 
     /// Writes it, in the calling thread's network namespace.
@@ -67,7 +77,8 @@ fn words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Refuses what the node's allowlist does not have.
+/// Refuses what the node's allowlist does not have. It speaks of `IFNAME` as configurations do, whatever the interface is
+/// called.
 pub(super) fn check_allowlist(sysctls: &[Sysctl]) -> Result<(), TuningError> {
     let path = Path::new(ALLOWLIST);
     let list = match fs::read_to_string(path) {
@@ -81,9 +92,9 @@ pub(super) fn check_allowlist(sysctls: &[Sysctl]) -> Result<(), TuningError> {
             Regex::new(line).map_err(|source| TuningError::Allowlist { line: line.to_owned(), source })
         })
         .collect::<Result<_, _>>()?;
-    match sysctls.iter().find(|sysctl| !patterns.iter().any(|pattern| pattern.is_match(&sysctl.key))) {
+    match sysctls.iter().find(|sysctl| !patterns.iter().any(|pattern| pattern.is_match(&sysctl.written))) {
         None => Ok(()),
-        Some(sysctl) => Err(TuningError::NotAllowed(sysctl.key.clone())),
+        Some(sysctl) => Err(TuningError::NotAllowed(sysctl.written.clone())),
     }
 }
 
@@ -106,6 +117,10 @@ mod tests {
             path("net.ipv4.conf.IFNAME.arp_filter").unwrap(),
             "/proc/sys/net/ipv4/conf/eth0.5/arp_filter"
         );
+        assert_eq!(
+            path("net.ipv4.conf.eth0/100.arp_filter").unwrap(),
+            "/proc/sys/net/ipv4/conf/eth0.100/arp_filter"
+        );
     }
 
     #[test]
@@ -116,6 +131,7 @@ mod tests {
             "net",
             "net/../kernel/core_pattern",
             "net..x",
+            "net.//.kernel.core_pattern",
             "/net/x",
             "net/./x",
             "net.a\0b",

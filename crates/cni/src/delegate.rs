@@ -22,7 +22,8 @@ pub struct Ipam<'a> {
 }
 
 impl<'a> Ipam<'a> {
-    /// The plugin that `ipam.type` names; none if the network has no IPAM (`ipam` missing or empty).
+    /// The plugin that `ipam.type` names; none if the network has no IPAM: `ipam` is missing or empty, or nothing but an
+    /// empty type.
     ///
     /// # Errors
     /// Code 7 if `ipam` is no object or its type no file name.
@@ -30,7 +31,7 @@ impl<'a> Ipam<'a> {
         let wrong = |what: &str| Error::new(Code::InvalidConfig, format!("ipam: {what}"));
         let ipam = match request.config.get("ipam") {
             None | Some(Value::Null) => return Ok(None),
-            Some(Value::Object(ipam)) if ipam.is_empty() => return Ok(None),
+            Some(Value::Object(ipam)) if ipam.iter().all(says_nothing) => return Ok(None),
             Some(Value::Object(ipam)) => ipam,
             Some(_) => return Err(wrong("must be an object")),
         };
@@ -104,6 +105,10 @@ impl<'a> Ipam<'a> {
             error => Error::from_error(Code::Io, &Unusable { kind: self.kind.to_owned(), source: error }),
         })
     }
+}
+
+fn says_nothing((key, value): (&String, &Value)) -> bool {
+    key == "type" && (value.is_null() || value.as_str() == Some(""))
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -7,9 +7,9 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command as Process, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, thread};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::request::{Attachment, Command};
 use crate::success::ResultError;
@@ -17,6 +17,8 @@ use crate::{Code, Error};
 
 /// Longest answer (and longest log) that is taken from a plugin, in bytes.
 const MAX_OUTPUT: usize = 4 << 20;
+/// What a pipe takes at once if it takes anything (`PIPE_BUF`), in bytes.
+const PIPE_PART: usize = 4096;
 
 /// Why a plugin gave no usable answer.
 #[derive(Debug, thiserror::Error)]
@@ -76,11 +78,11 @@ pub(crate) fn find(path: &[PathBuf], kind: &str) -> Result<PathBuf, ExecError> {
         .ok_or_else(|| ExecError::NotFound { kind: kind.to_owned(), path: path.to_vec() })
 }
 
-/// Runs plugin `kind` with `stdin`; its standard output if it succeeds.
+/// Runs plugin `kind` with `stdin`; its standard output if it succeeds. It gets this process' environment, as libcni's
+/// plugins do: what finds its tools, configures them and makes it log.
 pub(crate) fn call(call: &Call<'_>, kind: &str, stdin: &[u8]) -> Result<Vec<u8>, ExecError> {
     let program = find(call.path, kind)?;
     let mut child = orphan::forbid(&mut Process::new(&program))
-        .env_clear()
         .envs(environment(call))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -117,73 +119,100 @@ fn environment(call: &Call<'_>) -> Vec<(&'static str, String)> {
         environment
             .push(("CNI_NETNS", netns.as_ref().map(|path| path.display().to_string()).unwrap_or_default()));
     }
-    // What a plugin needs to find its tools, and what makes it log.
-    for name in ["PATH", "GUESTWIRE_LOG", "GUESTWIRE_CRASH_AFTER"] {
-        if let Ok(value) = env::var(name) {
-            environment.push((name, value));
-        }
-    }
     environment
 }
 
-/// Writes all of `stdin` while reading both outputs to their ends. On failure the child is killed.
+/// Writes all of `stdin` while reading both outputs to their ends, and waits for the child to end. On failure it is killed.
 fn exchange(child: &mut Child, stdin: &[u8], timeout: Duration) -> Result<(Vec<u8>, Vec<u8>), ExecError> {
     let deadline = Instant::now() + timeout;
-    let (Some(input), Some(stdout), Some(stderr)) =
-        (child.stdin.take(), child.stdout.take(), child.stderr.take())
-    else {
-        return Err(ExecError::Pipe(io::Error::other("a pipe is missing")));
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let pid = Pid::from_child(child);
+    let mut pipes = Pipes {
+        stdin: child.stdin.take(),
+        unwritten: stdin,
+        stdout: (child.stdout.take(), Vec::new()),
+        stderr: (child.stderr.take(), Vec::new()),
     };
-    thread::scope(|scope| {
-        scope.spawn(move || feed(input, stdin));
-        let outputs = drain(stdout, stderr, || deadline.saturating_duration_since(Instant::now()));
-        outputs.map_err(|stop| {
-            // Also unblocks the writer, which the scope waits for. The process may have ended by itself meanwhile.
+    let mut run = || {
+        while pipes.are_open() {
+            pipes.turn(left())?;
+        }
+        // Whoever closes its outputs need not have ended.
+        let ended = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| ExecError::Pipe(errno.into()))?;
+        wait(&mut [PollFd::new(ended.as_fd(), PollFlags::POLLIN)], left())
+    };
+    match run() {
+        Ok(()) => Ok((pipes.stdout.1, pipes.stderr.1)),
+        Err(stop) => {
+            // It may have ended by itself meanwhile.
             let _ = child.kill();
-            stop.unwrap_or(ExecError::Timeout(timeout))
-        })
-    })
+            Err(stop.unwrap_or(ExecError::Timeout(timeout)))
+        }
+    }
 }
 
-/// Reads both to their ends. The error is `None` when no time is left.
-fn drain(
-    mut stdout: ChildStdout,
-    mut stderr: ChildStderr,
-    left: impl Fn() -> Duration,
-) -> Result<(Vec<u8>, Vec<u8>), Option<ExecError>> {
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let (mut out_open, mut err_open) = (true, true);
-    while out_open || err_open {
-        let (out_ready, err_ready) = {
-            // A pipe whose other end is closed is always ready, so it must not be polled again.
-            let open = [(out_open, stdout.as_fd()), (err_open, stderr.as_fd())];
-            let mut fds: Vec<_> = open
-                .iter()
-                .filter(|(open, _)| *open)
-                .map(|(_, fd)| PollFd::new(*fd, PollFlags::POLLIN))
-                .collect();
-            wait(&mut fds, left())?;
+/// What is exchanged with a child. A pipe whose other end is closed is always ready, so it is dropped.
+struct Pipes<'a> {
+    stdin: Option<ChildStdin>,
+    unwritten: &'a [u8],
+    stdout: (Option<ChildStdout>, Vec<u8>),
+    stderr: (Option<ChildStderr>, Vec<u8>),
+}
+
+/// Why an exchange was stopped; `None` when no time is left.
+type Stop = Option<ExecError>;
+
+impl Pipes<'_> {
+    /// There is something to be read yet.
+    fn are_open(&self) -> bool {
+        self.stdout.0.is_some() || self.stderr.0.is_some()
+    }
+
+    /// Waits until a pipe is ready, and writes or reads what it takes or has.
+    fn turn(&mut self, left: Duration) -> Result<(), Stop> {
+        let [stdin_ready, stdout_ready, stderr_ready] = {
+            let wanted = [
+                (self.stdin.as_ref().map(ChildStdin::as_fd), PollFlags::POLLOUT),
+                (self.stdout.0.as_ref().map(ChildStdout::as_fd), PollFlags::POLLIN),
+                (self.stderr.0.as_ref().map(ChildStderr::as_fd), PollFlags::POLLIN),
+            ];
+            let mut fds: Vec<_> =
+                wanted.iter().filter_map(|(fd, flags)| Some(PollFd::new((*fd)?, *flags))).collect();
+            wait(&mut fds, left)?;
             let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(true));
-            (out_open && ready.next().unwrap_or(false), err_open && ready.next().unwrap_or(false))
+            wanted.map(|(fd, _)| fd.is_some() && ready.next().unwrap_or(false))
         };
-        if out_ready {
-            out_open = take(&mut stdout, &mut out)?;
+        if stdin_ready {
+            self.feed();
         }
-        if err_ready {
-            err_open = take(&mut stderr, &mut err)?;
+        if stdout_ready {
+            take(&mut self.stdout)?;
+        }
+        if stderr_ready {
+            take(&mut self.stderr)?;
+        }
+        Ok(())
+    }
+
+    /// Writes as much as a pipe that is ready takes at least, so that writing does not wait.
+    fn feed(&mut self) {
+        let Some(pipe) = &mut self.stdin else { return };
+        let part = self.unwritten.get(..PIPE_PART).unwrap_or(self.unwritten);
+        match pipe.write(part) {
+            Ok(length) => self.unwritten = self.unwritten.get(length..).unwrap_or_default(),
+            // A plugin need not read its configuration (VERSION does not); what it says then is in its answer.
+            Err(error) => {
+                tracing::debug!("the plugin did not read its configuration: {error}");
+                self.unwritten = &[];
+            }
+        }
+        if self.unwritten.is_empty() {
+            self.stdin = None;
         }
     }
-    Ok((out, err))
 }
 
-fn feed(mut input: ChildStdin, text: &[u8]) {
-    // A plugin need not read its configuration (VERSION does not); what it says then is in its answer.
-    if let Err(error) = input.write_all(text) {
-        tracing::debug!("the plugin did not read its configuration: {error}");
-    }
-}
-
-fn wait(fds: &mut [PollFd<'_>], left: Duration) -> Result<(), Option<ExecError>> {
+fn wait(fds: &mut [PollFd<'_>], left: Duration) -> Result<(), Stop> {
     let milliseconds = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
     match poll(fds, PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)) {
         Ok(0) => Err(None),
@@ -192,10 +221,14 @@ fn wait(fds: &mut [PollFd<'_>], left: Duration) -> Result<(), Option<ExecError>>
     }
 }
 
-/// Reads what is there; false at the end.
-fn take(from: &mut impl io::Read, to: &mut Vec<u8>) -> Result<bool, Option<ExecError>> {
+/// Reads what is there; at its end the pipe is dropped.
+fn take<T: io::Read>((from, to): &mut (Option<T>, Vec<u8>)) -> Result<(), Stop> {
+    let Some(pipe) = from else { return Ok(()) };
     let mut chunk = [0; 16384];
-    let length = from.read(&mut chunk).map_err(|error| Some(ExecError::Pipe(error)))?;
+    let length = pipe.read(&mut chunk).map_err(|error| Some(ExecError::Pipe(error)))?;
     to.extend_from_slice(chunk.get(..length).unwrap_or_default());
-    if to.len() > MAX_OUTPUT { Err(Some(ExecError::TooMuch)) } else { Ok(length > 0) }
+    if length == 0 {
+        *from = None;
+    }
+    if to.len() > MAX_OUTPUT { Err(Some(ExecError::TooMuch)) } else { Ok(()) }
 }

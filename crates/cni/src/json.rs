@@ -71,7 +71,21 @@ fn remove_nulls(value: &mut Value) {
     }
 }
 
+/// The same configuration with the protocol's own members under their names, whatever case they are written in.
+pub(crate) fn protocol_spelt(config: Map<String, Value>) -> Map<String, Value> {
+    if config.keys().all(|key| right(key, &PROTOCOL_KEYS).is_none_or(|right| right == key)) {
+        return config;
+    }
+    respelt(&config, &PROTOCOL_KEYS)
+}
+
 impl Request {
+    /// The member of the configuration with that name, whatever case it is written in.
+    pub fn member(&self, name: &str) -> Option<&Value> {
+        let similar = || self.config.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+        self.config.get(name).or_else(|| similar().map(|(_, value)| value))
+    }
+
     /// The configuration as a plugin's own type, whose keys are `known`. Logs a warning for each other one that is not the
     /// protocol's, with the nearest known one: a misspelt key must not silently do nothing.
     ///
@@ -112,19 +126,29 @@ impl Request {
 /// The members under the names that are `known`, whatever case they are written in; the others as they are, with a
 /// warning for those that are not somebody `else_s` either.
 fn spelt(members: &Map<String, Value>, known: &[&str], else_s: &[&str]) -> Map<String, Value> {
-    let mut spelt = Map::new();
-    for (key, value) in members {
-        let right = known.iter().find(|known| known.eq_ignore_ascii_case(key));
-        if right.is_none() && !else_s.contains(&key.as_str()) {
+    for key in members.keys() {
+        if right(key, known).is_none() && !else_s.contains(&key.as_str()) {
             warn_of_unknown(key, known);
         }
+    }
+    respelt(members, known)
+}
+
+fn respelt(members: &Map<String, Value>, known: &[&str]) -> Map<String, Value> {
+    let mut spelt = Map::new();
+    for (key, value) in members {
         // Where it is written in both ways, the right one counts.
-        let written = right.map_or(key.as_str(), |right| *right);
+        let written = right(key, known).unwrap_or(key);
         if written == key || !members.contains_key(written) {
             spelt.insert(written.to_owned(), value.clone());
         }
     }
     spelt
+}
+
+/// The one of `known` that is meant by `key`.
+fn right<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    known.iter().copied().find(|known| known.eq_ignore_ascii_case(key))
 }
 
 fn warn_of_unknown(key: &str, known: &[&str]) {
@@ -175,6 +199,7 @@ mod tests {
         let expected = Config { bridge: Some("b".to_owned()), vlan: 0, trunk: trunk() };
         assert_eq!(config(r#""Bridge":"b","VLAN":null,"trunk":[{"min":1,"max":null}]"#), Ok(expected));
         assert_eq!(config(r#""Bridge":"x","bridge":"b""#).unwrap().bridge.unwrap(), "b");
+        assert_eq!(config(r#""CNIVersion":"x","NAME":"/""#).unwrap().vlan, 0, "what is written right counts");
         let trunk = config(r#""Trunk":[{"MIN":1,"mAx":2},{"Min":8,"min":3}]"#).unwrap().trunk;
         assert_eq!(trunk, [Range { min: 1, max: Some(2) }, Range { min: 3, max: None }]);
     }

@@ -158,6 +158,7 @@ impl Request {
         let (attachment, args, path) = environment(command, variable)?;
         let config: Map<String, Value> = serde_json::from_slice(stdin)
             .map_err(|error| Error::from_error(Code::Decode, &Undecodable("the configuration", error)))?;
+        let config = json::protocol_spelt(config);
         let common: Common = json::read(Value::Object(config.clone()))?;
         let version = Version::parse(common.cni_version.as_deref())?;
         if version < command.since() {
@@ -282,6 +283,10 @@ mod tests {
         assert_eq!(request.version, Version::V1_0_0);
         assert_eq!(request.attachment().unwrap().if_name.as_str(), "eth0");
         assert_eq!(request.path.len(), 2);
+        let spelt = parse(Command::Add, None, r#"{"CniVersion":"1.0.0","Name":"n","IPAM":{"type":"a"}}"#);
+        let spelt = spelt.unwrap();
+        assert_eq!((spelt.version, spelt.network.as_str()), (Version::V1_0_0, "n"));
+        assert!(crate::Ipam::of(&spelt).unwrap().is_some());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::json::{self, Unreadable};
@@ -32,6 +32,7 @@ pub struct Success {
 /// One address as 0.1.0 and 0.2.0 have it: `ip4` and `ip6`.
 #[derive(Deserialize)]
 struct OldIp {
+    #[serde(deserialize_with = "with_prefix")]
     ip: IpNetwork,
     gateway: Option<IpAddr>,
     #[serde(default)]
@@ -126,6 +127,7 @@ pub struct Ip {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<usize>,
     /// Address and prefix length.
+    #[serde(deserialize_with = "with_prefix")]
     pub address: IpNetwork,
     /// The subnet's gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -136,6 +138,7 @@ pub struct Ip {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// Destination.
+    #[serde(deserialize_with = "with_prefix")]
     pub dst: IpNetwork,
     /// Next hop; none means the gateway of the family's address, and the unspecified address none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -172,6 +175,17 @@ pub struct Dns {
     /// Resolver options.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
+}
+
+/// An address alone would be read as a subnet of one, which nobody means by leaving the length out.
+fn with_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNetwork, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let length = text.split_once('/').map(|(_, length)| length);
+    if !length.is_some_and(|length| length.bytes().all(|byte| byte.is_ascii_digit())) {
+        let wrong = format!("{text:?} is no subnet; allowed: an address and the length of its prefix");
+        return Err(serde::de::Error::custom(wrong));
+    }
+    text.parse().map_err(serde::de::Error::custom)
 }
 
 impl Dns {

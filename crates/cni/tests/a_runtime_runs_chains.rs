@@ -210,4 +210,31 @@ fn plugins_that_misbehave_are_ended_and_described() {
     bench.runtime.timeout = Duration::from_millis(300);
     bench.plugin("a", "[ $CNI_COMMAND = DEL ] && exit 0; exec 2>&-; exec sleep 60");
     assert!(matches!(add(&bench), ExecError::Timeout(_)));
+    bench.plugin("a", "[ $CNI_COMMAND = DEL ] && exit 0; exec >&- 2>&-; exec sleep 60");
+    assert!(matches!(add(&bench), ExecError::Timeout(_)), "it answered and did not end");
+}
+
+/// A pipe holds 64 KiB: whoever has its other end and reads nothing must not be waited for.
+#[test]
+fn a_configuration_that_nobody_reads_is_not_waited_for() {
+    let mut bench = Bench::new();
+    bench.runtime.timeout = Duration::from_millis(300);
+    let path = bench.runtime.plugin_path[0].join("a");
+    fs::write(&path, "#!/bin/sh\n[ $CNI_COMMAND = DEL ] && exit 0\nsleep 60\n").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let plugins = json!([{"type": "a", "note": "x".repeat(1 << 20)}]);
+    let network = json!({"name": "n", "cniVersion": "1.0.0", "plugins": plugins}).to_string();
+    let network = NetworkConfigList::parse(&network).unwrap();
+    let error = bench.runtime.add(&network, &invocation()).unwrap_err();
+    assert!(matches!(error, RuntimeError::Exec { source: ExecError::Timeout(_), .. }), "{error:?}");
+}
+
+#[test]
+fn a_plugin_gets_its_caller_s_environment() {
+    let bench = Bench::new();
+    // What every test run has.
+    let name = "CARGO_MANIFEST_DIR";
+    let expected = std::env::var(name).unwrap();
+    bench.plugin("a", &format!("[ \"${name}\" = '{expected}' ] || exit 3\n{ANSWER}"));
+    bench.runtime.add(&network(&["a"]), &invocation()).unwrap();
 }

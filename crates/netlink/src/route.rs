@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_util::stream::TryStreamExt as _;
+use futures_util::stream::{StreamExt as _, TryStreamExt as _};
 use ipnetwork::IpNetwork;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteScope, RouteType, RouteVia,
 };
@@ -62,7 +64,8 @@ impl Netlink {
         self.wait("list routes of link with index", index, messages)
     }
 
-    /// Adds a route through a link.
+    /// Adds a route through a link. Another one to the same destination is no obstacle: over IPv4 the new one goes first,
+    /// over IPv6 both are taken in turn.
     pub fn add_route(&self, index: u32, route: &Route) -> Result<(), Error> {
         let Route { destination, gateway, options } = *route;
         let mut message = match (destination, gateway) {
@@ -91,7 +94,7 @@ impl Netlink {
             }
         };
         options.write(&mut message);
-        self.wait("add route to", destination, self.handle.route().add(message).execute())
+        self.wait("add route to", destination, insert(self.handle.clone(), message))
     }
 
     /// Takes packets for `address` that come in by a link as this host's own (`ip -6 route add local … table local`),
@@ -118,6 +121,22 @@ impl Netlink {
                 && wanted.iter().all(|attribute| message.attributes.contains(attribute))
         }))
     }
+}
+
+/// As `ip route prepend`: the packet crate would insist on being the first to add one.
+async fn insert(mut handle: rtnetlink::Handle, route: RouteMessage) -> Result<(), rtnetlink::Error> {
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(route));
+    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
+    let mut answers = handle.request(request)?;
+    while let Some(answer) = answers.next().await {
+        match answer.payload {
+            NetlinkPayload::Error(error) if error.code.is_some() => {
+                return Err(rtnetlink::Error::NetlinkError(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 impl RouteOptions {

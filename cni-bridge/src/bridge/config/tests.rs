@@ -44,6 +44,7 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!((config.bridge.as_str(), config.vlan, config.mac_spoof_check), ("cni0", None, false));
     assert!(config.preserve_default_vlan);
     assert_eq!(parse(json!({"vlan": 0, "mtu": 0, "ipam": {}})).unwrap(), config);
+    assert_eq!(parse(json!({"ipam": {"type": ""}})).unwrap(), config);
 }
 
 #[test]
@@ -51,6 +52,7 @@ fn a_trunk_s_keys_are_known_in_any_case() {
     let trunk = |entries: Value| parse(json!({"vlanTrunk": entries, "preserveDefaultVlan": false}));
     let written = trunk(json!([{"minID": 10, "maxID": 20}, {"id": 7}])).unwrap();
     assert_eq!(trunk(json!([{"minId": 10, "MAXID": 20}, {"ID": 7}])).unwrap(), written);
+    assert_eq!(trunk(json!([{"id": 7, "minID": 10, "maxID": 20}])).unwrap().trunk.len(), 2);
     let error = trunk(json!([{"minId": 20, "maxId": 10}])).unwrap_err();
     assert_eq!(error.code, Code::InvalidConfig);
 }
@@ -112,7 +114,11 @@ fn what_is_wrong_is_named_with_what_is_allowed() {
         ),
         (json!({"vlanTrunk": [{"minID": 9}]}), Code::InvalidConfig, "vlanTrunk[0].maxID: is missing"),
         (json!({"vlanTrunk": [{"maxID": 9}]}), Code::InvalidConfig, "vlanTrunk[0].minID: is missing"),
-        (json!({"vlanTrunk": [{"id": 7, "maxID": 9}]}), Code::InvalidConfig, "vlanTrunk[0].id: stands next"),
+        (
+            json!({"vlanTrunk": [{"id": 7, "maxID": 9}]}),
+            Code::InvalidConfig,
+            "vlanTrunk[0].minID: is missing",
+        ),
         (json!({"vlanTrunk": [{}]}), Code::InvalidConfig, "vlanTrunk[0].id: is missing"),
         (
             json!({"hairpinMode": true, "promiscMode": true}),

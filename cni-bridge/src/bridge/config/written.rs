@@ -236,25 +236,29 @@ fn trunk_of(list: &[RawTrunk]) -> Result<Vec<VlanRange>, Error> {
         let what = format!("lists {} entries; allowed: up to {MAX_TRUNK}", list.len());
         return Err(invalid("vlanTrunk", &what));
     }
-    list.iter().enumerate().map(trunk_entry).collect()
+    let entries: Vec<_> = list.iter().enumerate().map(trunk_entry).collect::<Result<_, _>>()?;
+    Ok(entries.into_iter().flatten().collect())
 }
 
-fn trunk_entry((index, trunk): (usize, &RawTrunk)) -> Result<VlanRange, Error> {
+/// An entry says one VLAN, a range, or both.
+fn trunk_entry((index, trunk): (usize, &RawTrunk)) -> Result<Vec<VlanRange>, Error> {
     let field = |name: &str| format!("vlanTrunk[{index}].{name}");
     let one = |name: &str, id: Option<i64>| vlan_of(&field(name), id);
-    match (one("id", trunk.id)?, one("minID", trunk.min)?, one("maxID", trunk.max)?) {
-        (Some(vlan), None, None) => Ok(vlan.into()),
-        (None, Some(first), Some(last)) if first <= last => Ok(VlanRange { first, last }),
-        (None, Some(first), Some(last)) => {
-            Err(invalid(&field("minID"), &format!("is {first}, above maxID {last}; allowed: up to maxID")))
+    let vlan = one("id", trunk.id)?.map(VlanRange::from);
+    let range = match (one("minID", trunk.min)?, one("maxID", trunk.max)?) {
+        (Some(first), Some(last)) if first <= last => Some(VlanRange { first, last }),
+        (Some(first), Some(last)) => {
+            let what = format!("is {first}, above maxID {last}; allowed: up to maxID");
+            return Err(invalid(&field("minID"), &what));
         }
-        (None, Some(_), None) => Err(invalid(&field("maxID"), "is missing next to minID")),
-        (None, None, Some(_)) => Err(invalid(&field("minID"), "is missing next to maxID")),
-        (None, None, None) => Err(invalid(&field("id"), "is missing; allowed: id, or minID and maxID")),
-        (Some(_), _, _) => {
-            Err(invalid(&field("id"), "stands next to minID or maxID; allowed: one or the other"))
+        (Some(_), None) => return Err(invalid(&field("maxID"), "is missing next to minID")),
+        (None, Some(_)) => return Err(invalid(&field("minID"), "is missing next to maxID")),
+        (None, None) if vlan.is_none() => {
+            return Err(invalid(&field("id"), "is missing; allowed: id, or minID and maxID"));
         }
-    }
+        (None, None) => None,
+    };
+    Ok(vlan.into_iter().chain(range).collect())
 }
 
 fn vlan_of(field: &str, vlan: Option<i64>) -> Result<Option<VlanId>, Error> {
