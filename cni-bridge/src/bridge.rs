@@ -14,6 +14,7 @@ mod config;
 mod detach;
 mod device;
 mod error;
+mod gateway;
 mod layer3;
 mod masquerade;
 mod port;

@@ -23,6 +23,17 @@ fn a_broken_call_gets_its_code_from_each_plugin() {
             let (code, message) = call.clone().without(variable).call("ADD").error();
             assert_eq!((code, message), (4, format!("ADD needs {variable}")), "{plugin}");
         }
+        for (verb, variables) in [
+            ("CHECK", &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"][..]),
+            ("DEL", &["CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"]),
+            ("STATUS", &["CNI_PATH"]),
+            ("GC", &["CNI_PATH"]),
+        ] {
+            for variable in variables {
+                let (code, message) = call.clone().without(variable).call(verb).error();
+                assert_eq!((code, message), (4, format!("{verb} needs {variable}")), "{plugin}");
+            }
+        }
         let table = [
             (call.clone().ifname("sixteen-bytes-xx"), 4),
             (call.clone().ifname("a/b"), 4),

@@ -6,6 +6,7 @@
 
 mod a_kvm_guest;
 mod a_vmm_boots_linux;
+mod cnv_bridge_gateway;
 mod cnv_bridge_uplinks;
 mod cnv_bridge_vlans;
 #[path = "../netns/masquerade_ground.rs"]

@@ -14,6 +14,7 @@ use super::config::{Config, SourceCheck};
 use super::detach;
 use super::device::{self, BridgeLock};
 use super::error::BridgeError;
+use super::gateway;
 use super::layer3::{self, PodEnd};
 use super::masquerade;
 use super::port::Port;
@@ -87,8 +88,9 @@ fn build(
         Some(ipam) => {
             let position = success.interfaces.len() - 1;
             let pod_end = PodEnd { namespace, netlink: pod, link: &pod_end, position };
-            let assigned = address(config, port, ipam, host, &bridge, &pod_end)?;
+            let (assigned, gateway) = address(config, port, ipam, host, &bridge, &pod_end)?;
             success = Success { interfaces: success.interfaces, ..assigned };
+            success.interfaces.extend(gateway.and_then(|link| gateway::describe(&link, &bridge)));
         }
         None if config.keep_pod_end_down => {}
         None => {
@@ -102,7 +104,7 @@ fn build(
     Ok(success)
 }
 
-/// Has addresses assigned, and sets up all that depends on them.
+/// Has addresses assigned, and sets up all that depends on them. Also tells the link that is the gateway.
 fn address(
     config: &Config,
     port: &Port,
@@ -110,19 +112,19 @@ fn address(
     host: &Netlink,
     bridge: &Link,
     pod_end: &PodEnd<'_>,
-) -> Result<Success, BridgeError> {
+) -> Result<(Success, Option<Link>), BridgeError> {
     let assigned = layer3::assign(config, ipam, pod_end.position)?;
     let addresses: Vec<_> = assigned.ips.iter().map(|ip| ip.address).collect();
     if config.source_check == SourceCheck::Assigned {
         // Until now, for an IPAM plugin that speaks DHCP, there was a guard that allows none.
         guard(config, port, pod_end.link, &addresses.iter().map(IpNetwork::ip).collect::<Vec<_>>())?;
     }
-    layer3::configure(config, &assigned, host, bridge, pod_end)?;
+    let gateway = layer3::configure(config, &assigned, host, bridge, pod_end)?;
     if config.masquerade {
         masquerade::install(&NfTables::open()?, port, &addresses)?;
         cni::mutated("masquerading");
     }
-    Ok(assigned)
+    Ok((assigned, gateway))
 }
 
 /// Lets the port send only what it may claim to be.

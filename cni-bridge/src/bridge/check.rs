@@ -11,6 +11,7 @@ use netns::NetNs;
 use super::config::{Config, Gateway};
 use super::device;
 use super::error::BridgeError;
+use super::gateway;
 use super::layer3;
 use super::masquerade;
 use super::port::Port;
@@ -165,9 +166,10 @@ fn check_bridge(
     if config.gateway == Gateway::No {
         return Ok(());
     }
-    let addresses = host.addresses(bridge.index)?;
+    let link = gateway::check(host, config, bridge)?;
+    let (name, addresses) = (&link.name, host.addresses(link.index)?);
     for ip in previous.iter().flat_map(|result| &result.ips) {
-        if let Some(gateway) = layer3::gateway(ip).filter(|gateway| !addresses.contains(gateway)) {
+        if let Some(gateway) = layer3::address(ip).filter(|gateway| !addresses.contains(gateway)) {
             return Err(
                 difference(format!("gateway's address {gateway} on {name}"), "absent", "present").into()
             );

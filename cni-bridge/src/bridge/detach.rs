@@ -7,20 +7,22 @@ use netlink::{Link, Netlink};
 use super::config::Config;
 use super::device::{self, BridgeLock};
 use super::error::BridgeError;
+use super::gateway;
 use super::masquerade;
 use super::port::{self, Port};
 use super::uplink;
 use crate::spoof;
 use nf_tables::{Family, NfTables};
 
-/// Removes the port, releases its addresses, lets the uplink leave its VLANs and removes the bridge if the port was the last on one of ours. Every
-/// part is tried even if one fails; the first failure is returned. Works without the namespace, and again.
+/// Removes the port and releases its addresses; lets the uplink leave its VLANs, and removes the VLAN's gateway and the bridge
+/// if they are ours and the port was their last. Every part is tried even if one fails; the first failure is returned. Works
+/// without the namespace, and again.
 pub(super) fn del(config: &Config, port: &Port, ipam: Option<&Ipam<'_>>) -> Result<(), BridgeError> {
     let released = ipam.map_or(Ok(()), |ipam| ipam.del().map_err(BridgeError::Ipam));
     let host = Netlink::open()?;
     let _lock = if config.needs_lock() { Some(BridgeLock::take()?) } else { None };
     let removed = remove_port(Some(config), port, &host);
-    let left = uplink::leave(&host, config);
+    let left = uplink::leave(&host, config).and(gateway::leave(&host, config));
     let unused = if config.makes_bridge() { device::remove_if_unused(&host, &config.bridge) } else { Ok(()) };
     released.and(removed).and(left).and(unused)
 }
@@ -127,6 +129,7 @@ pub(super) fn gc(
     }
     if config.makes_bridge() {
         let _lock = BridgeLock::take()?;
+        failures.extend(gateway::leave(&host, config).err());
         failures.extend(device::remove_if_unused(&host, &config.bridge).err());
     }
     let count = failures.len();

@@ -29,11 +29,22 @@ pub(crate) enum BridgeError {
     /// The bridge does not keep VLANs apart.
     #[error("bridge {0} does not filter VLANs, so they cannot be kept apart on it")]
     NoVlanFiltering(IfName),
+    /// A gateway's link would have a name that none can have; the configuration is checked for that.
+    #[error("the gateway's interface has no usable name")]
+    GatewayName(#[source] net_types::IfNameError),
+    /// What has the name of a VLAN's gateway is something else.
+    #[error("{name} is no gateway of the bridge's VLAN but {}", if kind.is_empty() { "a hardware interface" } else { kind })]
+    NoGateway {
+        /// Its name.
+        name: IfName,
+        /// What it is.
+        kind: String,
+    },
     /// The bridge has another address.
-    #[error("bridge {bridge} has the address {found}, which is in the way of {wanted}")]
+    #[error("{bridge} has the address {found}, which is in the way of {wanted}")]
     OtherAddress {
-        /// The bridge.
-        bridge: IfName,
+        /// The bridge, or its gateway's link.
+        bridge: String,
         /// Its address.
         found: IpNetwork,
         /// The gateway's.
@@ -112,12 +123,13 @@ pub(crate) enum BridgeError {
 impl BridgeError {
     fn code(&self) -> Code {
         match self {
-            Self::NoPrevResult(_) => Code::InvalidConfig,
+            Self::NoPrevResult(_) | Self::GatewayName(_) => Code::InvalidConfig,
             Self::NoBridge(_) => Code::Plugin(100),
             Self::NotABridge { .. } => Code::Plugin(101),
             Self::NoVlanFiltering(_) => Code::Plugin(102),
             Self::OtherAddress { .. } => Code::Plugin(106),
             Self::NotAPort { .. } => Code::Plugin(108),
+            Self::NoGateway { .. } => Code::Plugin(109),
             Self::NoAddresses | Self::NoRoomForGateway(_) | Self::DuplicateAddress | Self::Undetected(_) => {
                 Code::Plugin(107)
             }

@@ -11,6 +11,7 @@ use netns::NetNs;
 use super::config::{Config, Gateway};
 use super::device::write_setting;
 use super::error::BridgeError;
+use super::gateway;
 
 /// How long IPv6 duplicate address detection may take; it takes about 1 s (RFC 4862, `RetransTimer`).
 const DETECTION_LIMIT: Duration = Duration::from_secs(5);
@@ -56,19 +57,25 @@ pub(super) fn complete(bridge: Gateway, position: usize, assigned: &mut Success)
     Ok(())
 }
 
-/// Configures pod and bridge with what was `assigned`.
+/// Configures pod and bridge with what was `assigned`; tells the link that the gateway's addresses are on.
 pub(super) fn configure(
     config: &Config,
     assigned: &Success,
     host: &Netlink,
     bridge: &Link,
     pod: &PodEnd<'_>,
-) -> Result<(), BridgeError> {
+) -> Result<Option<Link>, BridgeError> {
     configure_pod(config, assigned, host, pod)?;
-    if config.gateway > Gateway::No {
-        configure_bridge(config, &assigned.ips, host, bridge)?;
+    if config.gateway == Gateway::No {
+        return Ok(None);
     }
-    Ok(())
+    // A bridge follows the lowest address among its ports unless it has been given one: the gateway's must not change.
+    if let Some(mac) = bridge.mac {
+        host.set_mac(bridge.index, mac)?;
+    }
+    let link = gateway::ensure(host, config, bridge)?;
+    configure_gateway(config, &assigned.ips, host, &link)?;
+    Ok(Some(link))
 }
 
 /// The first address of a subnet after its own: what the reference plugin takes for a gateway. None if there is no other.
@@ -175,26 +182,22 @@ fn announce(events: &Events, host: &Netlink, pod: &PodEnd<'_>) -> Result<(), Bri
     Ok(())
 }
 
-/// The bridge answers to the gateways' addresses, and the node forwards.
-fn configure_bridge(config: &Config, ips: &[Ip], host: &Netlink, bridge: &Link) -> Result<(), BridgeError> {
-    let gateways: Vec<_> = ips.iter().filter_map(gateway).collect();
+/// The node answers to the gateways' addresses by `link`, and forwards.
+fn configure_gateway(config: &Config, ips: &[Ip], host: &Netlink, link: &Link) -> Result<(), BridgeError> {
+    let gateways: Vec<_> = ips.iter().filter_map(address).collect();
     for wanted in &gateways {
-        ensure_address(config, host, bridge, *wanted, &gateways)?;
+        ensure_address(config, host, link, *wanted, &gateways)?;
         let forwarding = match wanted.ip() {
             IpAddr::V4(_) => "/proc/sys/net/ipv4/ip_forward",
             IpAddr::V6(_) => "/proc/sys/net/ipv6/conf/all/forwarding",
         };
         write_setting(forwarding, "1")?;
     }
-    // A bridge follows the lowest address among its ports unless it has been given one: the gateway's must not change.
-    if let Some(mac) = host.link_by_index(bridge.index)?.and_then(|link| link.mac) {
-        host.set_mac(bridge.index, mac)?;
-    }
     Ok(())
 }
 
 /// The gateway's address as the bridge has it: in the subnet, or alone if it is of the other family.
-pub(super) fn gateway(ip: &Ip) -> Option<IpNetwork> {
+pub(super) fn address(ip: &Ip) -> Option<IpNetwork> {
     let gateway = ip.gateway?;
     let in_subnet = gateway.is_ipv6() == ip.address.is_ipv6();
     if in_subnet { IpNetwork::new(gateway, ip.address.prefix()).ok() } else { Some(gateway.into()) }
@@ -217,7 +220,7 @@ fn ensure_address(
             continue;
         }
         if !config.force_address {
-            return Err(BridgeError::OtherAddress { bridge: config.bridge.clone(), found, wanted });
+            return Err(BridgeError::OtherAddress { bridge: bridge.name.clone(), found, wanted });
         }
         host.delete_address(bridge.index, found)?;
         cni::mutated("other address removed");

@@ -6,7 +6,8 @@
 //!
 //! Callers hold the [`super::device::BridgeLock`] from the look at the ports to the change.
 
-use netlink::{Link, Netlink, PortVlan};
+use net_types::IfName;
+use netlink::{Link, Netlink, PortVlan, PortVlans};
 
 use super::config::Config;
 use super::error::BridgeError;
@@ -37,30 +38,41 @@ pub(super) fn join(host: &Netlink, config: &Config, bridge: &Link) -> Result<(),
 /// is somebody else's doing and stays.
 pub(super) fn leave(host: &Netlink, config: &Config) -> Result<(), BridgeError> {
     let Some(name) = &config.uplink else { return Ok(()) };
-    let links = host.links()?;
-    let bridge = links.iter().find(|link| link.name == config.bridge.as_str());
-    let uplink = links.iter().find(|link| link.name == name.as_str());
-    let (Some(bridge), Some(uplink)) = (bridge, uplink) else { return Ok(()) };
+    let by_name = |name: &IfName| host.link_by_name(name.as_str());
+    let (Some(bridge), Some(uplink)) = (by_name(&config.bridge)?, by_name(name)?) else { return Ok(()) };
     if uplink.master != Some(bridge.index) {
         return Ok(());
     }
-    let is_ours = |index: u32| {
-        let port = links.iter().find(|link| link.index == index && link.master == Some(bridge.index));
-        port.is_some_and(is_port_of_ours)
-    };
-    let (mut present, mut used) = (Vlans::default(), Vlans::default());
-    for (index, vlans) in host.all_port_vlans()? {
-        if index == uplink.index {
-            present = Vlans::from_list(vlans.into_iter().filter(is_tagged).collect());
-        } else if is_ours(index) {
-            used.extend(vlans);
-        }
-    }
-    for PortVlan { range, .. } in Vlans::of_network(config).within(&present).without(&used).ranges() {
+    let ports = host.all_port_vlans()?;
+    let own =
+        ports.iter().filter(|port| port.index == uplink.index).flat_map(|port| port.vlans.iter().copied());
+    let present = Vlans::from_list(own.filter(is_tagged).collect());
+    let wanted = Vlans::of_network(config).within(&present);
+    for PortVlan { range, .. } in wanted.without(&used_by(&ports, host, &bridge, &wanted)?).ranges() {
         host.delete_port_vlans(uplink.index, range)?;
         cni::mutated("VLAN of the uplink left");
     }
     Ok(())
+}
+
+/// Those of the `wanted` VLANs that a port of ours on the bridge is in.
+pub(super) fn used(host: &Netlink, bridge: &Link, wanted: &Vlans) -> Result<Vlans, BridgeError> {
+    used_by(&host.all_port_vlans()?, host, bridge, wanted)
+}
+
+/// The same of a list of ports. Only those are looked at that are in a VLAN of which it is not known yet.
+fn used_by(ports: &[PortVlans], host: &Netlink, bridge: &Link, wanted: &Vlans) -> Result<Vlans, BridgeError> {
+    let mut used = Vlans::default();
+    for port in ports.iter().filter(|port| port.bridge == Some(bridge.index)) {
+        let theirs = wanted.within_list(&port.vlans);
+        if used.include(&theirs) {
+            continue;
+        }
+        if host.link_by_index(port.index)?.is_some_and(|link| is_port_of_ours(&link)) {
+            used.extend(theirs.ranges());
+        }
+    }
+    Ok(used)
 }
 
 /// The uplink is in all of the network's VLANs.

@@ -70,6 +70,11 @@ impl Vlans {
         self.filter(|vlan, _| other.0.contains_key(vlan))
     }
 
+    /// Those that a port is in, by a list as the kernel reports it.
+    pub(crate) fn within_list(&self, list: &[PortVlan]) -> Self {
+        self.filter(|vlan, _| list.iter().any(|one| (one.range.first..=one.range.last).contains(vlan)))
+    }
+
     /// Those that `other` does not have, or not so.
     pub(crate) fn differing_from(&self, other: &Self) -> Self {
         self.filter(|vlan, membership| other.0.get(vlan) != Some(membership))
@@ -83,6 +88,11 @@ impl Vlans {
     /// No VLAN.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// True if those of `other` are among these.
+    pub(crate) fn include(&self, other: &Self) -> bool {
+        other.without(self).is_empty()
     }
 
     /// Adds those of a list as the kernel reports it.

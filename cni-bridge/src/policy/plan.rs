@@ -3,7 +3,7 @@
 use std::fmt;
 
 use net_types::IfName;
-use netlink::{Link, Netlink, PortVlan, VlanRange};
+use netlink::{Link, Netlink, PortVlan, PortVlans, VlanRange};
 
 use super::desired::{Bridge, Port};
 use crate::bridge::{Vlans, is_port_of_ours};
@@ -89,7 +89,7 @@ impl fmt::Display for Change {
 struct Node<'a> {
     host: &'a Netlink,
     links: Vec<Link>,
-    vlans: Vec<(u32, Vec<PortVlan>)>,
+    vlans: Vec<PortVlans>,
     take_default_route: bool,
 }
 
@@ -176,9 +176,8 @@ impl Node<'_> {
             let default = found
                 .and_then(|found| found.bridge)
                 .map_or(Some(net_types::VlanId::DEFAULT), |info| info.default_pvid);
-            let present = match self.vlans.iter().find(|(index, _)| *index == link.index).filter(|_| attached)
-            {
-                Some((_, list)) => Vlans::from_list(list.clone()),
+            let present = match self.vlans.iter().find(|port| port.index == link.index).filter(|_| attached) {
+                Some(port) => Vlans::from_list(port.vlans.clone()),
                 None => Vlans::from_list(default.map(PortVlan::access).into_iter().collect()),
             };
             let delete = |PortVlan { range, .. }: PortVlan| Change::DeleteVlans { port: name.clone(), range };

@@ -4,6 +4,7 @@
 //! any point [`Runtime::del`] finds the configuration it has to take down. The record is kept until DEL succeeds.
 
 mod cache;
+mod file;
 mod network;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 pub use cache::{CacheError, Cached};
+pub use file::NetworkFileError;
 pub use network::{NetworkConfigError, NetworkConfigList};
 
 use crate::exec;

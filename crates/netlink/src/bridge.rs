@@ -112,6 +112,17 @@ impl PortVlan {
     }
 }
 
+/// A port of a bridge, or a bridge as one of itself, and its VLANs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortVlans {
+    /// Its index.
+    pub index: u32,
+    /// Index of the bridge.
+    pub bridge: Option<u32>,
+    /// Which.
+    pub vlans: Vec<PortVlan>,
+}
+
 impl Netlink {
     /// Makes a bridge, down.
     pub fn create_bridge(&self, bridge: &NewBridge<'_>) -> Result<(), Error> {
@@ -158,13 +169,26 @@ impl Netlink {
         self.wait(
             "add VLAN to port with index",
             index,
-            self.handle.link().set(vlan_message(index, vlan)).execute(),
+            self.handle.link().set(vlan_builder(index, vlan).build()).execute(),
         )
+    }
+
+    /// Puts a bridge itself into VLANs, as whose port it then sends and receives.
+    pub fn add_own_vlan(&self, bridge: u32, vlan: PortVlan) -> Result<(), Error> {
+        let message = vlan_builder(bridge, vlan).bridge_self().build();
+        self.wait("add VLAN to bridge with index", bridge, self.handle.link().set(message).execute())
+    }
+
+    /// Takes a bridge itself out of VLANs; those it is not in are fine.
+    pub fn delete_own_vlans(&self, bridge: u32, range: VlanRange) -> Result<(), Error> {
+        let message = vlan_builder(bridge, PortVlan::tagged(range)).bridge_self().build();
+        let request = self.handle.link().del_with_message(message);
+        self.wait("delete VLANs of bridge with index", bridge, request.execute())
     }
 
     /// Takes VLANs from a port; those it does not have are fine.
     pub fn delete_port_vlans(&self, index: u32, range: VlanRange) -> Result<(), Error> {
-        let message = vlan_message(index, PortVlan::tagged(range));
+        let message = vlan_builder(index, PortVlan::tagged(range)).build();
         let request = self.handle.link().del_with_message(message);
         self.wait("delete VLANs of port with index", index, request.execute())
     }
@@ -179,15 +203,15 @@ impl Netlink {
     /// The VLANs of a port. The kernel reports all ports' for that, so its cost grows with their number.
     pub fn port_vlans(&self, index: u32) -> Result<Vec<PortVlan>, Error> {
         let all = self.all_port_vlans()?;
-        Ok(all.into_iter().filter(|(port, _)| *port == index).flat_map(|(_, vlans)| vlans).collect())
+        Ok(all.into_iter().filter(|port| port.index == index).flat_map(|port| port.vlans).collect())
     }
 
-    /// The VLANs of all ports of all bridges, by index.
-    pub fn all_port_vlans(&self) -> Result<Vec<(u32, Vec<PortVlan>)>, Error> {
+    /// The VLANs of all ports of all bridges.
+    pub fn all_port_vlans(&self) -> Result<Vec<PortVlans>, Error> {
         let masks = vec![LinkExtentMask::BrvlanCompressed];
         let request = self.handle.link().get().set_filter_mask(AddressFamily::Bridge, masks);
         let ports: Vec<_> = self.wait("list VLANs of", "ports", request.execute().try_collect())?;
-        Ok(ports.into_iter().map(|port| (port.header.index, port_vlans(port))).collect())
+        Ok(ports.into_iter().map(port_vlans).collect())
     }
 }
 
@@ -209,22 +233,27 @@ pub fn has_ports(bridge: u32) -> Result<bool, Error> {
     Ok(first.message_type() != NLMSG_DONE)
 }
 
-fn vlan_message(index: u32, vlan: PortVlan) -> LinkMessage {
+fn vlan_builder(index: u32, vlan: PortVlan) -> LinkMessageBuilder<LinkBridgeVlan> {
     let VlanRange { first, last } = vlan.range;
     let builder = LinkBridgeVlan::new(index);
-    let builder = if first == last {
+    if first == last {
         builder.vlan(first.get(), vlan.flags())
     } else {
         builder.vlan_range_start(first.get(), vlan.flags()).vlan_range_end(last.get(), vlan.flags())
-    };
-    builder.build()
+    }
 }
 
-fn port_vlans(port: LinkMessage) -> Vec<PortVlan> {
-    let infos = port.attributes.into_iter().flat_map(|attribute| match attribute {
-        LinkAttribute::AfSpecBridge(specs) => specs,
-        _ => Vec::new(),
-    });
+fn port_vlans(port: LinkMessage) -> PortVlans {
+    let index = port.header.index;
+    let mut bridge = None;
+    let mut infos = Vec::new();
+    for attribute in port.attributes {
+        match attribute {
+            LinkAttribute::AfSpecBridge(specs) => infos.extend(specs),
+            LinkAttribute::Controller(master) => bridge = Some(master),
+            _ => {}
+        }
+    }
     let mut first = None;
     let mut vlans = Vec::new();
     for info in infos {
@@ -240,7 +269,7 @@ fn port_vlans(port: LinkMessage) -> Vec<PortVlan> {
             untagged: flags.contains(BridgeVlanInfoFlags::Untagged),
         });
     }
-    vlans
+    PortVlans { index, bridge, vlans }
 }
 
 impl From<Vec<InfoBridge>> for BridgeInfo {

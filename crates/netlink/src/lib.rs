@@ -25,7 +25,9 @@ use std::future::Future;
 use netns::NetNs;
 use rtnetlink::Handle;
 
-pub use bridge::{ALL_GROUPS, BridgeInfo, NewBridge, PortFlag, PortInfo, PortVlan, VlanRange, has_ports};
+pub use bridge::{
+    ALL_GROUPS, BridgeInfo, NewBridge, PortFlag, PortInfo, PortVlan, PortVlans, VlanRange, has_ports,
+};
 pub use error::Error;
 pub use events::Events;
 pub use kept::{KeptAddress, KeptError, KeptRoute};

@@ -3,13 +3,13 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use futures_util::stream::TryStreamExt as _;
-use net_types::{IfName, Mac};
+use net_types::{IfName, Mac, VlanId};
 use netlink_packet_core::Nla as _;
 use netlink_packet_route::link::{
     InfoData, InfoPortData, InfoTun, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netns::NetNs;
-use rtnetlink::{LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVlan};
 
 use crate::bridge::{BridgeInfo, PortInfo};
 use crate::{Error, Netlink};
@@ -34,7 +34,7 @@ pub struct Link {
     pub parent: String,
     /// Index of its master: the bridge it is a port of.
     pub master: Option<u32>,
-    /// Index of the link it is tied to (a veth's other end), in the namespace that [`Link::peer_is_elsewhere`] tells of.
+    /// Index of the link it is tied to (a veth's other end, the link below a VLAN's), in the namespace that [`Link::peer_is_elsewhere`] tells of.
     pub peer: Option<u32>,
     /// True if `peer` is an index of another namespace.
     pub peer_is_elsewhere: bool,
@@ -139,6 +139,12 @@ impl Netlink {
     pub fn create_dummy(&self, name: &IfName, mac: Mac, mtu: u32) -> Result<(), Error> {
         let link = LinkDummy::new(name.as_str()).address(mac.octets().to_vec()).mtu(mtu).build();
         self.wait("add dummy link", name, self.handle.link().add(link).execute())
+    }
+
+    /// Makes a link in a VLAN of the link with index `lower`, down.
+    pub fn create_vlan(&self, name: &IfName, lower: u32, vlan: VlanId) -> Result<(), Error> {
+        let link = LinkVlan::new(name.as_str(), lower, vlan.get()).build();
+        self.wait("add VLAN link", name, self.handle.link().add(link).execute())
     }
 
     /// Deletes a link.

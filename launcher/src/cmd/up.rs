@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use cni::runtime::NetworkConfigError;
+use cni::runtime::{NetworkConfigError, NetworkConfigList, NetworkFileError};
 use serde_json::Value;
 use vm_api::manifest::{self, Manifest, ManifestError, RunStrategy, VmSpec};
 use vm_api::nad::{self, Nad, NadError};
@@ -23,7 +23,7 @@ use crate::vm::layout::{Layout, VmId};
 use crate::vm::lock::{Lock, LockError, Locking};
 use crate::vm::networks::{Networks, NetworksError};
 use crate::vm::plan::{Plan, PlanError, Sources};
-use crate::vm::pod_network::{self, PodNetworkError};
+use crate::vm::pod_network;
 use crate::vm::setup::{self, SetupError};
 use crate::vm::slot;
 use crate::vm::teardown::{self, TeardownError};
@@ -103,7 +103,7 @@ pub(crate) enum UpError {
     #[error(transparent)]
     Networks(#[from] NetworksError),
     #[error("--pod-network")]
-    PodNetwork(#[from] PodNetworkError),
+    PodNetwork(#[from] NetworkFileError),
     #[error("the built-in pod network")]
     BuiltIn(#[source] NetworkConfigError),
     #[error("VM {id}")]
@@ -153,7 +153,7 @@ impl Up {
             networks.add_directory(directory)?;
         }
         let pod_network = match &self.pod_network {
-            Some(path) => pod_network::read(path)?,
+            Some(path) => NetworkConfigList::read(path)?,
             None => pod_network::built_in(layout).map_err(UpError::BuiltIn)?,
         };
         let plugin_path = self.plugin_path();

@@ -4,8 +4,7 @@
 //! leads to wherever the node's routes lead, under the node's addresses. Read by `up` when it plans; what it says then
 //! is recorded with the VM.
 
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::fs;
 
 use cni::runtime::{NetworkConfigError, NetworkConfigList};
 use serde_json::{Value, json};
@@ -21,35 +20,6 @@ const V4: &str = "10.213.0.0/16";
 const V6: &str = "fd6f:2a91:c34e::/64";
 /// Whether new links have IPv6; absent if the kernel has none.
 const V6_DISABLED: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
-
-/// Why a file is no network.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PodNetworkError {
-    /// It cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is no CNI configuration.
-    #[error("{}", path.display())]
-    Config {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong.
-        source: NetworkConfigError,
-    },
-}
-
-/// The network in a CNI configuration file: a list of plugins or a single one.
-pub(crate) fn read(path: &Path) -> Result<NetworkConfigList, PodNetworkError> {
-    let text =
-        fs::read_to_string(path).map_err(|source| PodNetworkError::Read { path: path.to_owned(), source })?;
-    NetworkConfigList::parse(&text)
-        .map_err(|source| PodNetworkError::Config { path: path.to_owned(), source })
-}
 
 /// Pods on a bridge of their own, reached from the node by their addresses, reaching out under the node's.
 ///
@@ -98,15 +68,5 @@ mod tests {
             assert_eq!((bridge.kind(), bridge.ipam()), ("cnv-bridge", Some("host-local")));
         }
         assert_eq!(config(&layout(), false)["plugins"][0]["ipam"]["ranges"], json!([[{"subnet": V4}]]));
-    }
-
-    #[test]
-    fn a_file_that_is_no_network_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("pods.conflist");
-        assert!(crate::chain(&read(&path).unwrap_err()).to_string().contains("cannot read"));
-        fs::write(&path, r#"{"name": "n", "plugins": []}"#).unwrap();
-        let message = crate::chain(&read(&path).unwrap_err()).to_string();
-        assert!(message.ends_with("pods.conflist: plugins is empty"), "{message}");
     }
 }

@@ -98,6 +98,11 @@ fn what_is_wrong_is_named_with_what_is_allowed() {
         ),
         (json!({"ipspoofchk": ["::"]}), Code::InvalidConfig, "ipspoofchk[0]"),
         (json!({"ipspoofchk": vec!["192.0.2.1"; 33]}), Code::InvalidConfig, "lists 33 addresses"),
+        (
+            json!({"bridge": "twelve-bytes", "vlan": 4094, "isGateway": true}),
+            Code::InvalidConfig,
+            "bridge: with vlan 4094 and a gateway: interface name",
+        ),
         (json!({"uplink": "eth1"}), Code::InvalidConfig, "uplink: is set without a VLAN"),
         (json!({"uplink": "a/b", "vlan": 5}), Code::InvalidConfig, "uplink: interface name"),
         (json!({"vlanTrunk": vec![json!({"id": 7}); 4095]}), Code::InvalidConfig, "vlanTrunk: lists 4095"),

@@ -8,6 +8,7 @@ use net_types::{IfName, Mac, VlanId};
 use netlink::VlanRange;
 use serde::Deserialize;
 
+use super::super::gateway;
 use super::{Config, Gateway, SourceCheck};
 
 #[derive(Deserialize)]
@@ -204,6 +205,11 @@ impl Config {
         }
         if self.uplink.is_some() && !self.needs_vlan_filtering() {
             return Err(invalid("uplink", "is set without a VLAN; allowed: with vlan or vlanTrunk"));
+        }
+        if let (Some(vlan), true) = (self.vlan, self.gateway > Gateway::No)
+            && let Err(error) = gateway::name(&self.bridge, vlan)
+        {
+            return Err(invalid("bridge", &format!("with vlan {vlan} and a gateway: {error}")));
         }
         if self.keep_pod_end_down && self.has_ipam {
             return Err(invalid(

@@ -61,7 +61,7 @@ pub enum NetworkConfigError {
 }
 
 impl NetworkConfigList {
-    /// Reads the JSON text of a NetworkAttachmentDefinition's `spec.config` or of a file in /etc/cni/net.d.
+    /// Reads the JSON text of a NetworkAttachmentDefinition's `spec.config`. See [`NetworkConfigList::read`] for files.
     pub fn parse(text: &str) -> Result<Self, NetworkConfigError> {
         let value: Value =
             serde_json::from_str(text).map_err(|error| NetworkConfigError::Json(error.to_string()))?;
@@ -129,7 +129,7 @@ impl TryFrom<Value> for NetworkConfigList {
         }
         let version = version(&config)?;
         let (disable_check, disable_gc) = (switch(&config, "disableCheck")?, switch(&config, "disableGC")?);
-        // Whatever it says, plugins come from the list alone: a network need not be a file that has a folder beside it.
+        // Whatever it says, plugins come from the list alone here: this need not be a file that has a folder beside it.
         switch(&config, "loadOnlyInlinedPlugins")?;
         let plugins = match config.get("plugins") {
             None => vec![PluginConfig::parse(config, "")?],
@@ -244,7 +244,7 @@ fn version(config: &Map<String, Value>) -> Result<Version, NetworkConfigError> {
     newest.map_or_else(first, Ok).map_err(NetworkConfigError::Version)
 }
 
-fn switch(config: &Map<String, Value>, field: &str) -> Result<bool, NetworkConfigError> {
+pub(super) fn switch(config: &Map<String, Value>, field: &str) -> Result<bool, NetworkConfigError> {
     match config.get(field) {
         None => Ok(false),
         Some(Value::Bool(on)) => Ok(*on),
