@@ -63,7 +63,7 @@ impl StatusDir {
     pub fn write(&self, vmi: &Vmi) -> Result<(), StatusDirError> {
         let path = self.path(&vmi.metadata.namespace, &vmi.metadata.name)?;
         let directory = self.root.join(&vmi.metadata.namespace);
-        let hidden = directory.join(format!(".{}.json", vmi.metadata.name));
+        let hidden = hidden(&path);
         let mut text = serde_json::to_vec_pretty(vmi)
             .map_err(|source| StatusDirError::Json { path: path.clone(), source })?;
         text.push(b'\n');
@@ -77,14 +77,17 @@ impl StatusDir {
         read_file(&self.path(namespace, name)?)
     }
 
-    /// Removes the status of a VM, and its namespace's directory when it was the last. Absent is fine.
+    /// Removes the status of a VM, and what a writer that was killed left of one; and its namespace's directory when it was the
+    /// last. Absent is fine.
     pub fn remove(&self, namespace: &str, name: &str) -> Result<(), StatusDirError> {
         let path = self.path(namespace, name)?;
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error("remove", &path)(error));
+        for path in [hidden(&path), path] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("remove", &path)(error));
+                }
+                _ => {}
             }
-            _ => {}
         }
         let directory = self.root.join(namespace);
         match fs::remove_dir(&directory) {
@@ -122,6 +125,12 @@ fn create_below(directory: &Path, file: &Path) -> Result<File, StatusDirError> {
     }
 }
 
+/// What a status is written as before it gets its name.
+fn hidden(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}"))
+}
+
 fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StatusDirError {
     let path = path.to_owned();
     move |source| StatusDirError::Io { operation, path, source }
@@ -150,6 +159,16 @@ mod tests {
         dir.write(&vmi("ns", "vm1")).unwrap();
         assert_eq!(dir.read("ns", "vm1").unwrap(), Some(vmi("ns", "vm1")));
         dir.remove("ns", "vm1").unwrap();
+        dir.remove("ns", "vm1").unwrap();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed_too() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = StatusDir::new(root.path());
+        dir.write(&vmi("ns", "vm1")).unwrap();
+        fs::write(root.path().join("ns/.vm1.json"), "{").unwrap();
         dir.remove("ns", "vm1").unwrap();
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
     }
