@@ -138,7 +138,7 @@ fn what_a_crash_left_is_gone_after_del() {
         call.call("DEL").success();
         before.assert_unchanged();
     }
-    assert_eq!(crashes, 9, "one crash for each change that ADD makes");
+    assert_eq!(crashes, 10, "one crash for each change that ADD makes");
 }
 
 #[test]
