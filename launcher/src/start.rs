@@ -8,6 +8,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::inherited;
 use crate::supervisor::report::Report;
 use crate::vm::layout::{Layout, VmId};
 use crate::vm::lock::Lock;
@@ -84,6 +85,8 @@ fn terminate(child: &tokio::process::Child) {
 }
 
 fn command(layout: &Layout, id: &VmId, lock: &Lock) -> io::Result<tokio::process::Command> {
+    // It lives on: what our caller had open, a lock say, is none of its business.
+    inherited::keep()?;
     let log = File::options().create(true).append(true).open(layout.vm_dir(id).supervisor_log())?;
     let mut command = Command::new(std::env::current_exe()?);
     command

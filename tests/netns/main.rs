@@ -39,6 +39,7 @@ mod vhost_queues;
 mod vhost_steering;
 mod vm_launcher_admits;
 mod vm_launcher_bridge_addresses;
+mod vm_launcher_lets_go;
 mod vm_launcher_pod_network;
 mod vm_launcher_refuses;
 mod vm_launcher_vhost_user;

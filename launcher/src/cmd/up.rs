@@ -55,7 +55,7 @@ pub(crate) struct Up {
     /// CNI network that a VM's `pod: {}` means; without it, a bridge of the launcher's own with NAT to the node's uplink.
     #[arg(long, value_name = "CONFLIST")]
     pod_network: Option<PathBuf>,
-    /// What guests on the pod network resolve names by, unless their network says.
+    /// What guests that are told their addresses resolve names by, unless their network says.
     #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
     resolv_conf: PathBuf,
     /// First of the 65536 user ids that VMs run as.
