@@ -25,6 +25,7 @@ mod masquerade_refuses;
 mod masquerade_tells;
 mod names_resolve;
 mod nf_tables_answers;
+mod plugins_tell_results;
 mod plugins_tell_status;
 mod programs_tell_failures;
 mod sandbox;

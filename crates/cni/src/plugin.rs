@@ -66,24 +66,24 @@ fn parse_command_line(name: &'static str, about: &'static str) -> Result<Command
 /// Runs one invocation of `plugin`: everything the specification wants said is on standard output afterwards.
 fn run(plugin: &impl Plugin) -> ExitCode {
     let mut version = Version::NEWEST;
-    let (answer, code) = match serve(plugin, &mut version) {
-        Ok(answer) => (answer, ExitCode::SUCCESS),
-        Err(error) => {
-            tracing::error!(code = error.code.get(), "{error}");
-            (Some(output::error(&error, version)), ExitCode::FAILURE)
-        }
-    };
-    let Some(answer) = answer else { return code };
-    match writeln!(io::stdout().lock(), "{answer:#}") {
-        Ok(()) => code,
-        Err(error) => {
-            tracing::error!("cannot answer on standard output: {error}");
-            ExitCode::FAILURE
-        }
+    let Err(error) = serve(plugin, &mut version) else { return ExitCode::SUCCESS };
+    tracing::error!(code = error.code.get(), "{error}");
+    if let Err(untold) = answer(&output::error(&error, version)) {
+        tracing::error!("{untold}");
     }
+    ExitCode::FAILURE
 }
 
-fn serve(plugin: &impl Plugin, version: &mut Version) -> Result<Option<Value>, Error> {
+/// Writes an answer in one piece. Standard output by itself would write each of its lines.
+fn answer(answer: &Value) -> Result<(), Error> {
+    let text = format!("{answer:#}\n");
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written
+        .map_err(|error| Error::new(Code::Io, "cannot answer on standard output").details(error.to_string()))
+}
+
+fn serve(plugin: &impl Plugin, version: &mut Version) -> Result<(), Error> {
     let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let command = variable("CNI_COMMAND").filter(|command| !command.is_empty()).ok_or_else(|| {
         Error::new(Code::InvalidEnvironment, "CNI_COMMAND is not set")
@@ -92,7 +92,7 @@ fn serve(plugin: &impl Plugin, version: &mut Version) -> Result<Option<Value>, E
     let command = Command::parse(&command)?;
     if command == Command::Version {
         let versions = Version::ALL.map(Version::as_str);
-        return Ok(Some(json!({"cniVersion": Version::NEWEST.as_str(), "supportedVersions": versions})));
+        return answer(&json!({"cniVersion": Version::NEWEST.as_str(), "supportedVersions": versions}));
     }
     let stdin = read_stdin()?;
     *version = answer_version(&stdin);
@@ -105,7 +105,7 @@ fn serve(plugin: &impl Plugin, version: &mut Version) -> Result<Option<Value>, E
     dispatch(plugin, &request)
 }
 
-fn dispatch(plugin: &impl Plugin, request: &Request) -> Result<Option<Value>, Error> {
+fn dispatch(plugin: &impl Plugin, request: &Request) -> Result<(), Error> {
     let (container, interface) = request
         .attachment
         .as_ref()
@@ -116,20 +116,20 @@ fn dispatch(plugin: &impl Plugin, request: &Request) -> Result<Option<Value>, Er
     match request.command {
         Command::Add => {
             let success = plugin.add(request)?;
-            return output::success(&success, request.version).map(Some).inspect_err(|_| {
+            let told = output::success(&success, request.version).and_then(|success| answer(&success));
+            told.inspect_err(|_| {
                 if let Err(undo) = plugin.del(request) {
                     tracing::error!("after an ADD whose result cannot be told: {undo}");
                 }
-            });
+            })
         }
-        Command::Del => plugin.del(request)?,
-        Command::Check => plugin.check(request)?,
-        Command::Status => plugin.status(request).map_err(Error::unavailable)?,
-        Command::Gc => plugin.gc(request)?,
+        Command::Del => plugin.del(request),
+        Command::Check => plugin.check(request),
+        Command::Status => plugin.status(request).map_err(Error::unavailable),
+        Command::Gc => plugin.gc(request),
         // Answered before there was a request.
-        Command::Version => {}
+        Command::Version => Ok(()),
     }
-    Ok(None)
 }
 
 fn read_stdin() -> Result<Vec<u8>, Error> {
