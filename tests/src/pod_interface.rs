@@ -39,6 +39,10 @@ pub fn furnish(pod: &Namespace, link: &str) {
     ] {
         pod.sh(&format!("ip route add {route} dev {link}"));
     }
+    // Two to one place by one metric, of which the kernel takes the first; nor are they in the order of their gateways.
+    for gateway in ["192.0.2.12", "192.0.2.11"] {
+        pod.sh(&format!("ip route append 10.12.0.0/16 via {gateway} dev {link}"));
+    }
 }
 
 /// The settings of a link that say whether it speaks: `disable_ipv6` and `arp_ignore`.

@@ -8,16 +8,20 @@ use std::fmt::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use futures_util::stream::TryStreamExt as _;
+use futures_util::stream::{StreamExt as _, TryStreamExt as _};
 use ipnetwork::IpNetwork;
-use netlink_packet_core::{DecodeError, Emitable, Parseable};
+use netlink_packet_core::{
+    DecodeError, Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload, Parseable,
+};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol,
 };
 use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteProtocol,
 };
-use rtnetlink::RouteMessageBuilder;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{Handle, RouteMessageBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Netlink, Route, address, route};
@@ -78,9 +82,15 @@ impl Netlink {
         Ok(routes)
     }
 
-    /// Makes a route that was kept.
+    /// Makes a route that was kept, as the last of those that IPv4 has to one destination by one metric. IPv6 has one, of
+    /// several ways.
     pub fn give_back_route(&self, route: &KeptRoute) -> Result<(), Error> {
-        self.wait("add", route, self.handle.route().add(route.0.clone()).execute())
+        let KeptRoute(message) = route;
+        if message.header.address_family == AddressFamily::Inet {
+            self.wait("add", route, append(self.handle.clone(), message.clone()))
+        } else {
+            self.wait("add", route, self.handle.route().add(message.clone()).execute())
+        }
     }
 }
 
@@ -105,6 +115,19 @@ impl fmt::Display for KeptRoute {
             self.through(link).iter().take(1).try_for_each(|route| write!(f, " to {}", route.destination))
         })
     }
+}
+
+/// As `ip route append` does: only the very same route is in its way.
+async fn append(mut handle: Handle, route: RouteMessage) -> Result<(), rtnetlink::Error> {
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(route));
+    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND;
+    let mut answers = handle.request(request)?;
+    while let Some(answer) = answers.next().await {
+        if let NetlinkPayload::Error(error) = answer.payload {
+            return Err(rtnetlink::Error::NetlinkError(error));
+        }
+    }
+    Ok(())
 }
 
 fn kept_address(mut message: AddressMessage) -> Option<KeptAddress> {
