@@ -27,6 +27,7 @@ mod sriov_vfio;
 mod the_node;
 mod vm_node;
 mod vm_on_vhost_user;
+mod vm_on_vhost_user_load;
 mod vm_queues;
 mod vm_tap_wires;
 mod vms_disks;

@@ -8,10 +8,10 @@ use e2e::{Daemon, binary, eventually, output, run};
 use crate::vm_node::{BOOT, Node};
 
 const CONTROL: &str = "/run/guestwire/vhost.sock";
-const NAME: &str = "fast1";
-const ADDRESS: &str = "10.10.10.16";
+pub(crate) const NAME: &str = "fast1";
+pub(crate) const ADDRESS: &str = "10.10.10.16";
 
-fn ctl(what: &str) -> Command {
+pub(crate) fn ctl(what: &str) -> Command {
     let mut command = Command::new(binary("vhost-net-backend"));
     command.args(["ctl", what]);
     command
