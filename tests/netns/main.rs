@@ -36,6 +36,7 @@ mod vhost_control;
 mod vhost_guests;
 mod vhost_privileges;
 mod vhost_qemu;
+mod vhost_qemu_offloads;
 mod vhost_queues;
 mod vhost_steering;
 mod vm_launcher_admits;
