@@ -78,6 +78,9 @@ pub enum Fault {
     /// A page of the guest's memory could not be had: its file was truncated, or the host has no page for it.
     #[error("guest memory went away under its mapping")]
     MemoryGone,
+    /// A guest could not be signalled without waiting.
+    #[error("the call eventfd is full, and its VMM has made it blocking")]
+    CallBlocked,
     /// Reading, writing or signalling a descriptor failed.
     #[error("{operation} failed")]
     Io {
@@ -116,6 +119,9 @@ pub enum HeaderFault {
 }
 
 impl Fault {
+    /// The label of [`Fault::CallBlocked`].
+    pub(crate) const CALL_BLOCKED: &'static str = "call-blocked";
+
     /// The fault's name in counters: stable, one word.
     pub fn label(&self) -> &'static str {
         match self {
@@ -129,6 +135,7 @@ impl Fault {
             Self::EmptyBuffer { .. } => "empty-buffer",
             Self::Header(_) => "header",
             Self::MemoryGone => "memory-gone",
+            Self::CallBlocked => Self::CALL_BLOCKED,
             Self::Io { .. } => "io",
         }
     }

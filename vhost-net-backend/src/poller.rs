@@ -21,6 +21,15 @@ pub struct Token {
     pub queue: usize,
 }
 
+/// How a wait has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    /// There were events, or it was only a look.
+    Out,
+    /// By a signal.
+    Interrupted,
+}
+
 /// The token of the worker's own eventfd.
 const CALL: u64 = u64::MAX;
 
@@ -71,16 +80,17 @@ impl Poller {
     }
 
     /// Waits for events, or only looks for some, and hands each to `wake`.
-    pub fn wait(&self, sleep: bool, mut wake: impl FnMut(Token)) {
+    pub fn wait(&self, sleep: bool, mut wake: impl FnMut(Token)) -> Waited {
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 64];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         match epoll::wait(&self.epoll, &mut events, (!sleep).then_some(&now)) {
             Ok((ready, _)) => {
                 ready.iter().filter_map(|event| Token::unpack(event.data.u64())).for_each(&mut wake);
             }
-            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::INTR) => return Waited::Interrupted,
             Err(error) => tracing::error!(%error, "epoll_wait failed"),
         }
+        Waited::Out
     }
 }
 

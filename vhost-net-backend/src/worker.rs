@@ -4,6 +4,8 @@
 //! control plane change links by calling the worker ([`WorkerHandle::call`]): a closure runs between two batches,
 //! and the caller waits for its result.
 
+mod alarm;
+
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +16,8 @@ use std::time::{Duration, Instant};
 use crate::counters::Counter;
 use crate::fault::Fault;
 use crate::link::{Link, Turn};
-use crate::poller::Poller;
+use crate::poller::{Poller, Waited};
+use alarm::Alarm;
 
 /// Rounds of polling between two looks for lanes to wake.
 const ROUNDS: u32 = 16;
@@ -65,6 +68,16 @@ impl Links {
             }
         }
         all
+    }
+
+    /// Waits for lanes to wake, or only looks for some.
+    fn wait(&mut self, sleep: bool) -> Waited {
+        let Self { links, poller, stop: _ } = self;
+        poller.wait(sleep, |token| {
+            if let Some(link) = links.get_mut(token.link).and_then(Option::as_mut) {
+                link.wake(token.side, token.queue, poller);
+            }
+        })
     }
 
     /// The link at a place, and the poller its queues are watched by.
@@ -135,7 +148,7 @@ impl Worker {
     /// Starts a worker, on `core` if given.
     ///
     /// # Errors
-    /// [`Fault::Io`] naming the call: epoll, the thread, or its affinity.
+    /// [`Fault::Io`] naming the call: epoll, the thread, its affinity, or its alarm.
     pub fn start(core: Option<usize>) -> Result<Self, Fault> {
         let (poller, caller) = Poller::new()?;
         let (jobs, inbox) = channel();
@@ -143,13 +156,17 @@ impl Worker {
         let busy = Arc::new(Counter::default());
         let (caller, counted) = (Arc::new(caller), Arc::clone(&busy));
         let handle = WorkerHandle { jobs, waiting: Arc::clone(&waiting), caller, busy };
-        let (pinned, result) = sync_channel(1);
+        let (ready, result) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name(core.map_or_else(|| "worker".to_owned(), |core| format!("worker-{core}")))
-            .spawn(move || {
-                if pinned.send(pin(core)).is_ok() {
-                    run(Links { links: Vec::new(), poller, stop: false }, &inbox, &waiting, &counted);
+            .spawn(move || match prepare(core) {
+                Ok(alarm) => {
+                    if ready.send(Ok(())).is_ok() {
+                        let links = Links { links: Vec::new(), poller, stop: false };
+                        run(links, &alarm, &inbox, &waiting, &counted);
+                    }
                 }
+                Err(fault) => drop(ready.send(Err(fault))),
             })
             .map_err(|source| Fault::Io { operation: "start a thread", source })?;
         result.recv().unwrap_or(Ok(()))?;
@@ -172,6 +189,12 @@ impl Worker {
     }
 }
 
+/// What a worker's thread does to itself first.
+fn prepare(core: Option<usize>) -> Result<Alarm, Fault> {
+    pin(core)?;
+    Alarm::set().map_err(|source| Fault::Io { operation: "set an alarm", source })
+}
+
 fn pin(core: Option<usize>) -> Result<(), Fault> {
     let Some(core) = core else { return Ok(()) };
     let mut set = rustix::thread::CpuSet::new();
@@ -181,7 +204,7 @@ fn pin(core: Option<usize>) -> Result<(), Fault> {
     rustix::thread::sched_setaffinity(None, &set).map_err(Fault::io("sched_setaffinity"))
 }
 
-fn run(mut links: Links, inbox: &Receiver<Job>, waiting: &AtomicBool, busy: &Counter) {
+fn run(mut links: Links, alarm: &Alarm, inbox: &Receiver<Job>, waiting: &AtomicBool, busy: &Counter) {
     let mut round = 0;
     loop {
         // One a round, so that no session holds up the links by calling again and again.
@@ -207,12 +230,12 @@ fn run(mut links: Links, inbox: &Receiver<Job>, waiting: &AtomicBool, busy: &Cou
         }
         // The look costs a system call, which is much beside a round of small frames.
         if !turn.awake || (round == 0 && turn.asleep) {
-            let (all, poller) = (&mut links.links, &links.poller);
-            poller.wait(!turn.awake && !waiting.load(Ordering::Acquire), |token| {
-                if let Some(link) = all.get_mut(token.link).and_then(Option::as_mut) {
-                    link.wake(token.side, token.queue, poller);
-                }
-            });
+            let sleep = || !turn.awake && !waiting.load(Ordering::Acquire);
+            if links.wait(sleep()) == Waited::Interrupted {
+                alarm.turn(false);
+                links.wait(sleep());
+                alarm.turn(true);
+            }
         }
     }
     for place in 0..links.links.len() {

@@ -31,7 +31,7 @@ pub(crate) struct Vm {
     pub(crate) tx: Driver,
     /// Kick and call of both rings.
     events: [[EventFd; 2]; 2],
-    stream: UnixStream,
+    pub(crate) stream: UnixStream,
 }
 
 impl Vm {

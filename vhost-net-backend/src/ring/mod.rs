@@ -215,10 +215,12 @@ impl Ring {
     }
 }
 
-/// Adds 1 to an eventfd; one whose counter is full is signalled already.
+/// Adds 1 to an eventfd; one whose counter is full is signalled already. It waits only where a VMM has seen to that, and then
+/// until the worker's alarm.
 fn write_event(event: &File) -> Result<(), Fault> {
     match rustix::io::write(event, &1_u64.to_ne_bytes()) {
         Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+        Err(rustix::io::Errno::INTR) => Err(Fault::CallBlocked),
         Err(errno) => Err(Fault::io("write to the call eventfd")(errno)),
     }
 }

@@ -27,6 +27,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
 
 use crate::counters::LinkCounters;
+use crate::fault::Fault;
 use crate::link::Link;
 use crate::listener::{Listener, SocketError};
 use crate::poller::Poller;
@@ -37,6 +38,8 @@ use session::Session;
 
 /// How long a client waits before it tries to connect again, in seconds.
 const RETRY_SECONDS: i64 = 1;
+/// How long nobody is served, in seconds, after a VMM that has made its worker wait: that took others a second.
+const REST_SECONDS: i64 = 60;
 
 /// Which side of the socket we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,10 +195,14 @@ impl Server {
             match stream {
                 Ok(stream) => {
                     tracing::info!(%socket, "connected");
+                    let blocked = self.blocked();
                     if let Err(Stopped) = self.serve(stream) {
                         break;
                     }
                     tracing::info!(%socket, "disconnected");
+                    if self.blocked() > blocked && self.rest() {
+                        break;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => tracing::debug!(%socket, %error, "no connection"),
@@ -204,6 +211,22 @@ impl Server {
                 break;
             }
         }
+    }
+
+    /// How often its VMM has made the worker wait.
+    fn blocked(&self) -> u64 {
+        let faults = self.counters.faults().into_iter();
+        let ours = faults.filter(|(end, label, _)| *end == self.port.side && *label == Fault::CALL_BLOCKED);
+        ours.map(|(.., count)| count).sum()
+    }
+
+    /// Serves nobody for a while; says whether it is time to stop.
+    fn rest(&self) -> bool {
+        tracing::warn!(socket = %self.settings.socket.display(), seconds = REST_SECONDS, "nobody is served for a while");
+        let mut fds = [PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN)];
+        let while_resting = Timespec { tv_sec: REST_SECONDS, tv_nsec: 0 };
+        // Nothing interrupts this thread; if something did, it would rest less.
+        poll(&mut fds, Some(&while_resting)).is_ok_and(|ready| ready > 0)
     }
 
     /// Waits for something to do: a connection to accept, or for a client the time to try again.

@@ -1,6 +1,14 @@
 //! Whatever a guest or its VMM does wrong ends its own end, for a reason that is counted; its neighbours never notice.
 
+use std::io::{ErrorKind, IoSlice, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use vhost::VhostBackend as _;
 
 use super::super::fake_vm::{BASIC, MERGEABLE, Vm};
 use super::{Joined, link};
@@ -175,15 +183,58 @@ fn each_message_that_cannot_be_carried_out_ends_its_connection_and_is_counted() 
 
 /// Reads until the backend hangs up; what it answered does not matter.
 fn await_hangup(mut stream: &UnixStream, sent: &[u8]) {
-    use std::io::Read as _;
-    stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     loop {
         match stream.read(&mut [0; 64]) {
             Ok(0) => return,
             Ok(_) => {}
             // It hung up with bytes of ours unread.
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
             Err(error) => panic!("{sent:?}: {error}"),
         }
     }
+}
+
+/// Sends SET_VRING_CALL for a ring, with this descriptor.
+fn lend_call(stream: &UnixStream, ring: u8, event: &OwnedFd) {
+    let bytes = [&[13, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, ring], [0; 7].as_slice()].concat();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let files = [event.as_fd()];
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&files)));
+    let sent = sendmsg(stream, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL);
+    assert_eq!(sent, Ok(bytes.len()));
+}
+
+#[test]
+fn a_vmm_that_makes_its_worker_wait_is_cut_off_and_served_no_more_for_a_while() {
+    let mut joined = Joined::new();
+    joined.daemon.add(&link(joined.directory.path(), "c", "d")).unwrap();
+    let (mut alice, mut bob) = joined.vms();
+    let [mut carol, mut dave] = ["c", "d"].map(|name| Vm::connect(&joined.socket(name), BASIC));
+    let call = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
+    lend_call(&bob.stream, 0, &call);
+    // Answered behind it.
+    bob.frontend.get_features().unwrap();
+    let flags = rustix::fs::fcntl_getfl(&call).unwrap();
+    assert!(flags.contains(OFlags::NONBLOCK));
+    rustix::fs::fcntl_setfl(&call, flags - OFlags::NONBLOCK).unwrap();
+    rustix::io::write(&call, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    alice.send(1);
+    bob.await_hangup();
+    assert_eq!(joined.faults(), [(1, "call-blocked")]);
+    // The worker goes on with all other ends.
+    carol.send(2);
+    dave.expect(2);
+    alice.send(3);
+    joined.await_drops(1);
+    // It can connect, but is not heard.
+    let mut stream = UnixStream::connect(joined.socket("b")).unwrap();
+    stream.write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let heard = stream.read(&mut [0; 20]);
+    assert_eq!(heard.unwrap_err().kind(), ErrorKind::WouldBlock);
+    // To end the link is not to wait for it.
+    joined.daemon.stop();
+    assert!(!joined.socket("b").exists());
 }
