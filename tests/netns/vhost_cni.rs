@@ -1,7 +1,7 @@
 //! The CNI plugin `vhost-user` joins a pod's interface to a guest, and lets go of it whatever happened meanwhile.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use e2e::{CniCall, Daemon, Namespace, Sandbox, binary, eventually, output, sh};
@@ -121,6 +121,24 @@ fn a_guest_cannot_send_from_another_address() {
     let stats: Value = serde_json::from_slice(&output(&mut ctl("stats")).stdout).unwrap();
     let spoofed = stats["stats"][0]["directions"][0]["drops"]["spoofed"].as_u64();
     assert!(spoofed > Some(0), "{stats}");
+}
+
+#[test]
+fn del_in_full_traffic_leaves_nothing_and_the_next_add_serves() {
+    let mut node = Node::new();
+    let directory = tempfile::tempdir().unwrap();
+    for _ in 0..3 {
+        let socket = node.add();
+        let _guest = guest(directory.path(), &socket, &node.mac);
+        let mut flood = Command::new("ping");
+        let flood = flood.args(["-q", "-f", "-s", "1000", "-w", "300", "192.0.2.2"]).stdout(Stdio::null());
+        let _flood = Daemon::start(flood);
+        sh("ping -c 3 -i 0.2 -w 20 192.0.2.2");
+        node.plugin.call("DEL").success();
+        node.assert_nothing_is_left();
+        assert!(!socket.exists());
+        assert_eq!(node.daemon.child().try_wait().unwrap(), None, "the daemon ended");
+    }
 }
 
 #[test]

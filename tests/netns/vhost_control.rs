@@ -7,6 +7,8 @@ use std::time::Duration;
 use e2e::{Daemon, Sandbox, binary, eventually, output, run, sh};
 use serde_json::Value;
 
+use crate::vhost_guests::Guest;
+
 const LIMIT: Duration = Duration::from_secs(20);
 const METRICS: &str = "127.0.0.1:9105";
 
@@ -125,6 +127,34 @@ fn a_device_that_is_deleted_ends_its_end_of_a_quiet_link() {
         eventually("the end has ended", LIMIT, || (!runs()).then_some(()));
         let faults = &node.ctl(&["stats", link])["stats"][0]["faults"];
         assert_eq!(faults[1]["io"], 1, "{faults}");
+    }
+}
+
+/// A guest with both ends of a link, which sends by each without end.
+fn both_ends(node: &Node, name: &str, log: &str) -> Guest {
+    let port = |end: usize| format!("path={},queue_size=256", node.path(&format!("{name}{end}")).display());
+    let mut guest = Guest::start(node.directory.path(), log, "flowgen", &[port(0), port(1)]);
+    guest.say("start");
+    guest.await_frames(2, 1000);
+    guest
+}
+
+#[test]
+fn a_link_removed_in_full_traffic_takes_no_other_along() {
+    let mut node = Node::new(&[]);
+    let add = |node: &Node, name: &str| {
+        let [one, two] = [0, 1].map(|end| node.path(&format!("{name}{end}")).display().to_string());
+        node.ctl(&["add", &format!("{name}=vhost-user:{one},vhost-user:{two}")]);
+    };
+    add(&node, "other");
+    let mut other = both_ends(&node, "other", "other.log");
+    for life in 0..3 {
+        add(&node, "link");
+        let _guest = both_ends(&node, "link", &format!("guest{life}.log"));
+        assert_eq!(node.ctl(&["remove", "link"])["removed"], "link");
+        assert!(!node.path("link0").exists() && !node.path("link1").exists());
+        other.await_frames(2, 1000);
+        assert_eq!(node.daemon.child().try_wait().unwrap(), None, "the daemon ended");
     }
 }
 

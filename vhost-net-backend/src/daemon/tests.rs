@@ -1,6 +1,7 @@
 //! The daemon as VMMs meet it: over its sockets, with a frontend of the vhost crate.
 
 mod allocations;
+mod cycles;
 mod hostile;
 mod latency;
 mod offered;
