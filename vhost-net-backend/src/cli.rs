@@ -33,10 +33,12 @@ pub struct Args {
 /// What the daemon runs.
 #[derive(Debug, clap::Args)]
 pub struct DaemonArgs {
-    /// Two ends to join: vhost-user:SOCKET[?client&queues=N&mtu=N], tap:NAME or
-    /// af_xdp:IFACE[:QUEUE[-QUEUE]][?mac=MAC&groups&vlan=ID]; of every end ?source=MAC&bytes=N&packets=N&observe.
-    /// May be repeated.
-    #[arg(long, value_name = "[NAME=]END,END")]
+    /// Two ends to join; may be repeated. Ends are:
+    ///   vhost-user:SOCKET             a guest whose VMM connects; ?client: it listens; ?queues=N, ?mtu=N
+    ///   tap:NAME                      a tap; ?netns=PATH
+    ///   af_xdp:IFACE[:QUEUE[-QUEUE]]  a NIC; ?mac=MAC, &groups, ?vlan=ID, ?netns=PATH
+    /// Of every end ?source=MAC, ?bytes=N, ?packets=N, ?observe. Options are joined by &.
+    #[arg(long, value_name = "[NAME=]END,END", verbatim_doc_comment)]
     pub link: Vec<LinkSpec>,
 
     /// A YAML file with links and the options here; an option here goes before.
@@ -94,7 +96,7 @@ pub enum Command {
 pub enum Ask {
     /// Adds a link.
     Add {
-        /// The link, as for --link.
+        /// The link, as for --link of the daemon: vm2=vhost-user:/run/vm2.sock,tap:tap2, for instance.
         #[arg(value_name = "[NAME=]END,END", value_parser = |text: &str| text.parse().map(Box::<LinkSpec>::new))]
         link: Box<LinkSpec>,
     },

@@ -49,6 +49,14 @@ pub enum DaemonError {
     /// The name is taken.
     #[error("there is a link {0} already")]
     Exists(LinkName),
+    /// Another link has an end that only one can have.
+    #[error("{end} is an end of link {link}")]
+    Taken {
+        /// The end.
+        end: EndSpec,
+        /// Whose it is.
+        link: LinkName,
+    },
     /// There is no such link.
     #[error("there is no link {0}")]
     NoSuchLink(LinkName),
@@ -114,6 +122,7 @@ impl Daemon {
     /// An end that cannot be set up, or a name that is taken; then nothing has changed.
     pub fn add(&mut self, spec: &LinkSpec) -> Result<LinkName, DaemonError> {
         let name = self.name_for(spec)?;
+        self.check_free(spec)?;
         let load = |at: &usize| self.links.iter().filter(|link| link.at == *at).count();
         let at = (0..self.workers.len()).min_by_key(load).ok_or(Stopped)?;
         let worker = self.workers.get(at).ok_or(Stopped)?.0.handle().clone();
@@ -219,6 +228,17 @@ impl Daemon {
                 numbered.into_iter().find(|name| !taken(name)).ok_or_else(|| Stopped.into())
             }
         }
+    }
+
+    /// No two links share a device or a socket. The kernel would refuse it as well, but not know whose they are.
+    fn check_free(&self, spec: &LinkSpec) -> Result<(), DaemonError> {
+        let links = self.links.iter().flat_map(|link| link.spec.ends.iter().map(move |end| (link, end)));
+        for (link, theirs) in links {
+            if let Some(end) = spec.ends.iter().find(|end| end.is_same_as(theirs)) {
+                return Err(DaemonError::Taken { end: end.clone(), link: link.name.clone() });
+            }
+        }
+        Ok(())
     }
 
     fn place(&self, name: &LinkName) -> Result<usize, DaemonError> {

@@ -323,6 +323,20 @@ fn a_client_connects_as_soon_as_there_is_a_server() {
 }
 
 #[test]
+fn an_end_that_another_link_has_is_refused_with_its_name() {
+    let mut joined = Joined::new();
+    let old = joined.daemon.report()[0].name.clone();
+    for (first, second, taken) in [("a", "x", "a"), ("x", "b", "b"), ("b", "x", "b")] {
+        let refused = joined.daemon.add(&link(joined.directory.path(), first, second)).unwrap_err();
+        let socket = joined.socket(taken);
+        assert_eq!(refused.to_string(), format!("vhost-user:{} is an end of link {old}", socket.display()));
+    }
+    assert!(!joined.socket("x").exists());
+    joined.daemon.remove(&old).unwrap();
+    joined.daemon.add(&link(joined.directory.path(), "b", "a")).unwrap();
+}
+
+#[test]
 fn a_socket_is_taken_over_from_the_dead_and_not_from_the_living() {
     let joined = Joined::new();
     let mut second = Daemon::start(None).unwrap();

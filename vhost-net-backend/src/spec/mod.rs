@@ -174,6 +174,20 @@ impl FromStr for LinkSpec {
     }
 }
 
+impl EndSpec {
+    /// Whether both are one device, or one socket, as far as their names tell.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        match (&self.kind, &other.kind) {
+            (EndKind::VhostUser(ours), EndKind::VhostUser(theirs)) => ours.socket == theirs.socket,
+            (EndKind::Tap(ours), EndKind::Tap(theirs)) => ours == theirs,
+            (EndKind::AfXdp(ours), EndKind::AfXdp(theirs)) => {
+                (&ours.interface, &ours.netns) == (&theirs.interface, &theirs.netns)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl FromStr for EndSpec {
     type Err = SpecError;
 
