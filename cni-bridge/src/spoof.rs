@@ -124,23 +124,27 @@ pub(crate) fn try_out(nf_tables: &NfTables, port: &IfName) -> Result<(), NfTable
     nf_tables.try_out(&with(ground(), port, &Guard::new(Some(Mac::ZERO), Some(addresses)), "any"))
 }
 
-/// Takes the check of `port` away. Absent is fine.
+/// Takes the check of `port` away, and the table if it was the last port's. Absent is fine.
 pub(crate) fn remove(nf_tables: &NfTables, port: &IfName) -> Result<(), NfTablesError> {
+    let Some(table) = nf_tables.table(TABLE)? else { return Ok(()) };
     let counter = counter(port);
-    if nf_tables.has_counter(&counter)? {
-        let elements = present(nf_tables, port)?;
-        let everything = elements.iter().fold(Transaction::default(), Own::delete).delete_counter(&counter);
-        match nf_tables.commit(&everything) {
-            // Another DEL of the same port was faster.
-            Err(error) if error.is_not_found() => {}
-            other => other?,
-        }
-    }
-    // Asked first, because a transaction that fails waits until no packet is in the rules any more.
-    if nf_tables.table(TABLE)?.is_none_or(|table| table.holds > OF_ALL_PORTS) {
+    let is_checked = nf_tables.has_counter(&counter)?;
+    let elements = if is_checked { present(nf_tables, port)? } else { Vec::new() };
+    let own = || {
+        let own = elements.iter().fold(Transaction::default(), Own::delete);
+        if is_checked { own.delete_counter(&counter) } else { own }
+    };
+    // In one, because the kernel waits after each until no packet is in what was removed; and asked first, because it does
+    // so after one that fails, too.
+    let is_last = table.holds <= OF_ALL_PORTS + u32::from(is_checked);
+    if is_last && nf_tables.remove_unused(own, TABLE, &rules::all().map(|(chain, _)| chain), &SETS)? {
         return Ok(());
     }
-    nf_tables.remove_unused(TABLE, &rules::all().map(|(chain, _)| chain), &SETS)
+    match nf_tables.commit(&own()) {
+        // Another DEL of the same port was faster.
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other,
+    }
 }
 
 /// The ports that have a check, and whose they are. Its cost grows with the ports of the node: not for ADD or DEL.

@@ -125,7 +125,8 @@ pub(super) fn remove(nf_tables: &NfTables, host_name: &IfName) -> Result<(), NfT
     if nf_tables.table(TABLE)?.is_none_or(|table| table.holds > OF_ALL_PORTS) {
         return Ok(());
     }
-    nf_tables.remove_unused(TABLE, &[POSTROUTING], &[V4.map, V6.map])
+    nf_tables.remove_unused(Transaction::default, TABLE, &[POSTROUTING], &[V4.map, V6.map])?;
+    Ok(())
 }
 
 /// The chain to which `map` sends `key`.

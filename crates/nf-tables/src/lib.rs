@@ -222,31 +222,31 @@ impl NfTables {
         Ok(self.chain(chain)?.is_some_and(|found| found.is(chain)))
     }
 
-    /// Removes `table` with these chains and sets of it, unless it holds anything else, or a set still has elements. What
-    /// of it somebody has removed already is left out.
+    /// After what `first` asks for, and in one with it, removes `table` with these chains and sets; does nothing, and says
+    /// so, if it then holds anything else. What of it somebody has removed already is left out.
     pub fn remove_unused(
         &self,
+        first: impl Fn() -> Transaction,
         table: Table<'_>,
         chains: &[Chain<'_>],
         sets: &[Set],
-    ) -> Result<(), NfTablesError> {
+    ) -> Result<bool, NfTablesError> {
         let (mut chains, mut sets) = (chains.to_vec(), sets.to_vec());
         loop {
-            let mut everything = Transaction::default();
-            everything = chains.iter().fold(everything, Transaction::flush_chain);
+            let mut everything = chains.iter().fold(first(), Transaction::flush_chain);
             everything = chains.iter().fold(everything, Transaction::delete_chain);
-            everything = sets.iter().fold(everything, Transaction::delete_empty_set);
+            everything = sets.iter().fold(everything, Transaction::delete_set);
             let error = match self.commit(&everything.delete_empty_table(table)) {
                 Err(error) if error.is_not_found() => error,
-                Err(error) if error.is_in_use() => return Ok(()),
-                other => return other,
+                Err(error) if error.is_in_use() => return Ok(false),
+                other => return other.map(|()| true),
             };
             let tried = chains.len() + sets.len();
             chains.retain(|chain| !error.is_about(chain));
             sets.retain(|set| !error.is_about(set));
             if chains.len() + sets.len() == tried {
-                // It is the table that is gone.
-                return Ok(());
+                // The table is gone, or what comes first.
+                return Ok(false);
             }
         }
     }

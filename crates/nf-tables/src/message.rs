@@ -89,7 +89,7 @@ pub(super) enum Kind {
     Flush,
     NewRule,
     NewSet,
-    DeleteEmptySet,
+    DeleteSet,
     NewElement,
     DeleteElement,
     NewObject,
@@ -109,7 +109,7 @@ impl Kind {
             Self::DeleteTable
             | Self::DeleteEmptyTable
             | Self::DeleteChain
-            | Self::DeleteEmptySet
+            | Self::DeleteSet
             | Self::DeleteElement
             | Self::DeleteObject => "delete",
             Self::Flush => "flush",
@@ -127,7 +127,7 @@ impl Kind {
             Self::Flush => (NFT_MSG_DELRULE, 0),
             Self::NewRule => (NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND),
             Self::NewSet => (NFT_MSG_NEWSET, NLM_F_CREATE),
-            Self::DeleteEmptySet => (NFT_MSG_DELSET, NLM_F_NONREC),
+            Self::DeleteSet => (NFT_MSG_DELSET, 0),
             Self::NewElement => (NFT_MSG_NEWSETELEM, NLM_F_CREATE),
             Self::DeleteElement => (NFT_MSG_DELSETELEM, 0),
             Self::NewObject => (NFT_MSG_NEWOBJ, NLM_F_CREATE),

@@ -60,9 +60,9 @@ impl Transaction {
         self.push(Message::set(Kind::NewSet, set))
     }
 
-    /// Removes a set; one with elements is refused.
-    pub fn delete_empty_set(self, set: &Set) -> Self {
-        self.push(Message::set(Kind::DeleteEmptySet, set))
+    /// Removes a set with its elements; one that rules look into is refused.
+    pub fn delete_set(self, set: &Set) -> Self {
+        self.push(Message::set(Kind::DeleteSet, set))
     }
 
     /// Puts a key into a set of keys; one that is there is fine.
