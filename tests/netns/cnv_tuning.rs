@@ -242,12 +242,6 @@ fn what_a_crash_left_is_put_back_by_del() {
     let before = chain.pod.netns().run(|| Snapshot::take(&[Path::new("/run/cni")])).unwrap();
     let tuning =
         chain.tuning(json!({"mac": "02:00:00:00:00:77", "mtu": 1300, "promisc": true, "txQLen": 77}));
-    let mut crashes = 0;
-    while tuning.clone().var("GUESTWIRE_CRASH_AFTER", (crashes + 1).to_string()).call("ADD").code != Some(0) {
-        crashes += 1;
-        assert!(crashes < 50, "the crashes never end");
-        tuning.call("DEL").success();
-        chain.pod.netns().run(|| before.assert_unchanged()).unwrap();
-    }
+    let crashes = tuning.cut_off_add(|| chain.pod.netns().run(|| before.assert_unchanged()).unwrap());
     assert_eq!(crashes, 7, "one crash for each change that ADD makes");
 }

@@ -116,6 +116,25 @@ impl CniCall {
         self.call_with_stdin(verb, self.conf.to_string().as_bytes())
     }
 
+    /// Cuts ADD off after each of its changes in turn, and deletes what it left each time: whatever is there must pass `gone`
+    /// then. Ends with an attachment; returns how many changes ADD made.
+    ///
+    /// # Panics
+    /// If DEL fails, or ADD has no end.
+    #[track_caller]
+    pub fn cut_off_add(&self, gone: impl Fn()) -> u32 {
+        for changes in 0..50 {
+            if self.clone().var("GUESTWIRE_CRASH_AFTER", (changes + 1).to_string()).call("ADD").code
+                == Some(0)
+            {
+                return changes;
+            }
+            self.call("DEL").success();
+            gone();
+        }
+        panic!("the crashes never end");
+    }
+
     /// Cuts DEL off after each of its changes in turn, finishes it by another each time and attaches again: whatever is
     /// there must pass `gone` then. Begins with what is attached, ends with nothing.
     ///
