@@ -137,14 +137,24 @@ pub(crate) fn remove(nf_tables: &NfTables, port: &IfName) -> Result<(), NfTables
     // In one, because the kernel waits after each until no packet is in what was removed; and asked first, because it does
     // so after one that fails, too.
     let is_last = table.holds <= OF_ALL_PORTS + u32::from(is_checked);
-    if is_last && nf_tables.remove_unused(own, TABLE, &rules::all().map(|(chain, _)| chain), &SETS)? {
+    if is_last && remove_with_table(nf_tables, own)? {
         return Ok(());
     }
     match nf_tables.commit(&own()) {
         // Another DEL of the same port was faster.
-        Err(error) if error.is_not_found() => Ok(()),
-        other => other,
+        Err(error) if error.is_not_found() => {}
+        other => other?,
     }
+    // The last ports may go at once; each was there for the other when it was asked.
+    if nf_tables.table(TABLE)?.is_some_and(|table| table.holds <= OF_ALL_PORTS) {
+        remove_with_table(nf_tables, Transaction::default)?;
+    }
+    Ok(())
+}
+
+/// Does what `own` asks for and removes the table; neither, and false, if a port is left.
+fn remove_with_table(nf_tables: &NfTables, own: impl Fn() -> Transaction) -> Result<bool, NfTablesError> {
+    nf_tables.remove_unused(own, TABLE, &rules::all().map(|(chain, _)| chain), &SETS)
 }
 
 /// The ports that have a check, and whose they are. Its cost grows with the ports of the node: not for ADD or DEL.

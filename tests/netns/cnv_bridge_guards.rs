@@ -240,6 +240,28 @@ fn ports_that_come_and_go_at_once_are_each_guarded() {
 }
 
 #[test]
+fn the_table_goes_with_last_ports_that_go_at_once() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    for _ in 0..10 {
+        let pods: Vec<_> = (0..3)
+            .map(|number| {
+                let pod = Namespace::new("pod");
+                let call = call(&pod, json!({"macspoofchk": true})).container(&format!("c{number}"));
+                call.call("ADD").success();
+                (pod, call)
+            })
+            .collect();
+        std::thread::scope(|scope| {
+            for (_pod, call) in &pods {
+                scope.spawn(|| call.call("DEL").success());
+            }
+        });
+        assert_eq!(sh("nft list ruleset"), "");
+    }
+}
+
+#[test]
 fn more_addresses_than_a_comment_holds_go_with_the_port() {
     let _sandbox = Sandbox::enter();
     sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
