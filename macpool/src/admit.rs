@@ -34,8 +34,10 @@ pub async fn virtual_machine<S: Store>(store: &S, body: &[u8]) -> Answer {
         Ok(request) => request,
         Err(error) => return unread(error),
     };
-    let named = request.object.as_ref().map(vm::Vm::name).unwrap_or_default();
-    let owner = owner(Kind::Vm, &request.namespace, &[&request.name, named], "");
+    let object = request.object.as_ref();
+    let named = object.map(vm::Vm::name).unwrap_or_default();
+    let generated = object.map(vm::Vm::generate_name).unwrap_or_default();
+    let owner = owner(&request, Kind::Vm, named, generated);
     if request.operation == Operation::Delete {
         return forget(store, &request.uid, &owner, request.dry_run).await;
     }
@@ -66,7 +68,7 @@ pub async fn pod<S: Store>(store: &S, body: &[u8]) -> Answer {
         Err(refusal) => return refuse(&request.uid, &refusal),
     };
     let generated = request.object.as_ref().map(pod::Pod::generate_name).unwrap_or_default();
-    let owner = owner(Kind::Pod, &request.namespace, &[&request.name], generated);
+    let owner = owner(&request, Kind::Pod, "", generated);
     let wants = &pod_wants.wants;
     let order = Order { owner: &owner, wants, dry_run: request.dry_run.unwrap_or(false) };
     let Supplied { macs, warnings } = match supply(store, order).await {
@@ -110,10 +112,13 @@ fn changes<'a>(
         .map(|(w, m)| (w, *m))
 }
 
-fn owner(kind: Kind, namespace: &str, names: &[&str], generate_name: &str) -> Owner {
-    let key = match names.iter().find(|name| !name.is_empty()) {
+/// Whose review it is. Two objects whose names are still to be made up are two owners; one that is reviewed again, as its first
+/// answer got lost, is the same.
+fn owner<T>(request: &Request<'_, T>, kind: Kind, named: &str, generate_name: &str) -> Owner {
+    let Request { namespace, name, uid, .. } = request;
+    let key = match [name, named].into_iter().find(|name| !name.is_empty()) {
         Some(name) => format!("{namespace}/{name}"),
-        None => format!("{namespace}/{generate_name}*"),
+        None => format!("{namespace}/{generate_name}*{uid}"),
     };
     Owner { kind, key: key.into() }
 }
@@ -143,6 +148,7 @@ fn decline(uid: &str, error: OrderError) -> Answer {
     let code = match &error {
         OrderError::Full { .. } => status::INSUFFICIENT_STORAGE,
         OrderError::Duplicate { .. } => status::CONFLICT,
+        OrderError::NoName => status::UNPROCESSABLE,
         OrderError::Unavailable(_) => return Answer::Unavailable(error.to_string()),
     };
     refused(uid, code, &error.to_string())

@@ -58,6 +58,11 @@ fn a_malformed_object_is_refused_by_a_proper_answer() {
         assert_eq!(response["status"]["code"], 422, "{path}: {response}");
         assert!(response["status"]["message"].as_str().unwrap().contains("malformed"), "{path}: {response}");
     }
+    let mut nameless = create("", &[("red", "")]);
+    nameless["request"]["object"]["metadata"] = json!({"generateName": "web-"});
+    let status = &macpool.review(&nameless)["status"];
+    assert_eq!(status["code"], 422, "{status}");
+    assert!(status["message"].as_str().unwrap().contains("metadata.name is missing"), "{status}");
     macpool.assert_serves();
 }
 

@@ -205,13 +205,14 @@ impl Replica {
         output(Command::new("curl").args(["-sf", &url])).status.success()
     }
 
-    /// What it says to a review of a new VM with one NIC, sent past the API server: its addresses, unless it may not give any.
-    fn review(&self, name: &str) -> Option<Vec<String>> {
+    /// What it says to a review of a new VM, sent past the API server, unless it may not give any address.
+    fn answer(&self, uid: &str, vm: &Value) -> Option<Value> {
+        let name = vm["metadata"]["name"].as_str().unwrap_or_default();
         let review = json!({
             "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
-                "uid": "u", "operation": "CREATE", "namespace": "default", "name": name,
+                "uid": uid, "operation": "CREATE", "namespace": "default", "name": name,
                 "resource": {"group": "kubevirt.io", "version": "v1", "resource": "virtualmachines"},
-                "object": vm(name, &[("red", "")]),
+                "object": vm,
             },
         });
         let url = format!("https://{}/mutate-virtualmachines", self.reviews);
@@ -222,8 +223,14 @@ impl Replica {
         if status == "503" {
             return None;
         }
-        let answer: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {text}"));
-        let patch = answer["response"]["patch"].as_str()?;
+        let mut answer: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {text}"));
+        Some(answer["response"].take())
+    }
+
+    /// The addresses that it gives to a VM with one NIC.
+    fn review(&self, name: &str) -> Option<Vec<String>> {
+        let response = self.answer("u", &vm(name, &[("red", "")]))?;
+        let patch = response["patch"].as_str()?;
         let patch: Value = serde_json::from_slice(&STANDARD.decode(patch).unwrap()).unwrap();
         Some(patch.as_array().unwrap().iter().map(|op| op["value"].as_str().unwrap().to_owned()).collect())
     }

@@ -117,7 +117,7 @@ impl<'a> Pod<'a> {
         &self.metadata.namespace
     }
 
-    /// The start of the names that will be made up for it.
+    /// The start of the name that will be made up for it.
     pub fn generate_name(&self) -> &str {
         &self.metadata.generate_name
     }

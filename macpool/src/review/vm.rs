@@ -29,6 +29,8 @@ struct Metadata<'a> {
     namespace: Cow<'a, str>,
     #[serde(borrow)]
     name: Cow<'a, str>,
+    #[serde(borrow)]
+    generate_name: Cow<'a, str>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -169,6 +171,11 @@ impl Vm<'_> {
     /// The VM's name in its metadata.
     pub fn name(&self) -> &str {
         &self.metadata.name
+    }
+
+    /// The start of the name that will be made up for it.
+    pub fn generate_name(&self) -> &str {
+        &self.metadata.generate_name
     }
 }
 

@@ -38,8 +38,23 @@ pub enum Kind {
 pub struct Owner {
     /// Its kind.
     pub kind: Kind,
-    /// `namespace/name`; the name ends in `*` if the API server is to make it up.
+    /// `namespace/name`. If the API server is to make the name up: its start, `*`, and the review's uid.
     pub key: Box<str>,
+}
+
+impl Owner {
+    /// Is its name still to be made up?
+    pub fn is_unnamed(&self) -> bool {
+        self.key.contains('*')
+    }
+}
+
+/// Can the object that was reviewed under the key `reviewed` be the one that is stored as `stored`?
+pub(crate) fn may_be(reviewed: &str, stored: &str) -> bool {
+    match reviewed.split_once('*') {
+        Some((start, _uid)) => stored.starts_with(start),
+        None => reviewed == stored,
+    }
 }
 
 impl std::fmt::Display for Owner {
@@ -79,6 +94,9 @@ pub enum OrderError {
         /// Who has it.
         owner: String,
     },
+    /// The store remembers by names.
+    #[error("metadata.name is missing; without a cluster nobody makes one up")]
+    NoName,
     /// This process cannot tell now; another, or this one later, can.
     #[error("{0}")]
     Unavailable(String),

@@ -67,6 +67,11 @@ fn a_dry_run_is_shown_an_address_and_takes_none() {
     let shown = dry();
     assert!(shown.iter().all(|mac| mac.starts_with("02:")), "{shown:?}");
     assert_eq!(dry(), shown, "still free");
+    let named = super::vm("named", &[("red", "06:00:00:00:00:01")]).to_string();
+    let (status, answer) = cluster.api.request("POST", &format!("{VMS}?dryRun=All"), Some(&named));
+    assert_eq!((status, macs(&answer)), (201, vec!["06:00:00:00:00:01".to_owned()]), "{answer}");
+    let block = "/apis/macpool.guestwire.io/v1/macblocks/06-00-00-00-00";
+    assert_eq!(cluster.api.request("GET", block, None).0, 404, "nor one asked for by name");
     assert_eq!(cluster.create(&vm), shown, "free until now");
 }
 

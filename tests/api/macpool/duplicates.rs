@@ -96,3 +96,38 @@ fn a_vm_that_was_just_deleted_is_restored_with_its_addresses() {
     let restored = vm("one", &[("red", &given[0]), ("blue", &given[1])]);
     assert_eq!(cluster.create(&restored), given);
 }
+
+/// A VM whose name the API server makes up.
+fn unnamed(mut vm: Value) -> Value {
+    vm["metadata"] = json!({"generateName": "web-", "namespace": "default"});
+    vm
+}
+
+#[test]
+fn vms_whose_names_are_still_to_be_made_up_are_different_ones() {
+    let (cluster, replica) = strict();
+    // Asked for by two at the same moment: neither has been seen yet.
+    let response = |uid: &str| replica.answer(uid, &unnamed(on("red", ""))).unwrap();
+    assert_eq!(response("first")["allowed"], true);
+    let second = response("second");
+    assert_eq!((&second["allowed"], &second["status"]["code"]), (&json!(false), &json!(409)), "{second}");
+    let message = second["status"]["message"].as_str().unwrap();
+    assert!(message.ends_with("is already used by default/web-*first"), "{message}");
+    assert_eq!(response("first")["allowed"], true, "asked again, as its answer got lost");
+    let (status, stored) = cluster.try_create(&unnamed(vm("", &[("red", ""), ("blue", "")])));
+    assert_eq!(status, 201, "{stored}");
+    let other = cluster.create(&unnamed(vm("", &[("red", ""), ("blue", "")])));
+    assert!(macs(&stored).iter().all(|mac| !other.contains(mac)), "{stored} {other:?}");
+}
+
+#[test]
+fn an_address_of_a_vm_whose_name_was_made_up_may_be_used_on_another_wire() {
+    let (cluster, replica) = strict();
+    let domains = json!({"data": {"L2_DOMAINS": "prod=default/red lab=default/blue"}}).to_string();
+    assert_eq!(cluster.api.request("PATCH", CONFIG, Some(&domains)).0, 200);
+    assert_eq!(cluster.create(&unnamed(on("red", ""))), [MAC]);
+    await_objects(&replica, 1);
+    eventually("the domains count", PATIENCE, || {
+        (cluster.try_create(&on("blue", "two")).0 == 201).then_some(())
+    });
+}

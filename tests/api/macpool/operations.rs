@@ -51,12 +51,26 @@ fn a_reservation_whose_vm_never_came_is_freed() {
 
 #[test]
 fn an_address_that_a_vm_gives_up_is_its_own_until_that_is_stored() {
+    gives_up(|spec| {
+        spec["networks"] = json!([]);
+        spec["domain"]["devices"]["interfaces"] = json!([]);
+    });
+}
+
+#[test]
+fn an_address_that_a_vm_changes_is_its_own_until_that_is_stored() {
+    gives_up(|spec| {
+        spec["domain"]["devices"]["interfaces"][0]["macAddress"] = json!("06:00:00:00:00:01");
+    });
+}
+
+/// A VM is given the only address there is, and `change` takes it out of its template.
+fn gives_up(change: impl Fn(&mut Value)) {
     let cluster = Cluster::start("02:00:00:00:00:01", "02:00:00:00:00:01");
     let _replica = cluster.replica(SHORT);
     let (_, mut without) = cluster.try_create(&vm("one", &[("red", "")]));
     let given = macs(&without);
-    without["spec"]["template"]["spec"]["networks"] = json!([]);
-    without["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"] = json!([]);
+    change(&mut without["spec"]["template"]["spec"]);
     let second = vm("two", &[("red", "")]);
     let put = |vm: &Value| cluster.api.request("PUT", &format!("{VMS}/one"), Some(&vm.to_string()));
     // Admitted, and then refused, as somebody else was faster.

@@ -198,6 +198,9 @@ impl Reserved {
 
 impl State {
     fn order(&mut self, order: Order<'_>, policy: &Policy) -> Result<Supplied, OrderError> {
+        if order.owner.is_unnamed() {
+            return Err(OrderError::NoName);
+        }
         let mut supplied = Supplied::default();
         let (mut fresh, mut entries) = (Vec::new(), Vec::new());
         for want in order.wants {

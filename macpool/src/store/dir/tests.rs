@@ -116,6 +116,15 @@ fn a_line_cut_off_by_a_crash_is_dropped_and_damage_stops_us() {
 }
 
 #[test]
+fn who_has_no_name_is_refused_since_nothing_could_be_remembered_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let error = order(&store, "ns/web-*u-1", &[want("a", Address::Any)]).unwrap_err().to_string();
+    assert_eq!(error, "metadata.name is missing; without a cluster nobody makes one up");
+    assert_eq!(order(&store, "ns/vm", &[want("a", Address::Any)]).unwrap(), [mac(0)]);
+}
+
+#[test]
 fn one_process_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let _first = open(directory.path());

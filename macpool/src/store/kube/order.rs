@@ -14,7 +14,7 @@ use crate::pool::Exact;
 use crate::record::{ClaimStep, Record};
 use crate::review::{Address, Want};
 use crate::segment::{Nic, Segment};
-use crate::store::{OnDuplicate, Order, OrderError, Owner, Store, Supplied, lock};
+use crate::store::{OnDuplicate, Order, OrderError, Owner, Store, Supplied, lock, may_be};
 
 /// How long a review may wait for a hand-over, within a webhook's default timeout of 10 s.
 const PATIENCE: Duration = Duration::from_secs(9);
@@ -245,7 +245,7 @@ impl Shared {
         };
         let reserved = match claimant {
             Some(claimant) if claimant == &*owner.key => return Ok(()),
-            Some(claimant) if seen.iter().any(|other| *other.key == *claimant) => return Ok(()),
+            Some(claimant) if seen.iter().any(|other| may_be(claimant, &other.key)) => return Ok(()),
             Some(claimant) => claimant.to_owned(),
             None if !seen.is_empty() => return Ok(()),
             // Deleted a short while ago, and restored: no sweep frees what has been gone for less than the grace time.

@@ -72,12 +72,13 @@ impl Sink for Sight {
             tracing::warn!(place = ?self.place, key, %error, "an object cannot be read");
             Sighting::default()
         });
+        let nics = sighting.nics.clone();
+        let news = lock(&self.shared.index).put(self.place, &key, sighting, self.round);
+        // The index first: a block that is taken now comes with what stands there.
         {
             let mut pool = lock(&self.shared.pool);
-            sighting.nics.iter().for_each(|nic| pool.seen(nic.mac));
+            nics.iter().for_each(|nic| pool.seen(nic.mac));
         }
-        let nics = if self.listed { sighting.nics.clone() } else { Vec::new() };
-        let news = lock(&self.shared.index).put(self.place, &key, sighting, self.round);
         // What a start finds was told when it came.
         if news && self.listed && self.place == Place::Vm {
             self.tell_collisions(&meta, &nics);

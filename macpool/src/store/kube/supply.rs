@@ -155,10 +155,11 @@ async fn hold(shared: &Shared, me: &Identity, block: BlockId) -> Outcome {
             return Outcome::Failed;
         }
     }
-    let used = lock(&shared.index).used(block);
     let mut pool = lock(&shared.pool);
     // A tenure that ended meanwhile has lost this block too.
     if shared.tenure.is_current(me) {
+        // Read under the pool's lock: who is seen later finds the block there.
+        let used = lock(&shared.index).used(block);
         pool.hold(block, taken.or(used));
     }
     Outcome::Supplied
