@@ -246,6 +246,7 @@ fn check_names_the_first_difference() {
             "alias of",
         ),
         (format!("ip link set {host} down"), format!("ip link set {host} up"), "state of"),
+        (format!("ip link set {host} mtu 1300"), format!("ip link set {host} mtu 1400"), "MTU of veth"),
         (
             format!("ip link set {host} master br2"),
             format!(
@@ -298,6 +299,7 @@ fn check_names_the_first_difference() {
         }
     }
     call.call("DEL").success();
+    let call = call.with("cniVersion", "1.1.0".into());
     let result = call.call("ADD").success();
     let check = call.clone().with("prevResult", result.clone());
     let mac = result["interfaces"][2]["mac"].as_str().unwrap();

@@ -174,6 +174,21 @@ fn check_takes_what_the_rest_of_the_chain_made_of_the_interface() {
 }
 
 #[test]
+fn check_blames_no_later_plugin_for_an_mtu_that_the_result_cannot_tell() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    let pod = Namespace::new("pod");
+    let bridge = call(&pod, json!({"cniVersion": "1.0.0", "mtu": 1500}));
+    let tuning = json!({"cniVersion": "1.0.0", "name": "net", "type": "cnv-tuning", "mtu": 1400});
+    let tuning =
+        CniCall::new("cnv-tuning", tuning).netns(&pod).with("prevResult", bridge.call("ADD").success());
+    let result = tuning.call("ADD").success();
+    for plugin in [bridge, tuning] {
+        plugin.with("prevResult", result.clone()).call("CHECK").success();
+    }
+}
+
+#[test]
 fn addresses_that_a_runtime_asks_for_reach_the_ipam_plugin() {
     let _sandbox = Sandbox::enter();
     sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
