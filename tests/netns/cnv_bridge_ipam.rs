@@ -19,14 +19,20 @@ fn call(pod: &Namespace, more: Value) -> CniCall {
     CniCall::new("cnv-bridge", config).netns(pod).container(pod.name()).var("CNI_PATH", PLUGINS)
 }
 
+/// Makes a script an IPAM plugin of that name.
+fn plugin(name: &str, script: &str) {
+    fs::create_dir_all("/run/bin").unwrap();
+    let path = Path::new("/run/bin").join(name);
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 /// An IPAM plugin `fixed` that answers ADD with this, and notes what it is asked in `/run/asked`.
 pub(crate) fn answering(answer: &str) {
-    fs::create_dir_all("/run/bin").unwrap();
     let script = format!(
         "#!/bin/sh\ncat > /dev/null\necho $CNI_COMMAND >> /run/asked\n[ $CNI_COMMAND != ADD ] || cat << 'END'\n{answer}\nEND\n"
     );
-    fs::write("/run/bin/fixed", script).unwrap();
-    fs::set_permissions("/run/bin/fixed", fs::Permissions::from_mode(0o755)).unwrap();
+    plugin("fixed", &script);
 }
 
 #[test]
@@ -164,6 +170,50 @@ fn check_sees_what_the_bridge_is_no_more() {
         let (code, text) = check.call("CHECK").error();
         assert!(code == 105 && text.contains(message), "{change}: {text}");
         sh(restore);
+    }
+}
+
+/// An IPAM plugin that notes how many ports the bridge has when it is asked to release an address, and fails at it as long as
+/// there is `/run/broken`.
+const WITNESS: &str = r#"#!/bin/sh
+cat > /dev/null
+case $CNI_COMMAND in
+ADD) echo '{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.9/24"}]}' ;;
+DEL | GC)
+    echo "$CNI_COMMAND with $(ip -o link show master br1 | wc -l)" >> /run/asked
+    [ ! -e /run/broken ] || { echo '{"code": 11, "msg": "no"}'; exit 1; }
+    ;;
+esac
+"#;
+
+#[test]
+fn an_address_is_released_when_its_pod_can_send_by_it_no_more() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    let before = Snapshot::take(&[]);
+    let asked = || {
+        let asked = fs::read_to_string("/run/asked").unwrap();
+        fs::remove_file("/run/asked").unwrap();
+        asked
+    };
+    // The reference plugin `dhcp` tells its server by the port.
+    for (name, ports) in [("fixed", 0), ("dhcp", 1)] {
+        plugin(name, WITNESS);
+        let pod = Namespace::new("pod");
+        let call = call(&pod, json!({"ipMasq": true, "macspoofchk": true, "ipam": {"type": name}}));
+        call.call("ADD").success();
+        fs::write("/run/broken", "").unwrap();
+        let (code, message) = call.call("DEL").error();
+        assert!(code == 11 && message.contains(&format!("IPAM plugin {name}: no")), "{message}");
+        assert_eq!(asked(), format!("DEL with {ports}\n"));
+        fs::remove_file("/run/broken").unwrap();
+        call.call("DEL").success();
+        assert_eq!(asked(), "DEL with 0\n", "{name}: all but the address went with the first DEL");
+        call.call("ADD").success();
+        call.with("cni.dev/valid-attachments", json!([])).call("GC").success();
+        assert_eq!(asked(), "GC with 0\n");
+        drop(pod);
+        before.assert_unchanged();
     }
 }
 

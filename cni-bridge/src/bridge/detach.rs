@@ -17,14 +17,27 @@ use nf_tables::{Family, NfTables};
 /// Removes the port and releases its addresses; lets the uplink leave its VLANs, and removes the VLAN's gateway and the bridge
 /// if they are ours and the port was their last. Every part is tried even if one fails; the first failure is returned. Works
 /// without the namespace, and again.
+///
+/// The addresses come last: once they are released another pod may have them, and this one must not send by them any more.
 pub(super) fn del(config: &Config, port: &Port, ipam: Option<&Ipam<'_>>) -> Result<(), BridgeError> {
-    let released = ipam.map_or(Ok(()), |ipam| ipam.del().map_err(BridgeError::Ipam));
+    let release = || ipam.map_or(Ok(()), |ipam| ipam.del().map_err(BridgeError::Ipam));
+    if ipam.is_some_and(Ipam::needs_port) {
+        let released = release();
+        return released.and(remove(config, port));
+    }
+    let removed = remove(config, port);
+    let released = release();
+    removed.and(released)
+}
+
+/// All but the addresses. The lock ends here: an IPAM plugin may take its time.
+fn remove(config: &Config, port: &Port) -> Result<(), BridgeError> {
     let host = Netlink::open()?;
     let _lock = if config.needs_lock() { Some(BridgeLock::take()?) } else { None };
     let removed = remove_port(Some(config), port, &host);
     let left = uplink::leave(&host, config).and(gateway::leave(&host, config));
     let unused = if config.makes_bridge() { device::remove_if_unused(&host, &config.bridge) } else { Ok(()) };
-    released.and(removed).and(left).and(unused)
+    removed.and(left).and(unused)
 }
 
 /// Removes the port and all that may be around it, whatever its network's configuration was.
@@ -104,8 +117,7 @@ pub(super) fn gc(
     ipam: Option<&Ipam<'_>>,
 ) -> Result<(), BridgeError> {
     let host = Netlink::open()?;
-    let mut failures: Vec<_> =
-        ipam.and_then(|ipam| ipam.gc().err()).map(BridgeError::Ipam).into_iter().collect();
+    let mut failures = Vec::new();
     let is_stale = |alias: &str| {
         port::owner(alias).is_some_and(|owner| {
             let is_own = |(container, if_name): &(ContainerId, String)| {
@@ -132,6 +144,8 @@ pub(super) fn gc(
         failures.extend(gateway::leave(&host, config).err());
         failures.extend(device::remove_if_unused(&host, &config.bridge).err());
     }
+    // Last, as in DEL.
+    failures.extend(ipam.and_then(|ipam| ipam.gc().err()).map(BridgeError::Ipam));
     let count = failures.len();
     match failures.into_iter().next() {
         None => Ok(()),

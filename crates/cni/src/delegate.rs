@@ -42,6 +42,12 @@ impl<'a> Ipam<'a> {
         }
     }
 
+    /// True if it releases an address by way of the container's interface, which must still be there: the reference
+    /// plugin `dhcp` tells its server.
+    pub fn needs_port(&self) -> bool {
+        self.kind == "dhcp"
+    }
+
     /// Has addresses assigned.
     ///
     /// # Errors
