@@ -177,6 +177,9 @@ fn port_flags_are_set_and_checked() {
     call(&pod, json!({"promiscMode": true})).call("ADD").success();
     assert!(sh("ip link show br1").contains("PROMISC"));
     let pod = Namespace::new("pod");
+    call(&pod, json!({"promiscMode": false})).call("ADD").success();
+    assert!(sh("ip link show br1").contains("PROMISC"), "what others asked of the bridge is theirs");
+    let pod = Namespace::new("pod");
     let call = call(&pod, json!({"disableContainerInterface": true}));
     let result = call.call("ADD").success();
     assert!(!pod.sh("ip link show net1").contains(",UP"));

@@ -101,6 +101,49 @@ fn sysctls_are_set_in_the_pod_only() {
 }
 
 #[test]
+fn a_sysctl_written_in_two_ways_has_one_value_and_args_go_before_the_network() {
+    let _sandbox = Sandbox::enter();
+    let chain = attached();
+    let (dots, slashes) = ("net.ipv4.conf.net1.arp_filter", "net/ipv4/conf/net1/arp_filter");
+    let named = "net.ipv4.conf.IFNAME.arp_filter";
+    for both in [json!({dots: "1", slashes: "0"}), json!({named: "1", dots: "0"})] {
+        for more in [json!({"sysctl": both}), json!({"args": {"cni": {"sysctl": both}}})] {
+            let (code, message) = chain.tuning(more.clone()).call("ADD").error();
+            let names_both =
+                both.as_object().unwrap().keys().all(|key| message.contains(&format!("{key:?} is")));
+            assert!(code == 7 && names_both && message.contains("one setting"), "{more}: {message}");
+        }
+    }
+    let arp_filter = || {
+        let read = || fs::read_to_string("/proc/sys/net/ipv4/conf/net1/arp_filter").unwrap();
+        chain.pod.netns().run(read).unwrap().trim().to_owned()
+    };
+    assert_eq!(arp_filter(), "0", "a refused ADD sets nothing");
+    let agreed = chain.tuning(json!({"sysctl": {dots: "1", slashes: "1 ", named: "1"}}));
+    agreed.call("ADD").success();
+    agreed.call("CHECK").success();
+    assert_eq!(arp_filter(), "1");
+    let by_args = chain.tuning(json!({"sysctl": {dots: "1"}, "args": {"cni": {"sysctl": {slashes: "0"}}}}));
+    by_args.call("ADD").success();
+    by_args.call("CHECK").success();
+    assert_eq!(arp_filter(), "0");
+}
+
+#[test]
+fn promiscuous_mode_is_never_switched_off_as_in_the_reference_plugin() {
+    let _sandbox = Sandbox::enter();
+    let chain = attached();
+    chain.pod.sh("ip link set net1 promisc on");
+    let before = chain.pod.netns().run(|| Snapshot::take(&[Path::new("/run/cni")])).unwrap();
+    for more in [json!({"promisc": false}), json!({"promisc": true, "args": {"cni": {"promisc": false}}})] {
+        let tuning = chain.tuning(more);
+        tuning.call("ADD").success();
+        tuning.call("CHECK").success();
+        chain.pod.netns().run(|| before.assert_unchanged()).unwrap();
+    }
+}
+
+#[test]
 fn gc_forgets_only_its_own_network_s_attachments() {
     let _sandbox = Sandbox::enter();
     let chain = attached();

@@ -7,7 +7,7 @@ use cni::{Code, Error, Request};
 use net_types::Mac;
 use serde::Deserialize;
 
-use super::sysctl::Sysctl;
+use super::sysctl::{self, Sysctl};
 
 /// What is asked of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,13 +82,14 @@ impl TryFrom<&Request> for Config {
 
     fn try_from(request: &Request) -> Result<Self, Error> {
         request.args.expect_only(&["MAC"])?;
-        let Raw { mut sysctl, mac, mtu, promisc, allmulti, tx_queue_len, data_dir, runtime_config, args } =
+        let Raw { sysctl, mac, mtu, promisc, allmulti, tx_queue_len, data_dir, runtime_config, args } =
             request.config_of(&KEYS)?;
         let by_args = args.cni;
-        sysctl.extend(by_args.sysctl);
         let if_name =
             request.attachment.as_ref().map(|attachment| attachment.if_name.as_str()).unwrap_or_default();
-        let sysctls = sysctl.iter().map(|(key, value)| Sysctl::parse(key, value, if_name));
+        let mut sysctls = sysctl::distinct(&sysctl, if_name)?;
+        // They go before the network's own, however either is written.
+        sysctls.extend(sysctl::distinct(&by_args.sysctl, if_name)?);
         let mac = [
             ("args.cni.mac", by_args.mac.as_deref()),
             ("runtimeConfig.mac", runtime_config.mac.as_deref()),
@@ -98,11 +99,12 @@ impl TryFrom<&Request> for Config {
         let mac =
             mac.into_iter().find_map(|(field, text)| Some((field, text.filter(|text| !text.is_empty())?)));
         Ok(Self {
-            sysctls: sysctls.collect::<Result<_, _>>()?,
+            sysctls: sysctls.into_values().collect(),
             wanted: Wanted {
                 mac: mac.map(|(field, text)| mac_of(field, text)).transpose()?,
                 mtu: number("mtu", by_args.mtu.or(mtu), 68, 65535)?,
-                promiscuous: by_args.promisc.or(promisc),
+                // As to the reference plugin, false is nothing to do.
+                promiscuous: by_args.promisc.or(promisc).filter(|on| *on),
                 all_multicast: by_args.allmulti.or(allmulti),
                 tx_queue_len: number("txQLen", by_args.tx_queue_len.or(tx_queue_len), 0, u32::MAX)?,
             },

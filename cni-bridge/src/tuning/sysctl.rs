@@ -1,5 +1,6 @@
 //! Settings under /proc/sys/net, and who may set them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -70,6 +71,27 @@ impl Sysctl {
     fn failed(&self, operation: &'static str, source: io::Error) -> TuningError {
         TuningError::File { operation, path: self.path.clone(), source }
     }
+}
+
+/// Reads settings, and has each once, in the order of their paths. One that is written in two ways must have one value.
+pub(super) fn distinct(
+    written: &BTreeMap<String, String>,
+    if_name: &str,
+) -> Result<BTreeMap<PathBuf, Sysctl>, Error> {
+    let mut distinct = BTreeMap::<PathBuf, Sysctl>::new();
+    for (key, value) in written {
+        let sysctl = Sysctl::parse(key, value, if_name)?;
+        let Some(same) = distinct.get(&sysctl.path) else {
+            distinct.insert(sysctl.path.clone(), sysctl);
+            continue;
+        };
+        if words(&same.value) != words(value) {
+            let both = format!("sysctl {:?} is {:?} and {key:?} is {value:?}", same.written, same.value);
+            return Err(Error::new(Code::InvalidConfig, format!("{both}, which are one setting"))
+                .details("allowed: one value for it"));
+        }
+    }
+    Ok(distinct)
 }
 
 /// The kernel separates several values by tabs, people by blanks.
