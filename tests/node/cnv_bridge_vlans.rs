@@ -1,5 +1,7 @@
 //! `cnv-bridge` keeps pods in their VLANs.
 
+use std::path::Path;
+
 use e2e::{CniCall, Namespace, Sandbox, Snapshot, output, sh};
 use serde_json::{Value, json};
 
@@ -48,6 +50,47 @@ fn a_vlan_separates_and_joins() {
         call.call("DEL").success();
     }
     drop((a, b, c));
+    before.assert_unchanged();
+}
+
+/// The chain of OpenShift's manual for a VM that boots over the network: VLAN 1 is the bridge's own, so the boot server behind
+/// its uplink hears the guest untagged.
+#[test]
+fn a_guest_that_boots_over_the_network_reaches_its_server_untagged() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge vlan_filtering 1");
+    let server = Namespace::new("server");
+    sh(&format!("ip link add eth1 type veth peer name eth0 netns {}", server.name()));
+    sh("ip link set eth1 up master br1");
+    server.sh("ip address add 192.0.2.1/24 dev eth0");
+    server.sh("ip link set eth0 up");
+    let pod = Namespace::new("pod");
+    let before = Snapshot::take(&[Path::new("/run/cni")]);
+    let list =
+        json!({"plugins": [{"type": "cnv-bridge", "bridge": "br1", "vlan": 1}, {"type": "cnv-tuning"}]});
+    // As the runtime calls them for an interface with `macAddress`.
+    let calls = list["plugins"].as_array().unwrap().iter().map(|plugin| {
+        let call = CniCall::new(plugin["type"].as_str().unwrap(), plugin.clone()).netns(&pod).container("vm");
+        let call = call.with("cniVersion", "0.4.0".into()).with("name", "pxe-net-conf".into());
+        call.with("args", json!({"cni": {"mac": "de:00:00:00:00:de"}}))
+    });
+    let [bridge, tuning] = <[CniCall; 2]>::try_from(calls.collect::<Vec<_>>()).unwrap();
+    let result = tuning.clone().with("prevResult", bridge.call("ADD").success()).call("ADD").success();
+    assert_eq!(result["interfaces"][2]["mac"], "de:00:00:00:00:de");
+    let [bridge, tuning] = [bridge, tuning].map(|call| call.with("prevResult", result.clone()));
+    pod.sh("ip address add 192.0.2.2/24 dev net1");
+    assert!(answers(&pod, "192.0.2.1", 30));
+    let neighbours = server.sh("ip neighbour show dev eth0");
+    assert!(neighbours.contains("192.0.2.2 lladdr de:00:00:00:00:de"), "{neighbours}");
+    // In another VLAN of the bridge nobody hears it.
+    sh("bridge vlan add dev eth1 vid 100 pvid untagged");
+    assert!(!answers(&pod, "192.0.2.1", 2), "VLAN 1 reached VLAN 100");
+    bridge.call("CHECK").success();
+    tuning.call("CHECK").success();
+    sh("bridge vlan add dev eth1 vid 1 pvid untagged");
+    sh("bridge vlan del dev eth1 vid 100");
+    tuning.call("DEL").success();
+    bridge.call("DEL").success();
     before.assert_unchanged();
 }
 
