@@ -50,7 +50,7 @@ pub(super) fn check(config: &Config, port: &Port, previous: Option<&Success>) ->
     if config.masquerade {
         masquerade::check(&NfTables::open()?, port, &assigned(port, previous))?;
     }
-    check_vlans(config, port, &host, host_end.index, &bridge)?;
+    check_vlans(config, port, host_end.index, &bridge)?;
     uplink::check(&host, config, &bridge)?;
     if config.has_spoof_check() {
         let assigned: Vec<_> = assigned(port, previous).iter().map(IpNetwork::ip).collect();
@@ -87,16 +87,10 @@ fn check_pod_end(
     Ok(expect(&format!("address of {named}"), visible.mac.unwrap_or(Mac::ZERO), mac)?)
 }
 
-fn check_vlans(
-    config: &Config,
-    port: &Port,
-    host: &Netlink,
-    port_index: u32,
-    bridge: &Link,
-) -> Result<(), BridgeError> {
+fn check_vlans(config: &Config, port: &Port, port_index: u32, bridge: &Link) -> Result<(), BridgeError> {
     let default = bridge.bridge.and_then(|bridge| bridge.default_pvid);
     let Some(wanted) = Vlans::wanted(config, default) else { return Ok(()) };
-    let found = Vlans::from_list(host.port_vlans(port_index)?);
+    let found = Vlans::from_list(netlink::port_vlans(port_index)?);
     Ok(expect(&format!("VLANs of {}", port.host_name), found.to_string(), wanted.to_string())?)
 }
 

@@ -124,7 +124,7 @@ pub(super) fn check(host: &Netlink, config: &Config, bridge: &Link) -> Result<Li
     let link = host.link_by_name(name.as_str())?;
     let link = link.ok_or_else(|| difference(&name, "absent", "present"))?;
     expect(&format!("state of {name}"), state(link.up), state(true))?;
-    if link.kind == "vlan" && !Vlans::from_list(host.port_vlans(bridge.index)?).contains(vlan) {
+    if link.kind == "vlan" && !Vlans::from_list(netlink::port_vlans(bridge.index)?).contains(vlan) {
         let what = format!("VLANs of {}", bridge.name);
         return Err(difference(what, format!("without {vlan}"), format!("with {vlan}")).into());
     }

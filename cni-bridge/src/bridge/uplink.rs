@@ -6,8 +6,10 @@
 //!
 //! Callers hold the [`super::device::BridgeLock`] from the look at the ports to the change.
 
+use std::ops::ControlFlow;
+
 use net_types::IfName;
-use netlink::{Link, Netlink, PortVlan, PortVlans};
+use netlink::{Link, Netlink, PortVlan};
 
 use super::config::Config;
 use super::error::BridgeError;
@@ -26,7 +28,7 @@ pub(super) fn find(host: &Netlink, config: &Config, bridge: &Link) -> Result<Opt
 /// Puts the uplink into those of the network's VLANs that it lacks.
 pub(super) fn join(host: &Netlink, config: &Config, bridge: &Link) -> Result<(), BridgeError> {
     let Some(uplink) = find(host, config, bridge)? else { return Ok(()) };
-    let present = Vlans::from_list(host.port_vlans(uplink.index)?);
+    let present = Vlans::from_list(netlink::port_vlans(uplink.index)?);
     for vlans in Vlans::of_network(config).without(&present).ranges() {
         host.add_port_vlan(uplink.index, vlans)?;
         cni::mutated("VLAN of the uplink");
@@ -43,42 +45,44 @@ pub(super) fn leave(host: &Netlink, config: &Config) -> Result<(), BridgeError> 
     if uplink.master != Some(bridge.index) {
         return Ok(());
     }
-    let ports = host.all_port_vlans()?;
-    let own =
-        ports.iter().filter(|port| port.index == uplink.index).flat_map(|port| port.vlans.iter().copied());
-    let present = Vlans::from_list(own.filter(is_tagged).collect());
-    let wanted = Vlans::of_network(config).within(&present);
-    for PortVlan { range, .. } in wanted.without(&used_by(&ports, host, &bridge, &wanted)?).ranges() {
+    let mut present = netlink::port_vlans(uplink.index)?;
+    present.retain(is_tagged);
+    let wanted = Vlans::of_network(config).within(&Vlans::from_list(present));
+    for PortVlan { range, .. } in wanted.without(&used(host, &bridge, &wanted)?).ranges() {
         host.delete_port_vlans(uplink.index, range)?;
         cni::mutated("VLAN of the uplink left");
     }
     Ok(())
 }
 
-/// Those of the `wanted` VLANs that a port of ours on the bridge is in.
+/// Those of the `wanted` VLANs that a port of ours on the bridge is in. Ports are looked at until that is known of each, and
+/// only those more closely that are in a VLAN of which it is not known yet.
 pub(super) fn used(host: &Netlink, bridge: &Link, wanted: &Vlans) -> Result<Vlans, BridgeError> {
-    used_by(&host.all_port_vlans()?, host, bridge, wanted)
-}
-
-/// The same of a list of ports. Only those are looked at that are in a VLAN of which it is not known yet.
-fn used_by(ports: &[PortVlans], host: &Netlink, bridge: &Link, wanted: &Vlans) -> Result<Vlans, BridgeError> {
     let mut used = Vlans::default();
-    for port in ports.iter().filter(|port| port.bridge == Some(bridge.index)) {
-        let theirs = wanted.within_list(&port.vlans);
-        if used.include(&theirs) {
-            continue;
-        }
-        if host.link_by_index(port.index)?.is_some_and(|link| is_port_of_ours(&link)) {
-            used.extend(theirs.ranges());
-        }
+    if wanted.is_empty() {
+        return Ok(used);
     }
-    Ok(used)
+    let failed = netlink::search_port_vlans(|port, vlans| {
+        let theirs = wanted.within_list(vlans);
+        if used.include(&theirs) {
+            return ControlFlow::Continue(());
+        }
+        match host.link_by_index(port) {
+            Ok(Some(link)) if link.master == Some(bridge.index) && is_port_of_ours(&link) => {
+                used.extend(theirs.ranges());
+            }
+            Ok(_) => {}
+            Err(error) => return ControlFlow::Break(Some(error)),
+        }
+        if used.include(wanted) { ControlFlow::Break(None) } else { ControlFlow::Continue(()) }
+    })?;
+    failed.flatten().map_or(Ok(used), |error| Err(error.into()))
 }
 
 /// The uplink is in all of the network's VLANs.
 pub(super) fn check(host: &Netlink, config: &Config, bridge: &Link) -> Result<(), BridgeError> {
     let Some(uplink) = find(host, config, bridge)? else { return Ok(()) };
-    let present = Vlans::from_list(host.port_vlans(uplink.index)?);
+    let present = Vlans::from_list(netlink::port_vlans(uplink.index)?);
     let wanted = Vlans::of_network(config);
     let missing = wanted.without(&present);
     if missing.is_empty() {

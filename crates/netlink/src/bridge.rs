@@ -117,8 +117,6 @@ impl PortVlan {
 pub struct PortVlans {
     /// Its index.
     pub index: u32,
-    /// Index of the bridge.
-    pub bridge: Option<u32>,
     /// Which.
     pub vlans: Vec<PortVlan>,
 }
@@ -200,12 +198,6 @@ impl Netlink {
         self.wait("set STP of bridge", name, self.handle.link().change(bridge).execute())
     }
 
-    /// The VLANs of a port. The kernel reports all ports' for that, so its cost grows with their number.
-    pub fn port_vlans(&self, index: u32) -> Result<Vec<PortVlan>, Error> {
-        let all = self.all_port_vlans()?;
-        Ok(all.into_iter().filter(|port| port.index == index).flat_map(|port| port.vlans).collect())
-    }
-
     /// The VLANs of all ports of all bridges.
     pub fn all_port_vlans(&self) -> Result<Vec<PortVlans>, Error> {
         let masks = vec![LinkExtentMask::BrvlanCompressed];
@@ -245,13 +237,10 @@ fn vlan_builder(index: u32, vlan: PortVlan) -> LinkMessageBuilder<LinkBridgeVlan
 
 fn port_vlans(port: LinkMessage) -> PortVlans {
     let index = port.header.index;
-    let mut bridge = None;
     let mut infos = Vec::new();
     for attribute in port.attributes {
-        match attribute {
-            LinkAttribute::AfSpecBridge(specs) => infos.extend(specs),
-            LinkAttribute::Controller(master) => bridge = Some(master),
-            _ => {}
+        if let LinkAttribute::AfSpecBridge(specs) = attribute {
+            infos.extend(specs);
         }
     }
     let mut first = None;
@@ -269,7 +258,7 @@ fn port_vlans(port: LinkMessage) -> PortVlans {
             untagged: flags.contains(BridgeVlanInfoFlags::Untagged),
         });
     }
-    PortVlans { index, bridge, vlans }
+    PortVlans { index, vlans }
 }
 
 impl From<Vec<InfoBridge>> for BridgeInfo {
