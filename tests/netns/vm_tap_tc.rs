@@ -270,6 +270,28 @@ fn a_record_that_is_damaged_lost_or_left_behind_does_no_harm() {
 }
 
 #[test]
+fn a_route_that_can_no_longer_be_made_is_named_and_the_others_are_put_back() {
+    let _sandbox = Sandbox::enter();
+    let Wired { pod, tap, .. } = bridged();
+    pod.sh("ip link add other type veth peer name far");
+    pod.sh("ip link set other up");
+    for (address, link) in [("192.0.2.2/24", POD), ("198.51.100.2/24", "other")] {
+        pod.sh(&format!("ip address add {address} dev {link}"));
+    }
+    // Its source is the other link's.
+    pod.sh(&format!("ip route add 203.0.113.0/24 via 192.0.2.1 dev {POD} src 198.51.100.2"));
+    pod.sh(&format!("ip route add 10.9.0.0/16 via 192.0.2.9 dev {POD}"));
+    tap.call("ADD").success();
+    pod.sh("ip link del other");
+    let answer = tap.call("DEL");
+    assert!(answer.stderr.contains("the route to 203.0.113.0/24 through"), "{}", answer.stderr);
+    answer.success();
+    let routes = pod.sh("ip route");
+    assert!(routes.contains(&format!("10.9.0.0/16 via 192.0.2.9 dev {POD}")), "{routes}");
+    assert!(!Path::new(RECORDS).exists(), "it is named once: no later DEL could make it either");
+}
+
+#[test]
 fn gc_removes_the_records_of_what_is_gone() {
     let _sandbox = Sandbox::enter();
     let Wired { pod, bridge: _, tap } = bridged();
