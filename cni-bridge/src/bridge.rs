@@ -23,6 +23,8 @@ mod vlans;
 
 use cni::{Error, Ipam, Request, Success};
 
+pub(crate) use device::BridgeLock;
+pub(crate) use error::BridgeError;
 pub(crate) use vlans::Vlans;
 
 use config::Config;

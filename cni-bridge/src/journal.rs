@@ -27,6 +27,9 @@ struct Record<T> {
 
 const VERSION: u32 = 1;
 
+/// How often the directory may go just after it was made. Each time another attachment's last file was forgotten.
+const MAX_ATTEMPTS: u32 = 1000;
+
 /// Why a file could not be kept or read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JournalError {
@@ -81,11 +84,22 @@ impl<'a> Journal<'a> {
         let record = Record { version: VERSION, network: network.to_owned(), values };
         let text = serde_json::to_vec(&record)
             .map_err(|source| JournalError::Corrupt { path: path.clone(), source })?;
-        fs::create_dir_all(self.directory).map_err(failed("create", self.directory))?;
         let new = path.with_extension("new");
-        let mut file = File::create(&new).map_err(failed("create", &new))?;
+        let mut file = self.create(&new)?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed("write", &new))?;
         fs::rename(&new, &path).map_err(failed("replace", &path))
+    }
+
+    /// A new file in the directory, which whoever forgets the last of the others removes.
+    fn create(self, new: &Path) -> Result<File, JournalError> {
+        for _ in 0..MAX_ATTEMPTS {
+            fs::create_dir_all(self.directory).map_err(failed("create", self.directory))?;
+            match File::create(new) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => return other.map_err(failed("create", new)),
+            }
+        }
+        Err(failed("create", new)(io::ErrorKind::NotFound.into()))
     }
 
     /// Fails if nothing could be kept now.
@@ -109,7 +123,10 @@ impl<'a> Journal<'a> {
 
     /// Forgets what was kept, and the directory with the last file. Absent is fine.
     pub(crate) fn forget(self, attachment: &Attachment) -> Result<(), JournalError> {
-        remove(&self.path(attachment))?;
+        let path = self.path(attachment);
+        remove(&path)?;
+        // Of an ADD that was cut off as it wrote.
+        remove(&path.with_extension("new"))?;
         // It stays while others have files in it.
         let _ = fs::remove_dir(self.directory);
         Ok(())
@@ -167,4 +184,36 @@ fn remove(path: &Path) -> Result<(), JournalError> {
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
     let path = path.to_owned();
     move |source| JournalError::File { operation, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn attachments_come_and_go_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("journal");
+        thread::scope(|scope| {
+            for container in ["a", "b"] {
+                let directory = &directory;
+                scope.spawn(move || {
+                    let journal = Journal::in_directory(directory);
+                    let attachment = Attachment {
+                        container: container.parse().unwrap(),
+                        if_name: "net1".parse().unwrap(),
+                        netns: None,
+                    };
+                    for number in 0..500_u32 {
+                        journal.keep("net", &attachment, &number).unwrap();
+                        assert_eq!(journal.read(&attachment).unwrap(), Some(number));
+                        journal.forget(&attachment).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(!directory.exists());
+    }
 }

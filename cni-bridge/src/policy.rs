@@ -14,6 +14,7 @@ use netlink::{Netlink, NewBridge};
 
 pub(crate) use desired::PolicyError;
 
+use crate::bridge::{BridgeError, BridgeLock};
 use desired::Desired;
 use plan::{Change, PlanError};
 
@@ -34,6 +35,9 @@ pub(crate) enum ApplyError {
         /// Why.
         source: netlink::Error,
     },
+    /// Others could not be waited for.
+    #[error("cannot wait for calls that make or use bridges")]
+    Lock(#[source] BridgeError),
     /// The kernel could not be asked.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
@@ -51,6 +55,8 @@ pub(crate) fn apply(yaml: &str, dry_run: bool, take_default_route: bool) -> Resu
     // All of them are read before the first is applied.
     for Desired { policy, bridges, absent } in desired::read(yaml)? {
         let host = Netlink::open()?;
+        // From the look at what is there to the last change nobody makes or removes a bridge or attaches a pod.
+        let _lock = BridgeLock::take().map_err(ApplyError::Lock)?;
         let changes = plan::plan(&host, &bridges, &absent, take_default_route)?;
         if changes.is_empty() {
             // Writing to a String cannot fail.

@@ -5,6 +5,7 @@
 
 mod backends_that_lie;
 mod cni_bad_input;
+mod cnv_bridge_at_once;
 mod cnv_bridge_attaches;
 mod cnv_bridge_guards;
 mod cnv_bridge_ipam;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use e2e::{CniCall, Namespace, Sandbox, Snapshot, output, sh};
+use e2e::{CniCall, Namespace, Sandbox, Snapshot, at_once, output, sh};
 use serde_json::{Value, json};
 
 fn attach(pod: &Namespace, more: Value) -> CniCall {
@@ -78,6 +78,23 @@ fn pods_reach_the_gateway_of_their_vlan_and_the_last_takes_it_away() {
     assert!(pings(&pods[1], "192.0.2.1", 30), "the gateway went with the first pod");
     calls[1].call("DEL").success();
     calls[1].call("DEL").success();
+    before.assert_unchanged();
+}
+
+#[test]
+fn the_gateway_stays_for_the_pod_that_comes_as_the_last_goes() {
+    let _sandbox = Sandbox::enter();
+    bridge_that_was_there();
+    let pods = [0, 1].map(|_| Namespace::new("pod"));
+    let before = Snapshot::take(&[]);
+    let [a, b] = pods.each_ref().map(|pod| attach(pod, json!({"vlan": 100})));
+    a.call("ADD").success();
+    for (goes, comes) in [(&a, &b), (&b, &a)].into_iter().cycle().take(10) {
+        let (_, result) = at_once(|| goes.call("DEL").success(), || comes.call("ADD").success());
+        comes.clone().with("prevResult", result).call("CHECK").success();
+    }
+    b.call("ADD").success();
+    at_once(|| a.call("DEL").success(), || b.call("DEL").success());
     before.assert_unchanged();
 }
 

@@ -1,6 +1,6 @@
 //! `cnv-bridge` gives an uplink the VLANs that its NICs need, and a policy gives it all.
 
-use e2e::{CniCall, Namespace, Sandbox, Snapshot, binary, output, sh};
+use e2e::{CniCall, Namespace, Sandbox, Snapshot, at_once, binary, output, sh};
 use serde_json::{Value, json};
 
 /// A bridge `br1` with an uplink `eth1` that is in VLAN 1 as the kernel has it, and in VLAN 300 untagged by hand.
@@ -76,6 +76,23 @@ fn the_uplink_follows_the_nics_that_need_it() {
     let (_pod, stranger) = attach("c", json!({"vlan": 100, "uplink": "far"}));
     let (code, text) = stranger.call("ADD").error();
     assert!(code == 108 && text.contains("uplink far is no port of bridge br1"), "{text}");
+}
+
+#[test]
+fn the_uplink_is_right_after_nics_that_came_and_went_at_once() {
+    let _sandbox = Sandbox::enter();
+    bridge_with_uplink();
+    let (_a_pod, a) = attach("a", json!({"vlan": 100}));
+    let (_b_pod, b) = attach("b", json!({"vlanTrunk": [{"minID": 99, "maxID": 101}]}));
+    let before = Snapshot::take(&[]);
+    a.call("ADD").success();
+    for (goes, comes, left) in [(&a, &b, "99-101"), (&b, &a, "100")].into_iter().cycle().take(10) {
+        at_once(|| goes.call("DEL").success(), || comes.call("ADD").success());
+        assert_eq!(vlans(), left);
+    }
+    b.call("ADD").success();
+    at_once(|| a.call("DEL").success(), || b.call("DEL").success());
+    before.assert_unchanged();
 }
 
 #[test]

@@ -14,6 +14,7 @@
 )]
 
 mod api_server;
+mod at_once;
 mod binaries;
 mod cni_call;
 mod command;
@@ -32,6 +33,7 @@ mod ssh;
 mod wait;
 
 pub use api_server::ApiServer;
+pub use at_once::at_once;
 pub use binaries::{binary, binary_dir};
 pub use cni_call::{Answer, CniCall};
 pub use command::{Daemon, output, run, sh};

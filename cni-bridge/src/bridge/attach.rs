@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use netlink::{ALL_GROUPS, Link, Netlink, NewVeth, Peer, PortFlag};
 use netns::NetNs;
 
-use super::config::{Config, SourceCheck};
+use super::config::{Config, Gateway, SourceCheck};
 use super::detach;
 use super::device::{self, BridgeLock};
 use super::error::BridgeError;
@@ -66,12 +66,17 @@ fn build(
 ) -> Result<Success, BridgeError> {
     let Ground { host, pod, namespace } = ground;
     let (bridge, host_end, pod_end) = {
-        // Until the port is on the bridge, another's DEL would find the bridge unused.
-        let _lock = if config.makes_bridge() { Some(BridgeLock::take()?) } else { None };
+        // Until the port is on the bridge, another's DEL or a policy would find the bridge unused.
+        let _lock = if config.makes_bridge() { BridgeLock::take() } else { BridgeLock::share() }?;
         let bridge = device::ensure(host, config)?;
         let (host_end, pod_end) = make_veth(config, port, ground, bridge.mtu)?;
         host.set_master(host_end.index, Some(bridge.index))?;
         cni::mutated("bridge port");
+        // Its address may have followed the new port's.
+        let bridge = host.link_by_index(bridge.index)?.unwrap_or(bridge);
+        if config.gateway > Gateway::No {
+            gateway::keep_address(host, &bridge)?;
+        }
         (bridge, host_end, pod_end)
     };
     {
@@ -81,8 +86,6 @@ fn build(
     }
     host.set_up(host_end.index)?;
     cni::mutated("host end up");
-    // Its address may have followed the new port's.
-    let bridge = host.link_by_index(bridge.index)?.unwrap_or(bridge);
     let mut success = describe(config, port, &bridge, &host_end, &pod_end);
     match ipam {
         Some(ipam) => {

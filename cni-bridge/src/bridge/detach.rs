@@ -30,11 +30,15 @@ pub(super) fn del(config: &Config, port: &Port, ipam: Option<&Ipam<'_>>) -> Resu
     removed.and(released)
 }
 
-/// All but the addresses. The lock ends here: an IPAM plugin may take its time.
+/// All but the addresses.
 fn remove(config: &Config, port: &Port) -> Result<(), BridgeError> {
     let host = Netlink::open()?;
-    let _lock = if config.needs_lock() { Some(BridgeLock::take()?) } else { None };
     let removed = remove_port(Some(config), port, &host);
+    if !config.needs_lock() {
+        return removed;
+    }
+    // From the look at the ports that are left to what is done without them.
+    let _lock = BridgeLock::take()?;
     let left = uplink::leave(&host, config).and(gateway::leave(&host, config));
     let unused = if config.makes_bridge() { device::remove_if_unused(&host, &config.bridge) } else { Ok(()) };
     removed.and(left).and(unused)

@@ -1,7 +1,7 @@
 //! The bridge itself: found, or made where it is the network's own.
 //!
 //! A bridge made here carries our name in its alias, and from its first moment an address that tells the same, and it
-//! goes with its last port. Making and removing are kept apart by
+//! goes with its last port. Making and removing are kept apart, and from what counts on a bridge being there, by
 //! a lock that every namespace has by nature: on the file of the namespace itself, so that nothing is left on disk.
 
 use std::fs::{self, File};
@@ -18,17 +18,25 @@ use super::uplink;
 /// The alias of a bridge that was made here.
 const MADE_HERE: &str = "guestwire cnv-bridge v1 bridge";
 
-/// Held while bridges are made or removed.
-pub(super) struct BridgeLock(#[expect(dead_code, reason = "held for its Drop")] Flock<File>);
+/// Held while bridges are made or removed, or used between a look at them and a change.
+pub(crate) struct BridgeLock(#[expect(dead_code, reason = "held for its Drop")] Flock<File>);
 
 impl BridgeLock {
-    /// Waits for other calls in this network namespace.
-    pub(super) fn take() -> Result<Self, BridgeError> {
+    /// Waits for all others in this network namespace.
+    pub(crate) fn take() -> Result<Self, BridgeError> {
+        Self::locked(FlockArg::LockExclusive)
+    }
+
+    /// Waits for those only who make or remove something.
+    pub(super) fn share() -> Result<Self, BridgeError> {
+        Self::locked(FlockArg::LockShared)
+    }
+
+    fn locked(how: FlockArg) -> Result<Self, BridgeError> {
         let path = "/proc/thread-self/ns/net";
         let setting = |source| BridgeError::Setting { path: path.to_owned(), source };
         let file = File::open(path).map_err(setting)?;
-        let lock =
-            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_file, errno)| setting(errno.into()))?;
+        let lock = Flock::lock(file, how).map_err(|(_file, errno)| setting(errno.into()))?;
         Ok(Self(lock))
     }
 }

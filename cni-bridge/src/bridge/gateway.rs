@@ -28,6 +28,16 @@ fn in_vlan(config: &Config, bridge: &Link) -> Option<(IfName, VlanId)> {
     Some((name(&config.bridge, vlan).ok()?, vlan))
 }
 
+/// A bridge follows the lowest address among its ports unless it has been given one: the gateway's must not change. The caller
+/// holds the [`BridgeLock`], or two would each keep another.
+pub(super) fn keep_address(host: &Netlink, bridge: &Link) -> Result<(), BridgeError> {
+    if let Some(mac) = bridge.mac {
+        host.set_mac(bridge.index, mac)?;
+        cni::mutated("bridge's address");
+    }
+    Ok(())
+}
+
 /// What the link is called, as by the reference plugin.
 pub(super) fn name(bridge: &IfName, vlan: VlanId) -> Result<IfName, net_types::IfNameError> {
     format!("{bridge}.{vlan}").parse()

@@ -69,10 +69,6 @@ pub(super) fn configure(
     if config.gateway == Gateway::No {
         return Ok(None);
     }
-    // A bridge follows the lowest address among its ports unless it has been given one: the gateway's must not change.
-    if let Some(mac) = bridge.mac {
-        host.set_mac(bridge.index, mac)?;
-    }
     let link = gateway::ensure(host, config, bridge)?;
     configure_gateway(config, &assigned.ips, host, &link)?;
     Ok(Some(link))
@@ -222,7 +218,11 @@ fn ensure_address(
         if !config.force_address {
             return Err(BridgeError::OtherAddress { bridge: bridge.name.clone(), found, wanted });
         }
-        host.delete_address(bridge.index, found)?;
+        match host.delete_address(bridge.index, found) {
+            // Another ADD was faster.
+            Err(error) if error.is_not_found() => {}
+            other => other?,
+        }
         cni::mutated("other address removed");
     }
     match host.add_sole_address(bridge.index, wanted) {
