@@ -84,22 +84,20 @@ fn build(
         set_port(config, host, host_end.index, &bridge)?;
         uplink::join(host, config, &bridge)?;
     }
+    if ipam.is_none() && !config.keep_pod_end_down {
+        // First, so that the port's carrier comes once and nothing here waits for what the bridge makes of it.
+        pod.set_up(pod_end.index)?;
+        cni::mutated("pod end up");
+    }
     host.set_up(host_end.index)?;
     cni::mutated("host end up");
     let mut success = describe(config, port, &bridge, &host_end, &pod_end);
-    match ipam {
-        Some(ipam) => {
-            let position = success.interfaces.len() - 1;
-            let pod_end = PodEnd { namespace, netlink: pod, link: &pod_end, position };
-            let (assigned, gateway) = address(config, port, ipam, host, &bridge, &pod_end)?;
-            success = Success { interfaces: success.interfaces, ..assigned };
-            success.interfaces.extend(gateway.and_then(|link| gateway::describe(&link, &bridge)));
-        }
-        None if config.keep_pod_end_down => {}
-        None => {
-            pod.set_up(pod_end.index)?;
-            cni::mutated("pod end up");
-        }
+    if let Some(ipam) = ipam {
+        let position = success.interfaces.len() - 1;
+        let pod_end = PodEnd { namespace, netlink: pod, link: &pod_end, position };
+        let (assigned, gateway) = address(config, port, ipam, host, &bridge, &pod_end)?;
+        success = Success { interfaces: success.interfaces, ..assigned };
+        success.interfaces.extend(gateway.and_then(|link| gateway::describe(&link, &bridge)));
     }
     if !config.dns.is_empty() {
         success.dns = config.dns.clone();
