@@ -29,9 +29,12 @@ struct Joined {
 
 impl Joined {
     fn new() -> Self {
+        Self::over(Daemon::start(None).unwrap())
+    }
+
+    fn over(mut daemon: Daemon) -> Self {
         sigbus::install().unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let mut daemon = Daemon::start(None).unwrap();
         daemon.add(&link(directory.path(), "a", "b")).unwrap();
         Self { directory, daemon }
     }

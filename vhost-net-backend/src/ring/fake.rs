@@ -199,15 +199,20 @@ impl Driver {
 
     /// What came back since the last look: heads and lengths.
     pub(crate) fn used(&mut self) -> Vec<(u16, u32)> {
-        let index = self.guest.read_u16(self.used_at() + 2);
-        let mut entries = Vec::new();
-        while self.seen != index {
-            let entry = self.guest.read(self.used_at() + 4 + 8 * u64::from(self.seen % self.size), 8);
-            let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
-            entries.push((u16::try_from(word(&entry[..4])).unwrap(), word(&entry[4..])));
-            self.seen = self.seen.wrapping_add(1);
+        std::iter::from_fn(|| self.next_used()).collect()
+    }
+
+    /// The next of what came back.
+    pub(crate) fn next_used(&mut self) -> Option<(u16, u32)> {
+        if self.seen == self.guest.read_u16(self.used_at() + 2) {
+            return None;
         }
-        entries
+        let mut entry = [0; 8];
+        self.guest.read_into(self.used_at() + 4 + 8 * u64::from(self.seen % self.size), &mut entry);
+        self.seen = self.seen.wrapping_add(1);
+        let (head, length) = entry.split_at(4);
+        let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
+        Some((u16::try_from(word(head)).unwrap(), word(length)))
     }
 
     /// How often the guest was interrupted since the last look.

@@ -196,7 +196,7 @@ fn await_hangup(mut stream: &UnixStream, sent: &[u8]) {
 }
 
 /// Sends SET_VRING_CALL for a ring, with this descriptor.
-fn lend_call(stream: &UnixStream, ring: u8, event: &OwnedFd) {
+pub(super) fn lend_call(stream: &UnixStream, ring: u8, event: &OwnedFd) {
     let bytes = [&[13, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, ring], [0; 7].as_slice()].concat();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
