@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -26,20 +27,28 @@ use crate::tls::{self, Certificate};
 
 /// Runs the command line until it is done, or until SIGTERM or SIGINT.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
+    // Reviews have a thread of their own: they do not wait for what the store has to do, and hardly ever wake another.
+    let reviews = runtime("reviews")?;
+    let store = runtime("store")?;
+    let reviewers = reviews.handle();
+    store.block_on(async {
         match (&args.command, &args.store) {
             (Some(Command::Inspect { mac }), StoreKind::Dir(path)) => crate::inspect::dir(path, *mac),
             (Some(Command::Inspect { mac }), StoreKind::Kube) => {
                 crate::inspect::kube(::kube::Client::try_from(api_server().await?)?, *mac).await
             }
-            (None, StoreKind::Dir(path)) => serve_dir(&args, path).await,
-            (None, StoreKind::Kube) => serve_kube(&args).await,
+            (None, StoreKind::Dir(path)) => serve_dir(&args, path, reviewers).await,
+            (None, StoreKind::Kube) => serve_kube(&args, reviewers).await,
         }
     })
 }
 
-async fn serve_dir(args: &Args, path: &Path) -> anyhow::Result<()> {
+/// One thread for tasks, and those for what may block.
+fn runtime(name: &'static str) -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build()
+}
+
+async fn serve_dir(args: &Args, path: &Path, reviewers: &Handle) -> anyhow::Result<()> {
     let ranges = match args.range.is_empty() {
         true => remembered_range(path)?,
         false => Ranges::new(&args.range, &args.exclude)?,
@@ -50,10 +59,10 @@ async fn serve_dir(args: &Args, path: &Path) -> anyhow::Result<()> {
         Some(certificate) => certificate,
         None => own_certificate(args, path)?,
     };
-    serve(args, store, certificate).await
+    serve(args, store, certificate, reviewers).await
 }
 
-async fn serve_kube(args: &Args) -> anyhow::Result<()> {
+async fn serve_kube(args: &Args, reviewers: &Handle) -> anyhow::Result<()> {
     anyhow::ensure!(
         args.l2_domain.is_empty() || !args.range.is_empty(),
         "--l2-domain needs --range: without it the ConfigMap's L2_DOMAINS count"
@@ -88,7 +97,7 @@ async fn serve_kube(args: &Args) -> anyhow::Result<()> {
     if args.range.is_empty() {
         kube::config::follow(client, namespace, store.clone());
     }
-    let result = serve(args, store.clone(), certificate).await;
+    let result = serve(args, store.clone(), certificate, reviewers).await;
     store.stop().await;
     result
 }
@@ -104,12 +113,19 @@ fn domains(args: &Args) -> anyhow::Result<Domains> {
 }
 
 /// Serves until a signal; returns when everything that had begun is answered.
-async fn serve<S: Store>(args: &Args, store: S, certificate: Certificate) -> anyhow::Result<()> {
+async fn serve<S: Store>(
+    args: &Args,
+    store: S,
+    certificate: Certificate,
+    reviewers: &Handle,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
     let (phase, phases) = watch::channel(Phase::Serving);
+    // On the threads that serve them.
     let reviews =
-        TcpListener::bind(args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
+        reviewers.spawn(TcpListener::bind(args.listen)).await.context("the listener for reviews")?;
+    let reviews = reviews.with_context(|| format!("listen on {}", args.listen))?;
     let operations = TcpListener::bind(args.listen_metrics)
         .await
         .with_context(|| format!("listen on {}", args.listen_metrics))?;
@@ -118,7 +134,7 @@ async fn serve<S: Store>(args: &Args, store: S, certificate: Certificate) -> any
     );
     let server = Server::new(store, Arc::new(Metrics::default()), phases);
     let acceptor = TlsAcceptor::from(certificate.server_config()?);
-    let reviews = tokio::spawn(Arc::clone(&server).reviews(reviews, acceptor));
+    let reviews = reviewers.spawn(Arc::clone(&server).reviews(reviews, acceptor));
     let operations = tokio::spawn(server.operations(operations));
     tokio::select! {
         _ = terminate.recv() => {}

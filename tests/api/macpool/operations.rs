@@ -158,6 +158,24 @@ fn the_range_changes_live_and_a_bad_one_is_reported() {
 }
 
 #[test]
+fn a_bad_range_at_the_start_is_reported_before_macpool_ends() {
+    let cluster = Cluster::start("02:00:00:00:00:05", "02:00:00:00:00:01");
+    let mut macpool = Command::new(binary("macpool"));
+    macpool.args(["--listen", "127.0.0.1:0", "--listen-metrics", "127.0.0.1:0", "--namespace", "macpool"]);
+    let ended = output(macpool.env("KUBECONFIG", &cluster.kubeconfig));
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success() && said.contains("before its start"), "{said}");
+    let events = cluster.get("/api/v1/namespaces/macpool/events");
+    let [event] = &events["items"].as_array().unwrap()[..] else { panic!("{events}") };
+    assert_eq!(
+        (&event["reason"], &event["involvedObject"]["kind"]),
+        (&json!("InvalidRange"), &json!("ConfigMap"))
+    );
+    let message = event["message"].as_str().unwrap();
+    assert!(message.ends_with("before its start 02:00:00:00:00:05; no range is left to keep"), "{message}");
+}
+
+#[test]
 fn duplicates_are_reported_or_refused() {
     let cluster = Cluster::start("02:00:00:00:00:00", "02:00:00:00:ff:ff");
     let replica = cluster.replica(&[]);

@@ -1,11 +1,12 @@
 //! The range's ConfigMap in the cluster: read at the start, made if there is none, followed ever after.
 //!
-//! A bad one is reported as a Warning event on it, and the range in use stays.
+//! A bad one is reported as a Warning event on it, and the range in use stays; at the start there is none, and macpool ends.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 
 use super::KubeStore;
 use super::api::{Api, ApiError};
@@ -45,8 +46,20 @@ pub async fn initial(client: &kube::Client, namespace: &str) -> Result<Ranges, I
     loop {
         match attempt(&api, namespace).await {
             Ok(map) => {
-                if let Some(ranges) = range_config::parse(&map.data)? {
-                    return Ok(ranges);
+                match range_config::parse(&map.data) {
+                    Ok(Some(ranges)) => return Ok(ranges),
+                    // Somebody has just emptied it.
+                    Ok(None) => {}
+                    Err(error) => {
+                        let told = tell(
+                            &Events::new(api),
+                            map.metadata,
+                            format!("{error}; no range is left to keep"),
+                        );
+                        // A task that panicked, which does not happen, would have told nothing.
+                        let _told = told.await;
+                        return Err(error.into());
+                    }
                 }
             }
             // Another replica was faster: its choice counts.
@@ -58,6 +71,13 @@ pub async fn initial(client: &kube::Client, namespace: &str) -> Result<Ranges, I
             Err(error) => return Err(InitialError::Api(Box::new(error))),
         }
     }
+}
+
+/// The Warning about a ConfigMap that cannot be used.
+fn tell(events: &Events, map: Meta, message: String) -> JoinHandle<()> {
+    let Meta { name, namespace, resource_version, .. } = map;
+    let regarding = Regarding { api_version: "v1", kind: "ConfigMap", namespace, name, uid: String::new() };
+    events.warn(&regarding, "InvalidRange", &format!("range-{resource_version}"), message)
 }
 
 async fn attempt(api: &Api, namespace: &str) -> Result<ConfigMap, ApiError> {
@@ -111,20 +131,8 @@ impl Sink for ConfigSink {
                 }
             }
             Err(error) => {
-                let regarding = Regarding {
-                    api_version: "v1",
-                    kind: "ConfigMap",
-                    namespace: map.metadata.namespace,
-                    name: map.metadata.name,
-                    uid: String::new(),
-                };
-                let what = format!("range-{}", map.metadata.resource_version);
-                self.events.warn(
-                    &regarding,
-                    "InvalidRange",
-                    &what,
-                    format!("{error}; what was valid before stays"),
-                );
+                let _told_meanwhile =
+                    tell(&self.events, map.metadata, format!("{error}; what was valid before stays"));
             }
         }
         Ok(())

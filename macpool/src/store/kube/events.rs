@@ -5,6 +5,7 @@
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::task::JoinHandle;
 
 use super::api::{Api, ApiError};
 
@@ -30,8 +31,15 @@ impl Events {
         Self { api }
     }
 
-    /// Logs and sends a Warning. Replicas that see the same thing say it once: `what` makes the event's name.
-    pub(super) fn warn(&self, regarding: &Regarding, reason: &'static str, what: &str, message: String) {
+    /// Logs and sends a Warning. Replicas that see the same thing say it once: `what` makes the event's name. Who is about to
+    /// end waits for what is returned.
+    pub(super) fn warn(
+        &self,
+        regarding: &Regarding,
+        reason: &'static str,
+        what: &str,
+        message: String,
+    ) -> JoinHandle<()> {
         let Regarding { api_version, kind, namespace, name, uid } = regarding;
         tracing::warn!(kind, namespace, name, reason, message);
         let now =
@@ -59,6 +67,6 @@ impl Events {
             {
                 tracing::warn!(error = &error as &dyn std::error::Error, "an event could not be sent");
             }
-        });
+        })
     }
 }
