@@ -5,7 +5,8 @@
 mod support;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -196,6 +197,50 @@ fn only_those_listed_get_the_zone_and_every_message_is_signed() {
     // Nobody may tell us about our own zone, nor get it by UDP.
     let (_, text) = dig(dns.address, &["+opcode=notify", "vm.example.com", "SOA"]);
     assert!(text.contains("status: REFUSED"), "{text}");
+}
+
+/// The messages of a transfer of the whole zone, asked for with this additional section.
+fn transfer(server: SocketAddr, additional: &[u8]) -> Vec<Vec<u8>> {
+    let question = b"\x02vm\x07example\x03com\0\0\xfc\0\x01";
+    let head = [0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(!additional.is_empty())];
+    let request = [&head[..], question, additional].concat();
+    let mut stream = TcpStream::connect(server).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&u16::try_from(request.len()).unwrap().to_be_bytes()).unwrap();
+    stream.write_all(&request).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut octets = Vec::new();
+    stream.read_to_end(&mut octets).unwrap();
+    let mut rest = octets.as_slice();
+    let next = || {
+        let (length, more) = rest.split_first_chunk()?;
+        let (message, more) = more.split_at(u16::from_be_bytes(*length).into());
+        rest = more;
+        Some(message.to_vec())
+    };
+    std::iter::from_fn(next).collect()
+}
+
+#[test]
+fn a_transfer_asked_for_with_edns_has_it_in_every_message_and_no_other_has() {
+    let dir = tempfile::tempdir().unwrap();
+    write_many(dir.path(), MANY);
+    let dns = Dns::start(dir.path(), &["--secondary", "127.0.0.1:5"]);
+    // The root's name, type OPT, 1232 octets; then flags and data.
+    let opt = [0, 0, 41, 4, 208];
+    let plain = transfer(dns.address, &[]);
+    let extended = transfer(dns.address, &[&opt[..], &[0; 6]].concat());
+    assert!(
+        plain.len() > 1 && plain.len() == extended.len(),
+        "{} and {} messages",
+        plain.len(),
+        extended.len()
+    );
+    for (plain, extended) in plain.iter().zip(&extended) {
+        assert_eq!((plain[10..12].to_vec(), extended[10..12].to_vec()), (vec![0, 0], vec![0, 1]));
+        let (records, last) = extended.split_at(plain.len());
+        assert_eq!((&records[12..], &last[..5]), (&plain[12..], &opt[..]));
+    }
 }
 
 #[test]

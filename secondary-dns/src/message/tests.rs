@@ -149,13 +149,13 @@ fn zone_once() -> &'static Arc<Zone> {
     ZONE.get_or_init(zone)
 }
 
-/// A key, and a query for more addresses than UDP carries, signed with it.
-fn signed_query(algorithm: &str, key: &str, edns: bool) -> (Keyring, Vec<u8>) {
+/// A key, and a query signed with it.
+fn signed_query(algorithm: &str, key: &str, edns: bool, name: &str, kind: RecordType) -> (Keyring, Vec<u8>) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("{algorithm}:{key}:c2VjcmV0IHNlY3JldCBzZWNyZXQ=\n")).unwrap();
     let keys = Keyring::read(file.path()).unwrap();
     let mut message = Message::query();
-    message.add_query(Query::query(Name::from_ascii("vm2.ns1.vm.example.com.").unwrap(), RecordType::A));
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
     if edns {
         message.set_edns(Edns::new());
     }
@@ -169,7 +169,8 @@ fn a_signature_fits_behind_the_reply_however_long_its_names() {
     let long = [63, 63, 63, 61].map(|length| "k".repeat(length)).join(".");
     for (algorithm, key) in [("hmac-sha256", "k"), ("hmac-sha512", "k"), ("hmac-sha512", &*long)] {
         for (edns, limit) in [(false, PLAIN_UDP), (true, MAX_UDP)] {
-            let (keys, octets) = signed_query(algorithm, key, edns);
+            // More addresses than UDP carries.
+            let (keys, octets) = signed_query(algorithm, key, edns, "vm2.ns1.vm.example.com.", RecordType::A);
             let peer = "192.0.2.1".parse().unwrap();
             let handle = |keys| {
                 let special = Special { keys, ..Special::default() };
@@ -185,6 +186,28 @@ fn a_signature_fits_behind_the_reply_however_long_its_names() {
             assert!(handle(keys).truncation);
             // Nobody knows the key: refused with a record of the same names.
             assert_eq!(handle(Keyring::default()).response_code, ResponseCode::NotAuth);
+        }
+    }
+}
+
+#[test]
+fn a_signed_transfer_has_edns_before_its_signature_if_it_was_asked_for_with_edns() {
+    for edns in [false, true] {
+        let (keys, octets) = signed_query("hmac-sha256", "k", edns, "vm.example.com.", RecordType::AXFR);
+        let secondaries = Secondaries::new(vec!["192.0.2.1,k.".parse().unwrap()], &keys).unwrap();
+        let special = Special { keys, secondaries, ..Special::default() };
+        let peer = "198.51.100.9".parse().unwrap();
+        let handled = special.handle(zone_once(), &Identity::default(), &octets, Transport::Tcp, peer);
+        let Handled::Transfer(mut granted) = handled else { panic!("a transfer") };
+        let mut session = granted.session.take().unwrap();
+        let messages: Vec<Vec<u8>> = crate::transfer::messages(zone_once(), &granted).collect();
+        assert!(!messages.is_empty());
+        for mut message in messages {
+            session.sign(&mut message, SystemTime::now()).unwrap();
+            // Decoded only with the signature at the end.
+            let decoded = Message::from_vec(&message).unwrap();
+            assert!(decoded.signature().is_some());
+            assert_eq!(decoded.edns.is_some(), edns);
         }
     }
 }
