@@ -31,6 +31,14 @@ fn a_replica_whose_connections_have_died_unnoticed_is_still_asked() {
     let short = &["--grace", "5"];
     let (first, second) = (Replica::start(&kubeconfig, short), cluster.replica(short));
     eventually("it holds the block", PATIENCE, || first.review("one"));
+    // Each claim is a request, and they are under way together: their connections are kept for the next ones.
+    std::thread::scope(|scope| {
+        for n in 0..12 {
+            let named = vm(&format!("named-{n}"), &[("red", &format!("06:00:00:00:{n:02x}:01"))]);
+            let first = &first;
+            scope.spawn(move || assert_eq!(first.answer("u", &named).unwrap()["allowed"], true));
+        }
+    });
     assert!(between.stall() > 0, "its watches and requests");
     // It would be told of nothing until it gave up its watches, after minutes. But its lease, which it renews by a new
     // connection, tells it that the others are dead.

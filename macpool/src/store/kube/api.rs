@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 /// How long an answer may take. Shorter than the lease, so that a stuck connection costs no tenure.
-const TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What became of a request.
 #[derive(Debug, thiserror::Error)]
@@ -62,10 +62,12 @@ pub enum ApiError {
         source: Box<kube::Error>,
     },
     /// No answer in time. A write may have happened.
-    #[error("{operation}: no answer for {TIMEOUT:?}")]
+    #[error("{operation}: no answer for {patience:?}")]
     Timeout {
         /// The request.
         operation: String,
+        /// How long it was waited for.
+        patience: Duration,
     },
 }
 
@@ -121,17 +123,20 @@ impl Api {
         Ok(())
     }
 
-    /// Opens a long answer: a list or a watch.
-    pub(super) async fn open(&self, path: &str) -> Result<impl AsyncBufRead + use<>, ApiError> {
+    /// Opens a long answer, a list or a watch, which has to begin within `patience`.
+    pub(super) async fn open(
+        &self,
+        path: &str,
+        patience: Duration,
+    ) -> Result<impl AsyncBufRead + use<>, ApiError> {
         let operation = || format!("GET {path}");
         let request = Request::get(path)
             .header(http::header::ACCEPT, "application/json")
             .body(Vec::new())
             .map_err(|source| ApiError::Request { operation: operation(), source })?;
-        // A big list takes the API server a while to begin.
-        match tokio::time::timeout(20 * TIMEOUT, self.client.request_stream(request)).await {
+        match tokio::time::timeout(patience, self.client.request_stream(request)).await {
             Ok(answer) => answer.map_err(|error| meaning(operation(), error)),
-            Err(_elapsed) => Err(ApiError::Timeout { operation: operation() }),
+            Err(_elapsed) => Err(ApiError::Timeout { operation: operation(), patience }),
         }
     }
 
@@ -165,7 +170,7 @@ impl Api {
             Ok(answer) => answer.map_err(|error| meaning(operation(), error)),
             Err(_elapsed) => {
                 self.stalls.send_modify(|count| *count += 1);
-                Err(ApiError::Timeout { operation: operation() })
+                Err(ApiError::Timeout { operation: operation(), patience: TIMEOUT })
             }
         }
     }

@@ -10,7 +10,7 @@ use futures_util::io::{AsyncBufRead, AsyncBufReadExt as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::api::{Api, ApiError};
+use super::api::{Api, ApiError, TIMEOUT};
 use super::items::{Items, ListError, ListMeta};
 use super::objects::Named;
 
@@ -18,6 +18,8 @@ use super::objects::Named;
 const SILENCE: Duration = Duration::from_secs(150);
 /// The API server ends a watch after this.
 const WATCH_SECONDS: u32 = 290;
+/// A big list takes the API server a while to begin.
+const LIST_BEGINS: Duration = TIMEOUT.saturating_mul(20);
 /// The longest line of a watch.
 const MAX_LINE: usize = 16 << 20;
 
@@ -101,7 +103,7 @@ pub(super) async fn read_list(
     path: &str,
     mut each: impl FnMut(&[u8]) -> Result<(), serde_json::Error>,
 ) -> Result<ListMeta, ReflectError> {
-    let mut body = std::pin::pin!(api.open(path).await?);
+    let mut body = std::pin::pin!(api.open(path, LIST_BEGINS).await?);
     let mut items = Items::default();
     loop {
         let bytes = tokio::time::timeout(SILENCE, body.fill_buf())
@@ -119,14 +121,23 @@ pub(super) async fn read_list(
 
 /// Watches from a version, over any number of connections, until only a new list helps.
 async fn watch_on(api: &Api, path: &str, mut version: String, sink: &mut impl Sink) -> ReflectError {
+    // A watch begins at once, but not by a connection that has died unnoticed, of which the client may have several at hand:
+    // giving up one attempt throws one away.
+    let mut patience = TIMEOUT;
     loop {
         let parameters = format!(
             "watch=1&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={version}"
         );
         let url = with(path, &parameters);
-        let opened = match api.open(&url).await {
-            Ok(body) => watch(body, api.stalls(), &mut version, sink).await,
-            Err(error) => Err(error.into()),
+        let opened = match api.open(&url, patience).await {
+            Ok(body) => {
+                patience = TIMEOUT;
+                watch(body, api.stalls(), &mut version, sink).await
+            }
+            Err(error) => {
+                patience = (patience * 2).min(LIST_BEGINS);
+                Err(error.into())
+            }
         };
         match opened {
             Ok(()) => {}
