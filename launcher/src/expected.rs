@@ -51,13 +51,19 @@ fn address(value: &Value) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use vm_api::manifest::{Binding, Masquerade};
+    use vm_api::manifest::{Binding, DhcpOptions, Masquerade};
 
     use super::*;
 
     fn found(text: &str) -> Vec<Vec<String>> {
         let binding = || Binding::Masquerade(Masquerade::default());
-        let nic = |mac| Nic { name: "n".into(), mac, binding: binding(), pci_address: None };
+        let nic = |mac| Nic {
+            name: "n".into(),
+            mac,
+            binding: binding(),
+            pci_address: None,
+            dhcp: DhcpOptions::default(),
+        };
         let nics = [nic(None), nic(Some(Mac([2, 0, 0, 0, 0, 1])))];
         let texts = |addresses: Vec<IpAddr>| addresses.iter().map(IpAddr::to_string).collect();
         addresses(text.as_bytes(), &nics).into_iter().map(texts).collect()

@@ -12,6 +12,7 @@ pub(crate) mod layout;
 pub(crate) mod lock;
 pub(crate) mod mac;
 pub(crate) mod networks;
+mod node_gateway;
 pub(crate) mod plan;
 pub(crate) mod pod_network;
 pub(crate) mod record;

@@ -55,9 +55,9 @@ impl Node {
     }
 
     /// Brings up a VM of two vCPUs, and so of a tap with several queues, on a network of this plugin. The tap is joined to it
-    /// by traffic control, since this rung's kernel has no dummies.
+    /// by traffic control, since this rung's kernel has no dummies. Returns what the launcher says.
     #[track_caller]
-    fn up(&self, bridge: Value) {
+    fn up(&self, bridge: Value) -> String {
         let plugins = json!([bridge, {"type": "vm-tap", "mode": "tc"}]);
         let network = json!({"cniVersion": "1.0.0", "name": "blue", "plugins": plugins});
         let nad = json!({
@@ -66,7 +66,13 @@ impl Node {
         });
         let devices = json!({
             "networkInterfaceMultiqueue": true,
-            "interfaces": [{"name": "blue", "bridge": {}, "macAddress": GUEST}],
+            "interfaces": [{
+                "name": "blue", "bridge": {}, "macAddress": GUEST,
+                "dhcpOptions": {
+                    "bootFileName": "pxe.0", "tftpServerName": "tftp.example", "ntpServers": ["192.0.2.9"],
+                    "privateOptions": [{"option": 240, "value": "hello"}],
+                },
+            }],
         });
         let vm = json!({
             "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": {"name": NAME},
@@ -84,7 +90,9 @@ impl Node {
         let resolv_conf = write("resolv.conf", "search ns.example\nnameserver 192.0.2.53\n");
         let more = ["--resolv-conf", resolv_conf.to_str().unwrap(), "--plugin-path", &self.plugin_path()];
         let up = self.launcher.up_halted(&manifest, &more);
-        assert!(up.status.success(), "{}\n{}", String::from_utf8_lossy(&up.stderr), self.launcher.story());
+        let said = String::from_utf8_lossy(&up.stderr).into_owned();
+        assert!(up.status.success(), "{said}\n{}", self.launcher.story());
+        said
     }
 
     fn plugin_path(&self) -> String {
@@ -126,7 +134,7 @@ impl Node {
     }
 
     fn udhcpc(&self, guest: &Namespace) -> String {
-        let more = "-O mtu -O staticroutes -O search";
+        let more = "-O mtu -O staticroutes -O search -O ntpsrv -O bootfile -O tftp -O 240";
         self.ask(guest, &format!("udhcpc -i eth0 -f -q -n -t 10 -T 3 {more} -s HOOK"), "1")
     }
 
@@ -164,6 +172,10 @@ impl Node {
             "mtu=1400",
             "hostname=vm1",
             "staticroutes=10.9.0.0/16 192.0.2.9 0.0.0.0/0 192.0.2.1",
+            "ntpsrv=192.0.2.9",
+            "bootfile=pxe.0",
+            "tftp=tftp.example",
+            "opt240=68656c6c6f",
         ] {
             assert!(told.lines().any(|found| found == line), "{line} is not in:\n{told}");
         }
@@ -211,7 +223,8 @@ impl Drop for Node {
 fn a_guest_is_told_the_addresses_its_network_gave_it() {
     let node = Node::new();
     let before = Snapshot::take(&[&node.launcher.run_dir().join("vms")]);
-    node.up(node.with_addresses());
+    let said = node.up(node.with_addresses());
+    assert!(!said.contains("is not told"), "{said}");
     node.assert_told();
     node.launcher.run("down", &[NAME, "--now"]);
     before.assert_unchanged();
@@ -220,7 +233,8 @@ fn a_guest_is_told_the_addresses_its_network_gave_it() {
 #[test]
 fn without_addresses_the_network_s_own_server_alone_answers() {
     let node = Node::new();
-    node.up(json!({"type": "cnv-bridge", "bridge": "br1", "macspoofchk": true}));
+    let said = node.up(json!({"type": "cnv-bridge", "bridge": "br1", "macspoofchk": true}));
+    assert!(said.contains("the guest is not told dhcpOptions"), "{said}");
     let stand_in = node.stand_in();
     let leases = node.folder.path().join("leases");
     let conf = node.folder.path().join("udhcpd.conf");
@@ -237,4 +251,40 @@ fn without_addresses_the_network_s_own_server_alone_answers() {
     }
     assert_eq!(stand_in.servers(), BTreeSet::from([OUTSIDE_MAC.parse().unwrap()]));
     assert_eq!(stand_in.guest.sh("ip -6 route show proto ra"), "", "nobody advertised");
+}
+
+#[test]
+fn the_node_is_advertised_as_the_gateway_and_all_ipv6_addresses_are_told() {
+    let node = Node::new();
+    // Two subnets, in both of which the node is the gateway, and a host behind it.
+    let ranges = json!([[{"subnet": "2001:db8:1::/64"}], [{"subnet": "2001:db8:2::/64"}]]);
+    node.up(json!({
+        "type": "cnv-bridge", "bridge": "br1", "isDefaultGateway": true,
+        "ipam": {"type": "host-local", "dataDir": node.folder.path().join("ipam"), "ranges": ranges},
+    }));
+    sh("ip address add 2001:db8:9::1/128 dev lo");
+    let stand_in = node.stand_in();
+    let guest = &stand_in.guest;
+    node.dhclient_v6(guest);
+    let leases = fs::read_to_string(node.folder.path().join("leases")).unwrap();
+    for address in ["2001:db8:1::2", "2001:db8:2::2"] {
+        assert!(leases.contains(&format!("iaaddr {address} ")), "{address} is not in {leases}");
+        guest.sh(&format!("ip address add {address}/128 dev eth0"));
+    }
+    let bridge = sh("ip -6 -oneline address show dev br1 scope link");
+    let router = bridge.split_whitespace().nth(3).unwrap().trim_end_matches("/64");
+    eventually("the node is the default router, and both subnets are on the wire", SOON, || {
+        let routes = guest.sh("ip -6 route");
+        let known = [
+            "2001:db8:1::/64 dev eth0",
+            "2001:db8:2::/64 dev eth0",
+            &format!("default via {router} dev eth0"),
+        ];
+        known.iter().all(|route| routes.contains(route)).then_some(())
+    });
+    for beyond in ["2001:db8:1::1", "2001:db8:2::1", "2001:db8:9::1"] {
+        until_reached(guest, beyond);
+    }
+    let log = node.launcher.story();
+    assert!(!log.contains("is not told"), "{log}");
 }

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use e2e::{Daemon, Launcher, Sandbox, Snapshot, binary, eventually, output, run, sh};
 
+use crate::cnv_bridge_ipam::{PLUGINS, answering};
 use crate::vhost_guests::await_socket;
 
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -221,4 +222,18 @@ fn what_a_backend_cannot_be_had_for_is_refused_by_name() {
     assert!(own.contains(", not 02:00:00:00:0f:01; its backend lets a guest use no other"), "{own}");
     assert_eq!(ctl(&["list"]), ctl(&["list", "other"]), "no link is left");
     before.assert_unchanged();
+}
+
+#[test]
+fn a_network_s_addresses_that_a_guest_is_not_told_are_named() {
+    let node = Node::new();
+    let _backend = daemon();
+    answering(r#"{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.7/24"}]}"#);
+    let ipam = r#""type": "cnv-bridge", "ipam": {"type": "fixed"}, "#;
+    let manifest = node.manifest(r#""type": "cnv-bridge", "#, ipam);
+    let path = format!("{}:{PLUGINS}", e2e::binary_dir().display());
+    let up = node.launcher.up_halted(&manifest, &["--plugin-path", &path]);
+    let said = String::from_utf8_lossy(&up.stderr).into_owned();
+    assert!(up.status.success() && said.contains("the guest is not told 192.0.2.7: "), "{said}");
+    node.launcher.run("down", &[NAME, "--now"]);
 }

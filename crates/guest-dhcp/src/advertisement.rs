@@ -1,7 +1,10 @@
 //! Router advertisements (RFC 4861, RFC 8106): the only way a guest learns an IPv6 default route. DHCPv6 has none.
 
+use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 use std::time::Duration;
+
+use ipnet::Ipv6Net;
 
 use crate::domain::DomainName;
 use crate::guest::{Dhcpv6, Guest, Router};
@@ -47,7 +50,9 @@ pub(crate) fn message(guest: &Guest, v6: &Dhcpv6) -> Vec<u8> {
     if let Some(mtu) = guest.mtu {
         option(&mut message, MTU, &[&[0, 0][..], &u32::from(mtu).to_be_bytes()].concat());
     }
-    option(&mut message, PREFIX_INFORMATION, &prefix(v6));
+    for prefix in v6.addresses().map(|address| address.trunc()).collect::<BTreeSet<_>>() {
+        option(&mut message, PREFIX_INFORMATION, &prefix_information(prefix));
+    }
     let lifetime = u32::from(LIFETIME).to_be_bytes();
     let servers: Vec<u8> =
         guest.resolver.v6_servers().take(MAX_SERVERS).flat_map(|server| server.octets()).collect();
@@ -63,11 +68,11 @@ pub(crate) fn message(guest: &Guest, v6: &Dhcpv6) -> Vec<u8> {
 }
 
 /// For ever, as far as the prefix goes: it leaves with the guest's link.
-fn prefix(v6: &Dhcpv6) -> Vec<u8> {
-    let mut body = vec![v6.address.prefix_len(), ON_LINK];
+fn prefix_information(prefix: Ipv6Net) -> Vec<u8> {
+    let mut body = vec![prefix.prefix_len(), ON_LINK];
     body.extend([0xff; 8]);
     body.extend([0; 4]);
-    body.extend(v6.address.network().octets());
+    body.extend(prefix.network().octets());
     body
 }
 
@@ -93,13 +98,17 @@ mod tests {
         let message = message(&guest, guest.v6.as_ref().unwrap());
         assert_eq!(message.len() % UNIT, 0);
         assert_eq!(message[..8], [134, 0, 0, 0, 64, 0xc0, 0x23, 0x28]);
-        let mut rest = &message[16..];
-        let mut kinds = Vec::new();
-        while let [kind, length, ..] = *rest {
-            kinds.push(kind);
-            rest = &rest[usize::from(length) * UNIT..];
-        }
+        let kinds: Vec<_> = options(&message).map(|option| option[0]).collect();
         assert_eq!(kinds, [1, 5, 3, 25, 31]);
+    }
+
+    fn options(message: &[u8]) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &message[16..];
+        std::iter::from_fn(move || {
+            let (option, next) = rest.split_at(usize::from(*rest.get(1)?) * UNIT);
+            rest = next;
+            Some(option)
+        })
     }
 
     #[test]
@@ -111,6 +120,36 @@ mod tests {
         let message = message(&guest, &v6);
         assert!(message.len() <= MAX_BYTES, "{}", message.len());
         assert!(message.windows(3).any(|bytes| bytes == [2, b'n', b'1']), "some domains are told");
+    }
+
+    #[test]
+    fn each_prefix_of_several_addresses_is_on_the_wire() {
+        let mut guest = guest();
+        let v6 = guest.v6.as_mut().unwrap();
+        v6.further = ["fd10:0:2::3/120", "2001:db8::7/64"].map(|net| net.parse().unwrap()).to_vec();
+        let message = message(&guest, guest.v6.as_ref().unwrap());
+        let prefixes: Vec<_> = options(&message)
+            .filter(|option| option[0] == PREFIX_INFORMATION)
+            .map(|option| {
+                (option[2], Ipv6Addr::from(<[u8; 16]>::try_from(&option[16..]).unwrap()).to_string())
+            })
+            .collect();
+        assert_eq!(prefixes, [(64, "2001:db8::".to_owned()), (120, "fd10:0:2::".to_owned())]);
+    }
+
+    #[test]
+    fn the_most_that_can_be_told_fits_one_packet() {
+        let mut guest = guest();
+        let v6 = guest.v6.as_mut().unwrap();
+        v6.further =
+            (1..=crate::MAX_FURTHER).map(|net| format!("2001:db8:{net}::7/64").parse().unwrap()).collect();
+        guest.check().unwrap();
+        let message = message(&guest, guest.v6.as_ref().unwrap());
+        assert!(message.len() <= MAX_BYTES, "{}", message.len());
+        assert_eq!(options(&message).filter(|option| option[0] == DNS_SEARCH_LIST).count(), 1);
+        let v6 = guest.v6.as_mut().unwrap();
+        v6.further.push("2001:db8::7/64".parse().unwrap());
+        assert_eq!(guest.check(), Err(crate::GuestError::Further(16)));
     }
 
     #[test]

@@ -63,7 +63,7 @@ fn v6(gateway: Ipv6Net, router: Ipv6Addr, lease: Duration) -> Result<Dhcpv6, Gat
     let guest = own.checked_add(1).map(Ipv6Addr::from).filter(|guest| is_first && gateway.contains(guest));
     let address = guest.and_then(|guest| Ipv6Net::new(guest, gateway.prefix_len()).ok());
     let address = address.ok_or(GatewayError::NotFirst(gateway.into()))?;
-    Ok(Dhcpv6 { address, router, role: Router::Host, lease })
+    Ok(Dhcpv6 { address, further: Vec::new(), router, role: Router::Host, lease })
 }
 
 #[cfg(test)]

@@ -93,12 +93,24 @@ pub struct Extra {
 pub struct Dhcpv6 {
     /// The guest's address, with the length of the prefix that is on the wire.
     pub address: Ipv6Net,
+    /// What it has besides, at most [`MAX_FURTHER`].
+    pub further: Vec<Ipv6Net>,
     /// The link-local address answers come from. A guest takes it as its router's.
     pub router: Ipv6Addr,
     /// Who has that address.
     pub role: Router,
     /// As [`Dhcpv4::lease`].
     pub lease: Duration,
+}
+
+/// Most further addresses that DHCPv6 tells of: all of them, and their prefixes, are in one packet.
+pub const MAX_FURTHER: usize = 15;
+
+impl Dhcpv6 {
+    /// All addresses, the guest's first.
+    pub(crate) fn addresses(&self) -> impl DoubleEndedIterator<Item = Ipv6Net> + '_ {
+        [self.address].into_iter().chain(self.further.iter().copied())
+    }
 }
 
 /// Who the router is that a guest hears of.
@@ -132,6 +144,9 @@ pub enum GuestError {
         /// Its length.
         length: usize,
     },
+    /// More than one packet tells of.
+    #[error("{0} further IPv6 addresses; allowed: 0 to {MAX_FURTHER}")]
+    Further(usize),
     /// Less than either protocol allows.
     #[error("an MTU of {0} bytes; allowed: 68 or more, with IPv6 1280 or more")]
     Mtu(u16),
@@ -157,17 +172,23 @@ impl Guest {
         if let Some(v4) = v4 {
             check_v4(v4)?;
         }
-        if let Some(Dhcpv6 { address, router, .. }) = v6 {
-            let address = address.addr();
-            if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
-                return Err(GuestError::Address(address.into()));
-            }
-            if !router.is_unicast_link_local() {
-                return Err(GuestError::Router(*router));
-            }
-        }
-        Ok(())
+        v6.as_ref().map_or(Ok(()), check_v6)
     }
+}
+
+fn check_v6(v6: &Dhcpv6) -> Result<(), GuestError> {
+    for address in v6.addresses().map(|net| net.addr()) {
+        if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+            return Err(GuestError::Address(address.into()));
+        }
+    }
+    if v6.further.len() > MAX_FURTHER {
+        return Err(GuestError::Further(v6.further.len()));
+    }
+    if !v6.router.is_unicast_link_local() {
+        return Err(GuestError::Router(v6.router));
+    }
+    Ok(())
 }
 
 fn check_v4(v4: &Dhcpv4) -> Result<(), GuestError> {

@@ -8,7 +8,7 @@
 //! family without addresses stays silent, for that network has its own server. Frames come from a hostile guest:
 //! what is malformed gets no answer, each costs a bounded amount of work, and nothing is remembered.
 //!
-//! Deliberately absent: pools and leases (there is one address per family), forwarding, and verifying checksums (a
+//! Deliberately absent: pools and leases (a guest's addresses are its own), forwarding, and verifying checksums (a
 //! guest may leave them to its virtual NIC).
 
 mod advertisement;
@@ -24,7 +24,7 @@ mod v6;
 
 pub use domain::{DomainName, DomainNameError};
 pub use gateway::{GatewayError, behind};
-pub use guest::{Dhcpv4, Dhcpv6, Extra, Guest, GuestError, KUBEVIRT_LEASE, Resolver, Router};
+pub use guest::{Dhcpv4, Dhcpv6, Extra, Guest, GuestError, KUBEVIRT_LEASE, MAX_FURTHER, Resolver, Router};
 pub use resolv_conf::Skipped;
 pub use responder::Responder;
 pub use server::{Pending, Server, ServerError};

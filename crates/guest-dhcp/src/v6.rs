@@ -1,6 +1,6 @@
-//! DHCPv6 (RFC 8415) towards one client with one address.
+//! DHCPv6 (RFC 8415) towards one client that has its addresses.
 //!
-//! As in DHCPv4 nothing is remembered: every association gets the one address, or is told that there is none.
+//! As in DHCPv4 nothing is remembered: the first association gets all addresses, others are told that there are none.
 
 use std::net::Ipv6Addr;
 
@@ -135,25 +135,27 @@ fn confirm(v6: &Dhcpv6, asked: &DhcpOptions) -> Option<DhcpOption> {
     if addresses.is_empty() {
         return None;
     }
-    Some(match addresses.iter().all(|address| v6.address.contains(address)) {
+    Some(match addresses.iter().all(|address| v6.addresses().any(|own| own.contains(address))) {
         true => status(Status::Success, "of this network"),
         false => status(Status::NotOnLink, "not of this network"),
     })
 }
 
 fn add_associations(options: &mut DhcpOptions, v6: &Dhcpv6, asked: &DhcpOptions) {
-    let own = v6.address.addr();
+    let own: Vec<_> = v6.addresses().map(|net| net.addr()).collect();
     for (index, association) in associations(asked).enumerate() {
         let mut granted = DhcpOptions::new();
         // What the client has from elsewhere it cannot use here: no lifetime is left to it.
-        for stale in addresses(association).filter(|stale| *stale != own).take(MAX_ASSOCIATIONS) {
+        for stale in addresses(association).filter(|stale| !own.contains(stale)).take(MAX_ASSOCIATIONS) {
             granted.insert(address(stale, 0));
         }
         // Last: the codec puts an option in front of its like, and clients read the first.
         if index == 0 {
-            granted.insert(address(own, seconds(v6.lease)));
+            for own in own.iter().rev() {
+                granted.insert(address(*own, seconds(v6.lease)));
+            }
         } else {
-            granted.insert(status(Status::NoAddrsAvail, "there is one address"));
+            granted.insert(status(Status::NoAddrsAvail, "there are no more addresses"));
         }
         let lease = seconds(v6.lease);
         let (t1, t2) = if index == 0 { (lease / 2, lease / 5 * 4) } else { (0, 0) };

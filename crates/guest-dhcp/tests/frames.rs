@@ -31,6 +31,7 @@ fn responder() -> Responder {
         }),
         v6: Some(Dhcpv6 {
             address: "fd10:0:2::2/120".parse().unwrap(),
+            further: Vec::new(),
             router: "fe80::ff:fe00:0".parse().unwrap(),
             role: Router::Host,
             lease,

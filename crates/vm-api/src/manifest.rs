@@ -5,6 +5,7 @@
 //! [`VmSpec`]. No I/O; images, disks and networks are looked up by the caller.
 
 mod check;
+mod dhcp_options;
 mod disks;
 pub mod fields;
 mod masquerade;

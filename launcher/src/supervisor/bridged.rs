@@ -12,7 +12,7 @@ use netlink::Netlink;
 use netns::NetNs;
 use vm_api::manifest::Binding;
 
-use super::teller::{Teller, resolver};
+use super::teller::{Teller, extra, resolver};
 use crate::vm::plan::PlannedNic;
 use crate::vm::record::{Record, ToGuest, Wired};
 
@@ -64,7 +64,7 @@ fn teller(
         mtu: Some(mtu),
         host_name: Some(host_name.to_owned()),
         resolver: resolver(&nic.name, &wired.resolv_conf),
-        v4: wired.given.v4(),
+        v4: wired.given.v4(extra(&nic.dhcp)),
         v6: wired.given.v6(server_mac),
     };
     Teller::new(tap.clone(), guest).map_err(|source| BridgedError::Guest { interface: interface(), source })

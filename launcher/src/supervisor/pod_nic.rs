@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use guest_dhcp::{Extra, GatewayError, Guest, GuestError, KUBEVIRT_LEASE};
+use guest_dhcp::{GatewayError, Guest, GuestError, KUBEVIRT_LEASE};
 use ipnet::IpNet;
 use ipnetwork::IpNetwork;
 use net_types::{IfName, IfNameError};
@@ -20,9 +20,9 @@ use netlink::{Events, Netlink};
 use netns::{NetNs, NetNsError};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use vm_api::manifest::{Binding, DhcpOptions, Masquerade};
+use vm_api::manifest::Binding;
 
-use super::teller::{Teller, resolver};
+use super::teller::{Teller, extra, resolver};
 use crate::ready::Ready;
 use crate::vm::plan::PlannedNic;
 use crate::vm::record::{Record, Wired};
@@ -68,9 +68,7 @@ impl PodNic {
     pub(super) fn find(record: &Record, netns: &NetNs) -> Result<Vec<Self>, PodNicError> {
         let nics = record.plan.nics.iter().zip(&record.nics).enumerate();
         nics.filter_map(|(index, (nic, wired))| match &nic.binding {
-            Binding::Masquerade(masquerade) => {
-                Some(Self::look_at(index, nic, wired, masquerade, &record.plan.hostname, netns))
-            }
+            Binding::Masquerade(_) => Some(Self::look_at(index, nic, wired, &record.plan.hostname, netns)),
             Binding::Bridge(_) | Binding::Sriov(_) | Binding::VhostUser(_) => None,
         })
         .collect()
@@ -80,7 +78,6 @@ impl PodNic {
         index: usize,
         nic: &PlannedNic,
         wired: &Wired,
-        masquerade: &Masquerade,
         host_name: &str,
         netns: &NetNs,
     ) -> Result<Self, PodNicError> {
@@ -95,7 +92,7 @@ impl PodNic {
         let addresses: Vec<_> =
             addresses.iter().filter_map(|own| IpNet::new(own.ip(), own.prefix()).ok()).collect();
         let (v4, v6) =
-            guest_dhcp::behind(&addresses, KUBEVIRT_LEASE, extra(&masquerade.dhcp)).map_err(|source| {
+            guest_dhcp::behind(&addresses, KUBEVIRT_LEASE, extra(&nic.dhcp)).map_err(|source| {
                 PodNicError::NotAGateway { interface: interface(), bridge: bridge.clone(), source }
             })?;
         let guest = Guest {
@@ -167,9 +164,4 @@ fn is_global(address: &IpAddr) -> bool {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
     }
-}
-
-fn extra(options: &DhcpOptions) -> Extra {
-    let DhcpOptions { boot_file_name, tftp_server_name, ntp_servers, private } = options.clone();
-    Extra { boot_file: boot_file_name, tftp_server: tftp_server_name, ntp_servers, private }
 }

@@ -174,7 +174,7 @@ fn source(binding: &Binding) -> NetworkSource {
             multus: Some(MultusNetwork { network_name: nad.to_string(), default: false }),
             ..NetworkSource::default()
         },
-        Binding::Masquerade(Masquerade { v4, v6, ports: _, dhcp: _ }) => NetworkSource {
+        Binding::Masquerade(Masquerade { v4, v6, ports: _ }) => NetworkSource {
             pod: Some(PodNetwork {
                 vm_network_cidr: v4.map(|net| net.to_string()),
                 vm_ipv6_network_cidr: v6.map(|net| net.to_string()),

@@ -7,10 +7,11 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use guest_dhcp::{Guest, GuestError, Pending, Resolver, Responder, Server, ServerError};
+use guest_dhcp::{Extra, Guest, GuestError, Pending, Resolver, Responder, Server, ServerError};
 use net_types::IfName;
 use netns::{NetNs, NetNsError};
 use tokio::time::sleep;
+use vm_api::manifest::DhcpOptions;
 
 use crate::ready::Ready;
 
@@ -81,4 +82,10 @@ pub(super) fn resolver(interface: &str, resolv_conf: &str) -> Resolver {
         tracing::warn!(interface, "there is no name server to tell the guest of");
     }
     resolver
+}
+
+/// What DHCPv4 tells besides the addresses.
+pub(super) fn extra(options: &DhcpOptions) -> Extra {
+    let DhcpOptions { boot_file_name, tftp_server_name, ntp_servers, private } = options.clone();
+    Extra { boot_file: boot_file_name, tftp_server: tftp_server_name, ntp_servers, private }
 }

@@ -65,7 +65,7 @@ impl PlannedNic {
 }
 
 fn forward(masquerade: &Masquerade, config: &mut Map<String, Value>) {
-    let Masquerade { v4, v6, ports, dhcp: _ } = masquerade;
+    let Masquerade { v4, v6, ports } = masquerade;
     if let Some(v4) = v4 {
         config.insert("vmNetworkCIDR".to_owned(), v4.to_string().into());
     }
@@ -83,7 +83,7 @@ fn forward(masquerade: &Masquerade, config: &mut Map<String, Value>) {
 
 #[cfg(test)]
 mod tests {
-    use vm_api::manifest::Protocol;
+    use vm_api::manifest::{DhcpOptions, Protocol};
     use vm_api::nad::NadName;
 
     use super::*;
@@ -99,6 +99,7 @@ mod tests {
             slot: None,
             pairs: 3.try_into().unwrap(),
             expected: Vec::new(),
+            dhcp: DhcpOptions::default(),
         }
     }
 

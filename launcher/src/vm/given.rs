@@ -1,16 +1,17 @@
 //! What a network gave a pod's interface that is its guest's now: addresses and routes, as the chain's result tells them.
 //!
 //! Read when the chain was run, kept in the VM's record, and told to the guest by the supervisor. A guest can be told
-//! one address of each family, by DHCPv4 and DHCPv6; IPv4 routes, by DHCPv4; and an IPv6 gateway that is known by a
-//! link-local address, by a router advertisement. What is more than that [`Given::untold`] names.
+//! one IPv4 address and routes, by DHCPv4; IPv6 addresses, by DHCPv6; and an IPv6 gateway, by a router advertisement if its
+//! link-local address is known: it is the gateway's very address, or that of the node's interface that is the gateway. What is
+//! more than that [`Given::untold`] names.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cni::{Ip, Route, Success};
-use guest_dhcp::{Dhcpv4, Dhcpv6, Extra, KUBEVIRT_LEASE, Router};
-use ipnet::{IpNet, Ipv4Net};
+use guest_dhcp::{Dhcpv4, Dhcpv6, Extra, KUBEVIRT_LEASE, MAX_FURTHER, Router};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use net_types::Mac;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,9 @@ pub(crate) struct Given {
     addresses: Vec<IpNet>,
     /// The preferred first.
     routes: Vec<Way>,
+    /// The link-local address of the IPv6 gateway, if that is the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    router: Option<Ipv6Addr>,
 }
 
 /// One route of the main table.
@@ -39,7 +43,7 @@ struct Way {
 /// What a guest cannot be told.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Untold {
-    /// A further address of its family.
+    /// A further IPv4 address, or more IPv6 ones than a packet tells of.
     Address(IpNet),
     /// An IPv6 route.
     Route(IpNet),
@@ -50,7 +54,10 @@ pub(crate) enum Untold {
 impl fmt::Display for Untold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address(address) => write!(f, "{address}: DHCP gives one address of each family"),
+            Self::Address(address @ IpNet::V4(_)) => write!(f, "{address}: DHCPv4 gives one address"),
+            Self::Address(address @ IpNet::V6(_)) => {
+                write!(f, "{address}: there are more than {MAX_FURTHER} besides the first")
+            }
             Self::Route(to) => {
                 write!(f, "the route to {to}: neither DHCPv6 nor an advertisement has a place for it")
             }
@@ -76,7 +83,20 @@ impl Given {
             let to = IpNet::new(route.dst.ip(), route.dst.prefix()).ok()?.trunc();
             Some(Way { to, via: success.next_hop(route) })
         };
-        Self { addresses: addresses.collect(), routes: routes.into_iter().filter_map(way).collect() }
+        let routes = routes.into_iter().filter_map(way).collect();
+        Self { addresses: addresses.collect(), routes, router: None }
+    }
+
+    /// The same, with the link-local address of the IPv6 gateway as `router` knows it; not asked if there is none, or it is
+    /// known by one already.
+    pub(crate) fn with_router<E>(
+        mut self,
+        router: impl FnOnce(Ipv6Addr) -> Result<Option<Ipv6Addr>, E>,
+    ) -> Result<Self, E> {
+        if let Some(gateway) = self.v6_gateway().filter(|gateway| !gateway.is_unicast_link_local()) {
+            self.router = router(gateway)?;
+        }
+        Ok(self)
     }
 
     /// True if there is nothing to tell a guest of, who is then left to whoever else serves its network.
@@ -89,8 +109,8 @@ impl Given {
         self.addresses.iter().map(IpNet::addr)
     }
 
-    /// What DHCPv4 tells; none without an IPv4 address.
-    pub(crate) fn v4(&self) -> Option<Dhcpv4> {
+    /// What DHCPv4 tells, and `extra` besides; none without an IPv4 address.
+    pub(crate) fn v4(&self, extra: Extra) -> Option<Dhcpv4> {
         let address = self.addresses.iter().find_map(|net| match net {
             IpNet::V4(own) => Some(*own),
             IpNet::V6(_) => None,
@@ -117,46 +137,46 @@ impl Given {
         let on_wire = on_wire.iter().copied().chain(neighbours.into_iter().map(Ipv4Net::from));
         let behind = ways.iter().filter_map(|(to, via)| Some((*to, (*via)?)));
         let routes = on_wire.map(|to| (to, Ipv4Addr::UNSPECIFIED)).chain(behind).collect();
-        Some(Dhcpv4 {
-            address,
-            gateway,
-            server: SERVER,
-            routes,
-            lease: KUBEVIRT_LEASE,
-            extra: Extra::default(),
-        })
+        Some(Dhcpv4 { address, gateway, server: SERVER, routes, lease: KUBEVIRT_LEASE, extra })
     }
 
     /// What DHCPv6 and router advertisements tell, from a host whose link has address `host`; none without an IPv6 address.
     pub(crate) fn v6(&self, host: Mac) -> Option<Dhcpv6> {
-        let address = self.addresses.iter().find_map(|net| match net {
-            IpNet::V6(own) => Some(*own),
-            IpNet::V4(_) => None,
-        })?;
+        let mut addresses = self.v6_addresses();
+        let address = addresses.next()?;
+        let further = addresses.take(MAX_FURTHER).collect();
         let (router, role) = match self.v6_gateway() {
             Some(gateway) if gateway.is_unicast_link_local() => (gateway, Router::Elsewhere),
-            _ => (link_local(host), Router::NoGateway),
+            _ => match self.router {
+                Some(router) => (router, Router::Elsewhere),
+                None => (link_local(host), Router::NoGateway),
+            },
         };
-        Some(Dhcpv6 { address, router, role, lease: KUBEVIRT_LEASE })
+        Some(Dhcpv6 { address, further, router, role, lease: KUBEVIRT_LEASE })
+    }
+
+    fn v6_addresses(&self) -> impl Iterator<Item = Ipv6Net> + '_ {
+        self.addresses.iter().filter_map(|net| match net {
+            IpNet::V6(own) => Some(*own),
+            IpNet::V4(_) => None,
+        })
     }
 
     /// What the guest has to be configured with by other means, if it needs it.
     pub(crate) fn untold(&self) -> Vec<Untold> {
-        let further = |is_v6: bool| {
-            let of_family = self.addresses.iter().filter(move |net| net.addr().is_ipv6() == is_v6);
-            of_family.skip(1).map(|net| Untold::Address(*net))
-        };
+        let v4 = self.addresses.iter().copied().filter(|net| net.addr().is_ipv4()).skip(1);
+        let v6 = self.v6_addresses().skip(1 + MAX_FURTHER).map(IpNet::from);
         let own: Vec<_> = self.addresses.iter().map(IpNet::trunc).collect();
         let routes = self.routes.iter().filter(|way| way.to.addr().is_ipv6() && self.has_v6());
         let gateway = self.v6_gateway();
         let routes = routes.filter_map(|Way { to, via }| match via {
             Some(IpAddr::V6(via)) if to.prefix_len() == 0 && gateway == Some(*via) => {
-                (!via.is_unicast_link_local()).then_some(Untold::Gateway(*via))
+                (!via.is_unicast_link_local() && self.router.is_none()).then_some(Untold::Gateway(*via))
             }
             None if own.contains(to) => None,
             _ => Some(Untold::Route(*to)),
         });
-        further(false).chain(further(true)).chain(routes).collect()
+        v4.chain(v6).map(Untold::Address).chain(routes).collect()
     }
 
     /// By whom the preferred default route goes.
@@ -170,7 +190,7 @@ impl Given {
     }
 
     fn has_v6(&self) -> bool {
-        self.addresses.iter().any(|net| net.addr().is_ipv6())
+        self.v6_addresses().next().is_some()
     }
 }
 
@@ -211,7 +231,7 @@ mod tests {
     }
 
     fn told(given: &Given) -> (String, Option<String>, Vec<String>) {
-        let Dhcpv4 { address, gateway, routes, .. } = given.v4().unwrap();
+        let Dhcpv4 { address, gateway, routes, .. } = given.v4(Extra::default()).unwrap();
         let routes = routes.iter().map(|(to, via)| format!("{to} {via}")).collect();
         (address.to_string(), gateway.map(|gateway| gateway.to_string()), routes)
     }
@@ -260,8 +280,8 @@ mod tests {
     fn what_cannot_be_told_is_named() {
         let given = given(
             json!([
-                {"address": "2001:db8::7/64"}, {"address": "2001:db8::8/64"}, {"address": "192.0.2.7/24"},
-                {"address": "192.0.2.8/24"}, {"address": "fe80::5/64"},
+                {"address": "2001:db8::7/64"}, {"address": "192.0.2.7/24"}, {"address": "192.0.2.8/24"},
+                {"address": "fe80::5/64"},
             ]),
             json!([
                 {"dst": "::/0", "gw": "2001:db8::1"}, {"dst": "2001:db8:9::/48", "gw": "2001:db8::2"},
@@ -276,13 +296,12 @@ mod tests {
         let untold: Vec<_> = given.untold().iter().map(Untold::to_string).collect();
         for (line, begins) in untold.iter().zip([
             "192.0.2.8/24:",
-            "2001:db8::8/64:",
             "the default route via 2001:db8::1:",
             "the route to 2001:db8:9::/48:",
         ]) {
             assert!(line.starts_with(begins), "{untold:?}");
         }
-        assert_eq!(untold.len(), 4, "{untold:?}");
+        assert_eq!(untold.len(), 3, "{untold:?}");
     }
 
     #[test]
@@ -296,6 +315,32 @@ mod tests {
     }
 
     #[test]
+    fn all_ipv6_addresses_are_told_that_a_packet_holds() {
+        let address = |last: usize| json!({"address": format!("2001:db8::{last}/64")});
+        let given = given((1..=17).map(address).collect(), json!([]));
+        let told = given.v6(Mac([2, 0, 0, 0, 0, 1])).unwrap();
+        assert_eq!((told.address.to_string().as_str(), told.further.len()), ("2001:db8::1/64", 15));
+        assert_eq!(given.untold(), [Untold::Address("2001:db8::17/64".parse().unwrap())]);
+    }
+
+    #[test]
+    fn a_gateway_that_the_node_is_is_advertised_by_its_link_local_address() {
+        let route = |gateway: &str| {
+            given(json!([{"address": "2001:db8::7/64"}]), json!([{"dst": "::/0", "gw": gateway}]))
+        };
+        let router = |gateway: Ipv6Addr| {
+            assert_eq!(gateway.to_string(), "2001:db8::1");
+            Ok::<_, ()>(Some("fe80::b:1".parse().unwrap()))
+        };
+        let given = route("2001:db8::1").with_router(router).unwrap();
+        let v6 = given.v6(Mac([2, 0, 0, 0, 0, 1])).unwrap();
+        assert_eq!((v6.router.to_string().as_str(), v6.role), ("fe80::b:1", Router::Elsewhere));
+        assert_eq!(given.untold(), []);
+        let known = route("fe80::1").with_router(router).unwrap();
+        assert_eq!(known.v6(Mac([2, 0, 0, 0, 0, 1])).unwrap().router.to_string(), "fe80::1");
+    }
+
+    #[test]
     fn without_addresses_there_is_nothing_to_tell() {
         for ips in [
             json!([]),
@@ -303,7 +348,8 @@ mod tests {
             json!([{"address": "fe80::5/64"}]),
         ] {
             let given = given(ips, json!([{"dst": "0.0.0.0/0", "gw": "192.0.2.1"}]));
-            assert!(given.is_empty() && given.v4().is_none() && given.v6(Mac([2, 0, 0, 0, 0, 1])).is_none());
+            assert!(given.is_empty() && given.v4(Extra::default()).is_none());
+            assert!(given.v6(Mac([2, 0, 0, 0, 0, 1])).is_none());
         }
     }
 }

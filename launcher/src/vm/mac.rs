@@ -86,13 +86,13 @@ fn random() -> Mac {
 
 #[cfg(test)]
 mod tests {
-    use vm_api::manifest::{Binding, Masquerade};
+    use vm_api::manifest::{Binding, DhcpOptions, Masquerade};
 
     use super::*;
 
     fn nic(name: &str, mac: Option<Mac>) -> Nic {
         let binding = Binding::Masquerade(Masquerade::default());
-        Nic { name: name.into(), mac, binding, pci_address: None }
+        Nic { name: name.into(), mac, binding, pci_address: None, dhcp: DhcpOptions::default() }
     }
 
     #[test]

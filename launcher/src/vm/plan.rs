@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use cni::runtime::NetworkConfigList;
 use net_types::{Mac, PciAddress};
 use serde::{Deserialize, Serialize};
-use vm_api::manifest::{self, Binding, DiskSource, RunStrategy, Seed, VmSpec};
+use vm_api::manifest::{self, Binding, DhcpOptions, DiskSource, RunStrategy, Seed, VmSpec};
 
 use super::binding;
 use super::devices::{DevicePools, DevicesError};
@@ -96,6 +96,9 @@ pub(crate) struct PlannedNic {
     pub(crate) pairs: QueuePairs,
     /// Addresses that cloud-init configures on it: worth asking the guest about.
     pub(crate) expected: Vec<IpAddr>,
+    /// What DHCPv4 tells besides the addresses.
+    #[serde(default)]
+    pub(crate) dhcp: DhcpOptions,
 }
 
 /// Where things are on this node.
@@ -314,7 +317,7 @@ fn planned_nic(
     pairs: QueuePairs,
     sources: Sources<'_>,
 ) -> Result<PlannedNic, PlanError> {
-    let manifest::Nic { name, mac, binding, pci_address } = nic;
+    let manifest::Nic { name, mac, binding, pci_address, dhcp } = nic;
     let (network, label) = match &binding {
         Binding::Bridge(nad) | Binding::Sriov(nad) | Binding::VhostUser(nad) => {
             let found = sources.networks.network(nad);
@@ -348,5 +351,5 @@ fn planned_nic(
         Binding::Bridge(_) | Binding::Masquerade(_) | Binding::Sriov(_) => pairs,
     };
     let slot = pci_address.map(|address| PciSlot::try_from(address.device())).transpose()?;
-    Ok(PlannedNic { name, binding, network, mac, devices, slot, pairs, expected })
+    Ok(PlannedNic { name, binding, network, mac, devices, slot, pairs, expected, dhcp })
 }

@@ -13,12 +13,13 @@ use net_types::{IfName, IfNameError, Mac, PciAddress};
 use netlink::Netlink;
 use netns::{NetNs, NetNsError};
 use serde_json::json;
-use vm_api::manifest::Binding;
+use vm_api::manifest::{Binding, DhcpOptions};
 
 use super::binding;
 use super::given::Given;
 use super::layout::{Layout, VmDir};
 use super::mac::{self, MacStoreError};
+use super::node_gateway;
 use super::plan::{Plan, PlannedNic};
 use super::record::{Record, RecordError, ToGuest, Wired};
 use super::resolver;
@@ -157,13 +158,38 @@ fn attach(
     };
     // A plugin that cannot set a MAC leaves its own, and the network may know no other; a manifest's stands.
     let mac = nic.mac.or(link.mac).unwrap_or(mac);
-    let given = match &nic.binding {
-        Binding::Bridge(_) => Given::of(&success),
-        Binding::Masquerade(_) | Binding::Sriov(_) | Binding::VhostUser(_) => Given::default(),
-    };
+    let given =
+        given(nic, &success).map_err(|source| SetupError::Inspect { interface: interface(), source })?;
     let is_told = matches!(nic.binding, Binding::Masquerade(_)) || !given.is_empty();
     let resolv_conf = if is_told { resolv_conf(&record.plan.resolv_conf, &success)? } else { String::new() };
     Ok(Wired { pod_interface, mac, to_guest, resolv_conf, given })
+}
+
+/// What the guest is told that its network gave it.
+fn given(nic: &PlannedNic, success: &Success) -> Result<Given, netlink::Error> {
+    let given = Given::of(success);
+    match &nic.binding {
+        Binding::Bridge(_) => {
+            if given.is_empty() && nic.dhcp != DhcpOptions::default() {
+                tracing::warn!(
+                    interface = nic.name,
+                    "the guest is not told dhcpOptions: its network gives no address, and is left to its own DHCP server"
+                );
+            }
+            given.with_router(|gateway| node_gateway::link_local(success, gateway))
+        }
+        Binding::VhostUser(_) => {
+            let untold = given.addresses().map(|address| address.to_string()).collect::<Vec<_>>().join(", ");
+            if !untold.is_empty() {
+                tracing::warn!(
+                    interface = nic.name,
+                    "the guest is not told {untold}: what it says goes to its backend, past our DHCP server; use networkData"
+                );
+            }
+            Ok(Given::default())
+        }
+        Binding::Masquerade(_) | Binding::Sriov(_) => Ok(Given::default()),
+    }
 }
 
 /// The pod interface has the address that the manifest wants, if it wants one.
@@ -287,6 +313,7 @@ fn manifest_nic(nic: &PlannedNic) -> vm_api::manifest::Nic {
         mac: nic.mac,
         binding: nic.binding.clone(),
         pci_address: None,
+        dhcp: nic.dhcp.clone(),
     }
 }
 

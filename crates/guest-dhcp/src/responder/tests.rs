@@ -28,6 +28,7 @@ pub(crate) fn guest() -> Guest {
         }),
         v6: Some(Dhcpv6 {
             address: "fd10:0:2::2/120".parse().unwrap(),
+            further: Vec::new(),
             router: "fe80::ff:fe00:0".parse().unwrap(),
             role: Router::Host,
             lease: Duration::from_secs(86_400),

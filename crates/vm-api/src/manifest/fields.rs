@@ -198,7 +198,7 @@ pub(super) const INSTANCE: Section = Section {
         (
             "domain.devices.interfaces[].dhcpOptions.bootFileName",
             Honoured,
-            "with masquerade, as all of these",
+            "with masquerade, and with a bridge whose network gives addresses; as all of these",
         ),
         ("domain.devices.interfaces[].dhcpOptions.tftpServerName", Honoured, ""),
         ("domain.devices.interfaces[].dhcpOptions.ntpServers", Honoured, "IPv4 addresses"),

@@ -1,22 +1,16 @@
-//! What a NIC on the pod network can ask for: its guest's subnets, the ports that are the guest's, DHCP options.
+//! What a NIC on the pod network can ask for: its guest's subnets, and the ports that are the guest's.
 
-use std::fmt::Display;
-use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::check::{At, FieldError};
 use super::raw;
-use super::spec::{DhcpOptions, Masquerade, PortRange, Protocol};
+use super::spec::{Masquerade, PortRange, Protocol};
 
 /// Prefix lengths that leave room for gateway and guest and are no absurdly large part of all addresses.
 const V4_LENGTHS: std::ops::RangeInclusive<u8> = 8..=30;
 const V6_LENGTHS: std::ops::RangeInclusive<u8> = 8..=126;
-/// Codes of `privateOptions` (RFC 3942: 224 to 254 are for private use).
-const PRIVATE_CODES: std::ops::RangeInclusive<i64> = 224..=254;
-/// Longest text of one DHCP option, in bytes.
-const OPTION_BYTES: usize = 255;
 
 /// The guest's subnets, as far as they are given.
 #[derive(Debug, Default)]
@@ -49,7 +43,6 @@ pub(super) fn checked(
     subnets: Subnets,
     ports: Vec<raw::Port>,
     ranges: Vec<raw::PortRange>,
-    dhcp: raw::DhcpOptions,
     at: &At,
 ) -> Result<Masquerade, FieldError> {
     let single = ports.into_iter().enumerate().map(|(index, raw::Port { port: number, protocol: name })| {
@@ -66,12 +59,7 @@ pub(super) fn checked(
         }
         Ok(PortRange { protocol: protocol(name, &at.field("protocol"))?, first, last })
     });
-    Ok(Masquerade {
-        v4: subnets.v4,
-        v6: subnets.v6,
-        ports: single.chain(several).collect::<Result<_, _>>()?,
-        dhcp: dhcp_options(dhcp, &at.field("dhcpOptions"))?,
-    })
+    Ok(Masquerade { v4: subnets.v4, v6: subnets.v6, ports: single.chain(several).collect::<Result<_, _>>()? })
 }
 
 fn port(number: i64, at: &At) -> Result<u16, FieldError> {
@@ -90,47 +78,6 @@ fn protocol(name: Option<String>, at: &At) -> Result<Protocol, FieldError> {
     }
 }
 
-fn dhcp_options(raw: raw::DhcpOptions, at: &At) -> Result<DhcpOptions, FieldError> {
-    let raw::DhcpOptions { boot_file_name, tftp_server_name, ntp_servers, private_options } = raw;
-    let optional = |text: Option<String>, field: &str| {
-        text.filter(|text| !text.is_empty()).map(|text| option_text(text, &at.field(field))).transpose()
-    };
-    let ntp_servers = ntp_servers.into_iter().enumerate().map(|(index, text)| {
-        let server: Option<Ipv4Addr> = parsed(&text, |server: &Ipv4Addr| !server.is_unspecified());
-        let at = at.field("ntpServers").item(index);
-        server.ok_or_else(|| at.not_allowed(text, "an IPv4 address; DHCPv4 tells no others"))
-    });
-    let private =
-        private_options.into_iter().enumerate().map(|(index, raw::PrivateOption { option, value })| {
-            let at = at.field("privateOptions").item(index);
-            let code = u8::try_from(option).ok().filter(|_| PRIVATE_CODES.contains(&option));
-            let code = code.ok_or_else(|| at.field("option").not_allowed(option, "224 to 254"))?;
-            Ok((code, option_text(value, &at.field("value"))?))
-        });
-    let private: Vec<(u8, String)> = private.collect::<Result<_, _>>()?;
-    if let Some((code, _)) = repeated(&private) {
-        return Err(at.field("privateOptions").conflict(format!("option {code} is there twice")));
-    }
-    Ok(DhcpOptions {
-        boot_file_name: optional(boot_file_name, "bootFileName")?,
-        tftp_server_name: optional(tftp_server_name, "tftpServerName")?,
-        ntp_servers: ntp_servers.collect::<Result<_, _>>()?,
-        private,
-    })
-}
-
-fn repeated(options: &[(u8, String)]) -> Option<&(u8, String)> {
-    let is_second = |(index, (code, _)): &(usize, &(u8, String))| {
-        options.iter().take(*index).any(|(earlier, _)| earlier == code)
-    };
-    options.iter().enumerate().find(is_second).map(|(_, option)| option)
-}
-
-fn option_text(text: String, at: &At) -> Result<String, FieldError> {
-    let fits = |text: &dyn Display| (1..=OPTION_BYTES).contains(&text.to_string().len());
-    if fits(&text) { Ok(text) } else { Err(at.not_allowed(text, "1 to 255 bytes")) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,24 +86,20 @@ mod tests {
         let mut documents = crate::yaml::documents(yaml).unwrap();
         let raw: raw::Interface = serde_json::from_value(documents.remove(0)).unwrap();
         let at = At("nic".to_owned());
-        checked(Subnets::default(), raw.ports, raw.port_ranges, raw.dhcp_options, &at)
+        checked(Subnets::default(), raw.ports, raw.port_ranges, &at)
     }
 
     #[test]
-    fn ports_options_and_subnets_are_read() {
+    fn ports_and_subnets_are_read() {
         let nic = nic("
 ports: [{port: 80, name: web}, {port: 53, protocol: UDP}]
 portRanges: [{start: 8000, end: 8010, protocol: sctp}]
-dhcpOptions: {bootFileName: pxe, tftpServerName: tftp.example, ntpServers: [192.0.2.1],
-              privateOptions: [{option: 240, value: hello}]}
 ")
         .unwrap();
         let range = |protocol, first, last| PortRange { protocol, first, last };
         let ports =
             [range(Protocol::Tcp, 80, 80), range(Protocol::Udp, 53, 53), range(Protocol::Sctp, 8000, 8010)];
         assert_eq!(nic.ports, ports);
-        assert_eq!(nic.dhcp.private, [(240, "hello".to_owned())]);
-        assert_eq!(nic.dhcp.ntp_servers, [Ipv4Addr::new(192, 0, 2, 1)]);
         let text = |text: &str| Some(text.to_owned());
         let Subnets { v4, v6 } =
             subnets(text("10.9.0.0/24"), text("fd99::2/120"), &At("pod".into())).unwrap();
@@ -172,22 +115,6 @@ dhcpOptions: {bootFileName: pxe, tftpServerName: tftp.example, ntpServers: [192.
             ("ports: [{port: 1, protocol: icmp}]", "nic.ports[0].protocol", "\"icmp\" is not allowed: TCP"),
             ("portRanges: [{start: 9, end: 8}]", "nic.portRanges[0]", "ends at 8, before its start 9"),
             ("portRanges: [{end: 8}]", "nic.portRanges[0].start", "\"0\" is not allowed"),
-            ("dhcpOptions: {ntpServers: ['::1']}", "nic.dhcpOptions.ntpServers[0]", "an IPv4 address"),
-            (
-                "dhcpOptions: {privateOptions: [{option: 223, value: x}]}",
-                "nic.dhcpOptions.privateOptions[0].option",
-                "224 to 254",
-            ),
-            (
-                "dhcpOptions: {privateOptions: [{option: 224}]}",
-                "nic.dhcpOptions.privateOptions[0].value",
-                "1 to 255 bytes",
-            ),
-            (
-                "dhcpOptions: {privateOptions: [{option: 224, value: x}, {option: 224, value: z}]}",
-                "nic.dhcpOptions.privateOptions",
-                "option 224 is there twice",
-            ),
         ] {
             let FieldError { path: found, problem: what } = nic(yaml).unwrap_err();
             assert_eq!(found, path);

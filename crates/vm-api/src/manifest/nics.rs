@@ -4,13 +4,15 @@
 //! its network. What a masqueraded NIC can ask for besides is in [`super::masquerade`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 
 use net_types::{Mac, PciAddress};
 
 use super::check::{At, FieldError, Problem, mac};
+use super::dhcp_options;
 use super::masquerade::{self, Subnets};
 use super::raw;
-use super::spec::{Binding, Masquerade, Nic};
+use super::spec::{Binding, DhcpOptions, Masquerade, Nic};
 use crate::nad::NadName;
 use crate::vmi::{Network, NetworkSource, PodNetwork};
 
@@ -47,7 +49,7 @@ pub(super) fn nics(
     let mut by_name = networks_by_name(networks, namespace, &networks_at)?;
     let mut nics = Vec::with_capacity(interfaces.len());
     let mut seen = BTreeSet::new();
-    for (index, interface) in interfaces.into_iter().enumerate() {
+    for (index, mut interface) in interfaces.into_iter().enumerate() {
         let at = interfaces_at.item(index);
         let name = interface.name.clone();
         let (kind, mac) = checked_interface(&interface, &at)?;
@@ -59,7 +61,8 @@ pub(super) fn nics(
             .remove(&name)
             .ok_or_else(|| at.field("name").conflict(format!("no network is called {name:?}")))?;
         let absent = is_absent(&interface, kind, &at)?;
-        let nic = Nic { name, mac, binding: binding(kind, source, interface, &at)?, pci_address };
+        let dhcp = dhcp_options::checked(mem::take(&mut interface.dhcp_options), &at.field("dhcpOptions"))?;
+        let nic = Nic { name, mac, binding: binding(kind, source, interface, &at)?, pci_address, dhcp };
         if !absent {
             nics.push(nic);
         }
@@ -79,6 +82,7 @@ pub(super) fn default() -> Nic {
         mac: None,
         binding: Binding::Masquerade(Masquerade::default()),
         pci_address: None,
+        dhcp: DhcpOptions::default(),
     }
 }
 
@@ -165,8 +169,8 @@ fn binding(kind: Kind, source: Source, interface: raw::Interface, at: &At) -> Re
         (Kind::Sriov, Source::Multus(nad)) => Ok(Binding::Sriov(nad)),
         (Kind::VhostUser, Source::Multus(nad)) => Ok(Binding::VhostUser(nad)),
         (Kind::Masquerade, Source::Pod(subnets)) => {
-            let raw::Interface { ports, port_ranges, dhcp_options, .. } = interface;
-            masquerade::checked(subnets, ports, port_ranges, dhcp_options, at).map(Binding::Masquerade)
+            let raw::Interface { ports, port_ranges, .. } = interface;
+            masquerade::checked(subnets, ports, port_ranges, at).map(Binding::Masquerade)
         }
         (Kind::Bridge, Source::Pod(_)) => Err(at.field("bridge").problem(Problem::Conflict(
             "the pod network takes masquerade: {}; a bridge would take the pod's own address away from it"

@@ -142,6 +142,8 @@ pub struct Nic {
     pub binding: Binding,
     /// Where the guest finds it: segment 0, bus 0, function 0, and a device from 1 on.
     pub pci_address: Option<PciAddress>,
+    /// What DHCPv4 tells the guest besides its addresses, where it tells it these.
+    pub dhcp: DhcpOptions,
 }
 
 /// How a NIC is joined to its network. Only pairs that make sense can be written down.
@@ -168,8 +170,6 @@ pub struct Masquerade {
     pub v6: Option<Ipv6Net>,
     /// `ports` and `portRanges`: what of the pod's ports is the guest's; all of them if there is none.
     pub ports: Vec<PortRange>,
-    /// What DHCPv4 tells besides the addresses.
-    pub dhcp: DhcpOptions,
 }
 
 /// Ports of one protocol, from `first` to `last`: 1 to 65535, in this order.

@@ -290,11 +290,17 @@ fn the_manuals_vm_on_the_pod_network_is_read_whole() {
 }
 
 #[test]
-fn what_only_masquerade_knows_is_ignored_beside_a_bridge() {
-    let more = "bridge: {}, ports: [{port: 80}], dhcpOptions: {bootFileName: x}}";
-    let Manifest { vm: _, ignored } = changed("bridge: {}}", more).unwrap();
-    let paths: Vec<_> = ignored.iter().map(|finding| finding.path.rsplit('.').next().unwrap()).collect();
-    assert_eq!(paths, ["machine", "ports", "dhcpOptions"]);
+fn what_a_binding_does_not_know_is_ignored_beside_it() {
+    for (binding, expected) in [
+        ("bridge: {}", &["machine", "ports"][..]),
+        ("binding: {name: vhostuser}", &["machine", "ports", "dhcpOptions"][..]),
+    ] {
+        let more = format!("{binding}, ports: [{{port: 80}}], dhcpOptions: {{bootFileName: x}}}}");
+        let Manifest { vm, ignored } = changed("bridge: {}}", &more).unwrap();
+        let paths: Vec<_> = ignored.iter().map(|finding| finding.path.rsplit('.').next().unwrap()).collect();
+        assert_eq!(paths, expected, "{binding}");
+        assert!(vm.nics.iter().any(|nic| nic.dhcp.boot_file_name.as_deref() == Some("x")), "{binding}");
+    }
 }
 
 #[test]

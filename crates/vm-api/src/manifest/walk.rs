@@ -6,11 +6,11 @@ use super::fields::Verdict::{Honoured, Ignored, Refused};
 use super::fields::{Finding, INSTANCE, MACHINE, METADATA, Row, Section};
 
 const UNKNOWN: &str = "not a field this release knows";
-/// Fields of an interface that only masquerade gives a meaning to, and what they are to any other binding.
-const OF_MASQUERADE: [(&str, &str); 3] = [
-    ("ports", "only masquerade forwards ports; every port is open here"),
-    ("portRanges", "only masquerade forwards ports; every port is open here"),
-    ("dhcpOptions", "only masquerade's guests are told them"),
+/// Fields of an interface that have a meaning beside some bindings only: those, and what they are beside others.
+const OF_BINDINGS: [(&str, &[&str], &str); 3] = [
+    ("ports", &["masquerade"], "only masquerade forwards ports; every port is open here"),
+    ("portRanges", &["masquerade"], "only masquerade forwards ports; every port is open here"),
+    ("dhcpOptions", &["masquerade", "bridge"], "nobody of ours tells this guest its addresses"),
 ];
 
 /// What is not honoured in one manifest.
@@ -67,10 +67,11 @@ impl Findings {
             path.iter().try_fold(manifest, |value, key| value.get(key)).and_then(Value::as_array);
         for (index, interface) in interfaces.into_iter().flatten().enumerate() {
             let has = |key: &str| interface.get(key).is_some_and(|value| !value.is_null());
-            if has("masquerade") {
-                continue;
-            }
-            for (key, reason) in OF_MASQUERADE.into_iter().filter(|(key, _)| has(key)) {
+            let is_lost =
+                |key: &str, bindings: &[&str]| has(key) && !bindings.iter().any(|binding| has(binding));
+            for (key, _, reason) in
+                OF_BINDINGS.into_iter().filter(|(key, bindings, _)| is_lost(key, bindings))
+            {
                 let path = format!("{}[{index}].{key}", path.join("."));
                 self.ignored.push(Finding { path, reason });
             }
