@@ -118,6 +118,9 @@ fn a_sysctl_written_in_two_ways_has_one_value_and_args_go_before_the_network() {
         let read = || fs::read_to_string("/proc/sys/net/ipv4/conf/net1/arp_filter").unwrap();
         chain.pod.netns().run(read).unwrap().trim().to_owned()
     };
+    let twice = r#"{"cniVersion": "1.0.0", "name": "net", "type": "cnv-tuning", "sysctl": {"net.x": "1", "net.x": "0"}}"#;
+    let refusal = chain.tuning(json!({})).call_with_stdin("ADD", twice.as_bytes()).json.to_string();
+    assert!(refusal.contains(r#"\"net.x\" stands twice"#), "{refusal}");
     assert_eq!(arp_filter(), "0", "a refused ADD sets nothing");
     let agreed = chain.tuning(json!({"sysctl": {dots: "1", slashes: "1 ", named: "1"}}));
     agreed.call("ADD").success();

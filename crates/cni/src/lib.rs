@@ -12,6 +12,7 @@ mod error;
 mod exec;
 mod json;
 mod mutation;
+mod once;
 mod output;
 mod plugin;
 mod request;

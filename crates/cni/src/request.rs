@@ -8,6 +8,7 @@ use net_types::IfName;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::once::EachOnce;
 use crate::{Args, Code, Error, Success, Version, json};
 
 pub(crate) const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
@@ -156,8 +157,14 @@ impl Request {
         stdin: &[u8],
     ) -> Result<Self, Error> {
         let (attachment, args, path) = environment(command, variable)?;
-        let config: Map<String, Value> = serde_json::from_slice(stdin)
-            .map_err(|error| Error::from_error(Code::Decode, &Undecodable("the configuration", error)))?;
+        let undecodable = |error| Error::from_error(Code::Decode, &Undecodable("the configuration", error));
+        let config: Map<String, Value> = serde_json::from_slice(stdin).map_err(undecodable)?;
+        match serde_json::from_slice(stdin).map_err(undecodable) {
+            Ok(EachOnce) => {}
+            // What another release made of it can be taken away.
+            Err(error) if command == Command::Del => tracing::warn!("{error}; the last counts"),
+            Err(error) => return Err(error),
+        }
         let config = json::protocol_spelt(config);
         let common: Common = json::read(Value::Object(config.clone()))?;
         let version = Version::parse(common.cni_version.as_deref())?;
@@ -315,10 +322,19 @@ mod tests {
             (None, r#"{"name":"n","cniVersion":"9.9.9"}"#, Code::IncompatibleVersion),
             (None, r#"{"name":"n","cniVersion":1}"#, Code::Decode),
             (None, r#"{"name":"n","prevResult":{"ips":7}}"#, Code::Decode),
+            (None, r#"{"name":"n","sysctl":{"net.x":"1","net.x":"0"}}"#, Code::Decode),
         ];
         for (variable, stdin, code) in table {
             assert_eq!(parse(Command::Add, variable, stdin).unwrap_err().code, code, "{variable:?} {stdin}");
         }
+    }
+
+    #[test]
+    fn what_stands_twice_is_named_and_still_deleted() {
+        let twice = r#"{"name":"n","sysctl":{"net.x":"1","net.x":"0"}}"#;
+        let error = parse(Command::Add, None, twice).unwrap_err();
+        assert!(error.details.starts_with("\"net.x\" stands twice in one object"), "{error:?}");
+        assert_eq!(parse(Command::Del, None, twice).unwrap().config["sysctl"]["net.x"], "0");
     }
 
     #[test]
