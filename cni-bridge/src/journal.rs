@@ -93,13 +93,22 @@ impl<'a> Journal<'a> {
     /// A new file in the directory, which whoever forgets the last of the others removes.
     fn create(self, new: &Path) -> Result<File, JournalError> {
         for _ in 0..MAX_ATTEMPTS {
-            fs::create_dir_all(self.directory).map_err(failed("create", self.directory))?;
+            match fs::create_dir_all(self.directory) {
+                // It stood in the way and has gone, or is a directory again.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.is_free() => continue,
+                other => other.map_err(failed("create", self.directory))?,
+            }
             match File::create(new) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 other => return other.map_err(failed("create", new)),
             }
         }
         Err(failed("create", new)(io::ErrorKind::NotFound.into()))
+    }
+
+    /// True unless something else than a directory has the place of it.
+    fn is_free(self) -> bool {
+        fs::metadata(self.directory).map_or(true, |found| found.is_dir())
     }
 
     /// Fails if nothing could be kept now.
