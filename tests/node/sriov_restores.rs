@@ -1,7 +1,7 @@
 //! Whatever happens between ADD and DEL, a VF comes back as it was, and only to whom it belongs.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -21,14 +21,20 @@ fn journal(address: &str) -> PathBuf {
     PathBuf::from(format!("{JOURNAL}/{address}.json"))
 }
 
-#[test]
-fn what_a_crash_left_is_gone_after_del() {
+/// One VF with a vfio driver.
+fn vfio() -> Nic {
     let nic = Nic::with_vfs(1);
+    nic.bind_vfio(0);
+    nic
+}
+
+/// Cuts ADD off after each of its changes, as SIGKILL does, and lets DEL clear away; how many there are.
+fn crashes_of_add(nic: &Nic, more: &Value) -> usize {
     let before = nic.state();
     let mut crashes = 0;
     loop {
         let pod = Namespace::new("pod");
-        let call = nic.call(0, all()).netns(&pod);
+        let call = nic.call(0, more.clone()).netns(&pod);
         let crashing = call.clone().var("GUESTWIRE_CRASH_AFTER", (crashes + 1).to_string());
         if crashing.call("ADD").code == Some(0) {
             call.call("DEL").success();
@@ -47,13 +53,26 @@ fn what_a_crash_left_is_gone_after_del() {
         assert_eq!(nic.state(), before, "after crash {crashes}");
         assert!(!journal(&nic.vf(0)).exists());
     }
-    assert_eq!(crashes, 12, "one crash for each change that ADD makes");
     assert_eq!(nic.state(), before);
+    crashes
 }
 
 #[test]
-fn a_del_that_is_cut_off_anywhere_is_finished_by_the_next() {
-    let nic = Nic::with_vfs(1);
+fn what_a_crash_left_is_gone_after_del() {
+    assert_eq!(crashes_of_add(&Nic::with_vfs(1), &all()), 12, "one crash for each change that ADD makes");
+}
+
+#[test]
+fn what_a_crash_left_of_a_vf_with_a_vfio_driver_is_gone_after_del() {
+    let file = Path::new("/var/run/k8s.cni.cncf.io/devinfo/cni/default-blue-crash.json");
+    let mut more = all();
+    more["runtimeConfig"] = json!({"CNIDeviceInfoFile": file});
+    assert_eq!(crashes_of_add(&vfio(), &more), 8, "five attributes, a file, and the journal twice");
+    assert!(!file.exists());
+}
+
+/// Cuts DEL off after each of its changes, and lets the next finish; how many there are.
+fn crashes_of_del(nic: &Nic) -> usize {
     let before = nic.state();
     let mut crashes = 0;
     loop {
@@ -65,12 +84,19 @@ fn a_del_that_is_cut_off_anywhere_is_finished_by_the_next() {
         call.call("DEL").success();
         assert_eq!(nic.state(), before, "after crash {crashes}");
         if done {
-            break;
+            return crashes;
         }
         crashes += 1;
         assert!(crashes < 50, "the crashes never end");
     }
+}
+
+#[test]
+fn a_del_that_is_cut_off_anywhere_is_finished_by_the_next() {
+    let crashes = crashes_of_del(&Nic::with_vfs(1));
     assert!(crashes >= 8, "{crashes}");
+    let crashes = crashes_of_del(&vfio());
+    assert!(crashes >= 5, "{crashes}");
 }
 
 #[test]
