@@ -46,7 +46,23 @@ impl Nic {
         }
         // udev renames interfaces that are new; a test that begins before sees two names.
         run(Command::new("udevadm").args(["settle", "--timeout=60"]));
+        for index in 0..count {
+            nic.introduce(index);
+        }
         nic
+    }
+
+    /// Sees to it that the PF's driver knows a VF's address. The VF's tells it when it begins, but the message may be
+    /// lost on a busy machine; it says so again when the interface goes down.
+    fn introduce(&self, index: usize) {
+        eventually("the PF knows the VF's address", LIMIT, || {
+            if self.vf_info(index)["address"] != "00:00:00:00:00:00" {
+                return Some(());
+            }
+            let name = self.vf_link(index)?;
+            sh(&format!("ip link set {name} up && ip link set {name} down"));
+            None
+        });
     }
 
     fn clear(&self) {
