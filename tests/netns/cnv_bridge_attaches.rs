@@ -1,6 +1,8 @@
 //! `cnv-bridge` puts a pod on a bridge, guards what it may send, and leaves nothing behind.
 
-use e2e::{CniCall, Namespace, Sandbox, Snapshot, output, sh};
+use std::time::Duration;
+
+use e2e::{CniCall, Namespace, Sandbox, Snapshot, eventually, output, sh};
 use serde_json::{Value, json};
 
 fn config(more: Value) -> Value {
@@ -42,6 +44,32 @@ fn a_pod_talks_through_the_bridge() {
     call.call("DEL").success();
     call.call("DEL").success();
     before.assert_unchanged();
+}
+
+#[test]
+fn the_host_end_has_no_ipv6_of_its_own() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 up type bridge");
+    let pod = Namespace::new("pod");
+    let call = CniCall::new("cnv-bridge", config(json!({}))).netns(&pod);
+    let result = call.call("ADD").success();
+    let veth = result["interfaces"][1]["name"].as_str().unwrap();
+    // The pod's own address comes with the carrier, as the host end's would.
+    eventually("the pod has an address", Duration::from_secs(20), || {
+        Some(pod.sh("ip -6 -brief address show dev net1 scope link"))
+            .filter(|address| address.contains("fe80::"))
+    });
+    assert_eq!(sh(&format!("ip -6 address show dev {veth}")), "");
+    assert_eq!(sh(&format!("ip -6 route show table all dev {veth}")), "");
+    call.call("DEL").success();
+
+    // Where that cannot be set, the pod is attached all the same.
+    sh("mount --bind /proc/sys /proc/sys");
+    sh("mount -o remount,bind,ro /proc/sys");
+    let answer = call.call("ADD");
+    assert!(answer.stderr.contains("disable_ipv6"), "{}", answer.stderr);
+    answer.success();
+    call.call("DEL").success();
 }
 
 #[test]
@@ -188,7 +216,7 @@ fn what_a_crash_left_is_gone_after_del() {
     let before = Snapshot::take(&[]);
     let call = CniCall::new("cnv-bridge", config(json!({"macspoofchk": true}))).netns(&pod);
     let crashes = call.cut_off_add(|| before.assert_unchanged());
-    assert_eq!(crashes, 8, "one crash for each change that ADD makes");
+    assert_eq!(crashes, 9, "one crash for each change that ADD makes");
     call.cut_off_del(|| before.assert_unchanged());
 }
 

@@ -175,7 +175,7 @@ fn what_a_crash_left_is_gone_after_del() {
     let more = json!({"macspoofchk": true, "vlan": 100, "preserveDefaultVlan": false});
     let call = CniCall::new("cnv-bridge", config(more)).netns(&pod);
     let crashes = call.cut_off_add(|| before.assert_unchanged());
-    assert_eq!(crashes, 10, "one crash for each change that ADD makes");
+    assert_eq!(crashes, 11, "one crash for each change that ADD makes");
 }
 
 #[test]

@@ -60,7 +60,8 @@ impl Nic {
                 return Some(());
             }
             let name = self.vf_link(index)?;
-            sh(&format!("ip link set {name} up && ip link set {name} down"));
+            sh(&format!("ip link set {name} up"));
+            sh(&format!("ip link set {name} down"));
             None
         });
     }

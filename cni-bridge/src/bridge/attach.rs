@@ -157,11 +157,23 @@ fn make_veth(
     cni::mutated("alias");
     host.add_alt_name(host_end.index, port.alt_name.as_str())?;
     cni::mutated("alternative name");
+    silence(port);
     let pod_end = pod.link_by_name(port.if_name.as_str())?.ok_or_else(vanished)?;
     if config.has_spoof_check() {
         guard(config, port, &pod_end, &[])?;
     }
     Ok((host_end, pod_end))
+}
+
+/// Keeps the kernel from giving the host end an IPv6 address. The bridge takes all its frames, so nobody could reach
+/// one there; yet it would be announced to the pod, and add routes that every change of a link walks through.
+fn silence(port: &Port) {
+    let path = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", port.host_name);
+    match device::write_setting(&path, "1") {
+        Ok(()) => cni::mutated("host end's IPv6"),
+        // As where /proc/sys may not be written to.
+        Err(error) => tracing::warn!("the host end keeps an IPv6 address that is of no use: {error}"),
+    }
 }
 
 /// What the port does on its bridge: flags and VLANs.
