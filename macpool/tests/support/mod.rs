@@ -27,8 +27,18 @@ pub(crate) struct Macpool {
 impl Macpool {
     /// Starts it on ports of its own and waits until it serves.
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::run(&mut Command::new(env!("CARGO_BIN_EXE_macpool")), arguments)
+    }
+
+    /// By a shell that sets things up first.
+    pub(crate) fn start_after(script: &str) -> Self {
+        let script = format!("{script}; exec \"$@\"");
+        Self::run(Command::new("sh").args(["-c", &script, "sh", env!("CARGO_BIN_EXE_macpool")]), &[])
+    }
+
+    fn run(command: &mut Command, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_macpool"))
+        let mut child = command
             .arg(format!("--store=dir:{}", folder.path().display()))
             .args(["--range", "02:00:00:00:00:00-02:00:00:00:ff:ff", "--log-format", "json"])
             .args(["--listen", "127.0.0.1:0", "--listen-metrics", "127.0.0.1:0"])
@@ -46,6 +56,16 @@ impl Macpool {
         // Keep reading, or it blocks on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, folder, reviews, metrics }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The store's directory.
+    pub(crate) fn store(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The certificate that verifies it, unless it was given files of its own.
