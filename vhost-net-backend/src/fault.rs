@@ -34,8 +34,8 @@ pub enum Fault {
         /// Where it begins.
         head: u16,
     },
-    /// The pieces of a chain have 4 GiB or more together (virtio 1.2, 2.7.5.2).
-    #[error("descriptor chain at {head} has 4 GiB or more")]
+    /// A chain has more than 1024 descriptors, or its pieces have 4 GiB or more together (virtio 1.2, 2.7.5.2).
+    #[error("descriptor chain at {head} has more than 1024 descriptors, or 4 GiB or more")]
     ChainLength {
         /// Where it begins.
         head: u16,

@@ -1,11 +1,15 @@
 //! Descriptor chains: from a head to pieces of guest memory, believing nothing.
 //!
 //! Ends on the first descriptor that does not exist, points to no memory, has the wrong direction or makes the chain
-//! longer than its table, which it can only be by looping.
+//! longer than its table, which it can only be by looping, or than [`LONGEST`].
 
 use super::layout::{DESCRIPTOR, Descriptor, Vring};
 use crate::fault::Fault;
 use crate::memory::{GuestMemory, Writable};
+
+/// Most descriptors of a chain, those without a byte included; the same as QEMU's and as that of Linux's vhost. A table may
+/// have more, and while a worker walks them it serves no other link.
+pub(super) const LONGEST: u16 = 1024;
 
 /// Which way a ring's buffers go, for the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,10 +46,19 @@ pub(super) struct Chain<'m> {
     pub(super) indirect_allowed: bool,
 }
 
+/// What a chain has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Walked {
+    /// Of all its pieces together.
+    pub(super) bytes: u32,
+    /// Those without a byte included.
+    pub(super) descriptors: u16,
+}
+
 impl<'m> Chain<'m> {
-    /// Hands each piece to `take`, in order; returns their bytes together.
+    /// Hands each piece to `take`, in order.
     #[inline]
-    pub(super) fn walk(self, mut take: impl FnMut(Writable<'m>)) -> Result<u32, Fault> {
+    pub(super) fn walk(self, mut take: impl FnMut(Writable<'m>)) -> Result<Walked, Fault> {
         let size = self.vring.size();
         if self.head >= size {
             return Err(Fault::NoSuchDescriptor { index: self.head, size });
@@ -58,21 +71,21 @@ impl<'m> Chain<'m> {
                 && piece.len() == descriptor.length
             {
                 take(piece);
-                return Ok(descriptor.length);
+                return Ok(Walked { bytes: descriptor.length, descriptors: 1 });
             }
         }
         self.walk_slowly(descriptor, take)
     }
 
-    fn walk_slowly(self, first: Descriptor, mut take: impl FnMut(Writable<'m>)) -> Result<u32, Fault> {
-        let mut bytes = 0;
+    fn walk_slowly(self, first: Descriptor, mut take: impl FnMut(Writable<'m>)) -> Result<Walked, Fault> {
+        let mut walked = Walked { bytes: 0, descriptors: 0 };
         let mut descriptor = first;
         let mut left = self.vring.size();
         loop {
             if descriptor.flags & Descriptor::INDIRECT != 0 {
-                self.walk_table(descriptor, &mut bytes, &mut take)?;
+                self.walk_table(descriptor, &mut walked, &mut take)?;
             } else {
-                self.add(descriptor, &mut bytes, &mut take)?;
+                self.add(descriptor, &mut walked, &mut take)?;
             }
             if descriptor.flags & Descriptor::NEXT == 0 {
                 break;
@@ -84,14 +97,14 @@ impl<'m> Chain<'m> {
             }
             descriptor = self.vring.descriptor(index);
         }
-        u32::try_from(bytes).map_err(|_too_long| Fault::ChainLength { head: self.head })
+        Ok(walked)
     }
 
     /// The table of an indirect descriptor (virtio 1.2, 2.7.5.3).
     fn walk_table(
         self,
         table: Descriptor,
-        bytes: &mut u64,
+        walked: &mut Walked,
         take: &mut impl FnMut(Writable<'m>),
     ) -> Result<(), Fault> {
         let wrong = |why| Fault::Indirect { head: self.head, why };
@@ -111,7 +124,7 @@ impl<'m> Chain<'m> {
             if descriptor.flags & Descriptor::INDIRECT != 0 {
                 return Err(wrong("in an indirect table"));
             }
-            self.add(descriptor, bytes, take)?;
+            self.add(descriptor, walked, take)?;
             if descriptor.flags & Descriptor::NEXT == 0 {
                 return Ok(());
             }
@@ -141,9 +154,14 @@ impl<'m> Chain<'m> {
     fn add(
         self,
         descriptor: Descriptor,
-        bytes: &mut u64,
+        walked: &mut Walked,
         take: &mut impl FnMut(Writable<'m>),
     ) -> Result<(), Fault> {
+        let too_long = Fault::ChainLength { head: self.head };
+        if walked.descriptors == LONGEST {
+            return Err(too_long);
+        }
+        walked.descriptors += 1;
         self.check_direction(descriptor)?;
         let Descriptor { mut address, length, .. } = descriptor;
         let mut left = length;
@@ -156,7 +174,7 @@ impl<'m> Chain<'m> {
             address = address.wrapping_add(piece.len().into());
             take(piece);
         }
-        *bytes += u64::from(length);
+        walked.bytes = walked.bytes.checked_add(length).ok_or(too_long)?;
         Ok(())
     }
 

@@ -10,7 +10,6 @@
 )]
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -48,13 +47,21 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn new() -> Self {
+        Self::with(&[(0, MIB), (MIB, MIB), (HIGH, MIB)])
+    }
+
+    /// One whose regions begin at these guest addresses and have these sizes.
+    pub(crate) fn with(regions: &[(u64, u64)]) -> Self {
         let file = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
-        ftruncate(&file, 3 * MIB).unwrap();
-        let region = |guest, offset, file: &OwnedFd| {
+        ftruncate(&file, regions.iter().map(|(_, size)| size).sum()).unwrap();
+        let mut offset = 0;
+        let region = |&(guest, size): &(u64, u64)| {
             let (user, file) = (guest + USER, file.try_clone().unwrap());
-            Arc::new(Region::map(NewRegion { guest, size: MIB, user, offset, file }).unwrap())
+            let region = Region::map(NewRegion { guest, size, user, offset, file }).unwrap();
+            offset += size;
+            Arc::new(region)
         };
-        let regions = vec![region(0, 0, &file), region(MIB, MIB, &file), region(HIGH, 2 * MIB, &file)];
+        let regions = regions.iter().map(region).collect();
         Self { memory: Arc::new(GuestMemory::new(regions).unwrap()), file: Arc::new(file.into()) }
     }
 

@@ -128,15 +128,62 @@ fn indirect_tables_that_may_not_be_end_the_link() {
 
 #[test]
 fn chains_of_4_gib_end_the_link() {
-    // A table of 65535 buffers of 1 MiB: 64 GiB, by naming the same memory again and again.
-    let table = |guest: &Guest, driver: &mut Driver| {
-        let entries: Vec<u8> = (0..32_768_u16)
-            .flat_map(|index| descriptor(HIGH, 1 << 20, if index < 32_767 { NEXT } else { 0 }, index + 1))
-            .collect();
-        guest.write(MIB / 2, &entries);
-        driver.add(&[(MIB / 2, 16 * 32_768)], INDIRECT);
+    // The same 8 MiB, again and again.
+    for (entries, long) in [(511, false), (512, true)] {
+        let guest = Guest::with(&[(0, MIB), (HIGH, 8 * MIB)]);
+        let mut driver = Driver::new(&guest, 0, 16);
+        let mut tx = driver.tx();
+        guest.write(MIB / 2, &table(entries, |_| (HIGH, 8 << 20), 0));
+        driver.add(&[(MIB / 2, 16 * u32::from(entries))], INDIRECT);
+        let polled = tx.poll(&mut |_| panic!("nothing may be lent"));
+        assert_eq!(polled.err().map(|fault| fault.label()), long.then_some("chain-length"), "{entries}");
+    }
+}
+
+/// An indirect table that is one chain, of these buffers.
+fn table(entries: u16, buffer: impl Fn(u16) -> (u64, u32), flags: u16) -> Vec<u8> {
+    let entry = |at: u16| {
+        let (address, length) = buffer(at);
+        descriptor(address, length, flags | if at + 1 < entries { NEXT } else { 0 }, at + 1)
     };
-    assert_eq!(tx_fault(table), "chain-length");
+    (0..entries).flat_map(entry).collect()
+}
+
+#[test]
+fn chains_of_more_descriptors_than_a_driver_needs_end_the_link() {
+    let only_the_first = |at| (MIB, if at == 0 { 76 } else { 0 });
+    for (entries, label) in [(1024, None), (1025, Some("chain-length")), (65_535, Some("chain-length"))] {
+        let guest = Guest::new();
+        let mut driver = Driver::new(&guest, 0, 16);
+        let mut tx = driver.tx();
+        guest.write(MIB, &frame(64, 1));
+        guest.write(HIGH, &table(entries, only_the_first, 0));
+        driver.add(&[(HIGH, 16 * u32::from(entries))], INDIRECT);
+        let fault = tx.poll(&mut |batch| batch.len()).err();
+        assert_eq!(fault.map(|fault| fault.label()), label, "{entries}");
+    }
+    let guest = Guest::new();
+    let mut driver = Driver::new(&guest, 0, 2048);
+    let mut tx = driver.tx();
+    driver.add(&vec![(HIGH, 0); 1025], 0);
+    assert_eq!(tx.poll(&mut |_| 0).unwrap_err().label(), "chain-length");
+}
+
+#[test]
+fn a_frame_whose_room_is_far_apart_is_refused() {
+    let bytes = [0; 64];
+    let mut batch = Batch::new();
+    batch.push(Header::NONE, Offloads::NONE, 64, &[Readable::own(&bytes)]).unwrap();
+    for (empty, refused) in [(0, 0), (10, 0), (20, 1), (1000, 1)] {
+        let guest = Guest::new();
+        let mut driver = Driver::new(&guest, 0, 1024);
+        let mut rx = driver.rx(true);
+        // A byte of room behind so many descriptors without any, for each of the 76 that are needed.
+        guest.write(HIGH + 4096, &table(empty + 1, |at| (HIGH, u32::from(at == empty)), WRITE));
+        driver.set_descriptor(0, HIGH + 4096, 16 * u32::from(empty + 1), INDIRECT, 0);
+        (0..100).for_each(|_| driver.offer(0));
+        assert_eq!(rx.push(&batch).unwrap().refused, refused, "{empty}");
+    }
 }
 
 #[test]

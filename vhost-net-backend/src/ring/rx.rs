@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::chain::{Chain, Direction};
+use super::chain::{Chain, Direction, LONGEST, Walked};
 use super::layout::Descriptor;
 use super::{Ring, Used};
 use crate::fault::Fault;
@@ -122,19 +122,21 @@ impl RxQueue {
     ) -> Result<Result<(), Refused>, Fault> {
         let need = u32::from(self.ring.features.header_length) + frame.length;
         let mut targets: ArrayVec<Writable<'_>, PIECES> = ArrayVec::new();
-        let (mut room, mut chains) = (0, 0_u16);
+        let (mut room, mut chains, mut descriptors) = (0, 0_u16, 0);
         while room < need {
             if chains == free {
                 return Ok(Err(Refused::NoRoom));
             }
-            if usize::from(chains) == CHAINS / 2 || targets.is_full() {
+            // A frame of 64 KiB is far from these, whatever its buffers are; a guest's empty ones are walked for nothing.
+            if usize::from(chains) == CHAINS / 2 || targets.is_full() || descriptors >= LONGEST {
                 return Ok(Err(Refused::TooBig));
             }
             #[expect(clippy::cast_possible_truncation, reason = "at most CHAINS")]
             let head = self.ring.head(used.len() as u16);
-            let bytes = self.chain(head, &mut targets)?;
-            used.push(Used { head, written: bytes.min(need - room) });
-            room = room.saturating_add(bytes);
+            let chain = self.chain(head, &mut targets)?;
+            used.push(Used { head, written: chain.bytes.min(need - room) });
+            room = room.saturating_add(chain.bytes);
+            descriptors += chain.descriptors;
             chains += 1;
             if room < need && !self.mergeable {
                 return Ok(Err(Refused::TooBig));
@@ -144,9 +146,9 @@ impl RxQueue {
         Ok(Ok(()))
     }
 
-    /// The room of one chain; what does not fit into `targets` is not counted.
+    /// The room of one chain, without what does not fit into `targets`.
     #[inline]
-    fn chain<'m>(&'m self, head: u16, targets: &mut ArrayVec<Writable<'m>, PIECES>) -> Result<u32, Fault> {
+    fn chain<'m>(&'m self, head: u16, targets: &mut ArrayVec<Writable<'m>, PIECES>) -> Result<Walked, Fault> {
         let chain = Chain {
             vring: &self.ring.vring,
             memory: &self.ring.memory,
@@ -155,12 +157,12 @@ impl RxQueue {
             indirect_allowed: self.ring.features.indirect,
         };
         let mut room = 0_u32;
-        chain.walk(|piece| {
+        let Walked { descriptors, .. } = chain.walk(|piece| {
             if targets.try_push(piece).is_ok() {
                 room = room.saturating_add(piece.len());
             }
         })?;
-        if room == 0 { Err(Fault::EmptyBuffer { head }) } else { Ok(room) }
+        if room == 0 { Err(Fault::EmptyBuffer { head }) } else { Ok(Walked { bytes: room, descriptors }) }
     }
 
     /// "Checksum verified" is only for guests that negotiated checksums.

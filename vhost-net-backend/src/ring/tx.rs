@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::chain::{Chain, Direction};
+use super::chain::{Chain, Direction, Walked};
 use super::{Ring, Used};
 use crate::fault::Fault;
 use crate::frame::{BATCH, Batch, Header, MAX_FRAME, MIN_FRAME, Offloads, PIECES};
@@ -86,7 +86,7 @@ impl TxQueue {
         };
         let mut pieces: ArrayVec<Readable<'m>, PIECES> = ArrayVec::new();
         let mut fits = true;
-        let bytes = chain.walk(|piece| fits &= pieces.try_push(piece.into()).is_ok())?;
+        let Walked { bytes, .. } = chain.walk(|piece| fits &= pieces.try_push(piece.into()).is_ok())?;
         if !fits {
             return Ok(Lent::Unfit(Unfit::Pieces));
         }
