@@ -127,7 +127,7 @@ impl RxQueue {
             if chains == free {
                 return Ok(Err(Refused::NoRoom));
             }
-            // A frame of 64 KiB is far from these, whatever its buffers are; a guest's empty ones are walked for nothing.
+            // The last one is for chains whose descriptors have no bytes, which fill no target however many they are.
             if usize::from(chains) == CHAINS / 2 || targets.is_full() || descriptors >= LONGEST {
                 return Ok(Err(Refused::TooBig));
             }
