@@ -1,13 +1,17 @@
 //! `cnv-bridge` beside itself: calls that begin at the same moment leave what either order would.
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::{Command, Output};
+use std::thread;
+use std::time::Duration;
 
-use e2e::{Answer, CniCall, Namespace, Sandbox, Snapshot, at_once, binary, output, sh};
+use e2e::{Answer, CniCall, Namespace, Sandbox, Snapshot, at_once, binary, eventually, output, sh};
 use serde_json::{Value, json};
 
 /// How often each is tried: a moment that matters is not met every time.
 const ROUNDS: u32 = 10;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn call(pod: &Namespace, more: Value) -> CniCall {
     let mut config = json!({"cniVersion": "1.0.0", "name": "net", "type": "cnv-bridge", "bridge": "br1"});
@@ -119,4 +123,41 @@ fn a_network_s_own_bridge_and_its_rules_stay_for_the_one_that_comes_as_the_last_
     b.call("ADD").success();
     at_once(|| a.call("DEL").success(), || b.call("DEL").success());
     before.assert_unchanged();
+}
+
+/// How many processes of this network namespace wait for a lock.
+fn waiting() -> usize {
+    let own = fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let waiting = locks.lines().filter(|line| line.contains(" -> "));
+    // Number, arrow, kind, strictness, mode, process.
+    let processes = waiting.filter_map(|line| line.split_whitespace().nth(5));
+    processes
+        .filter(|id| fs::read_link(format!("/proc/{id}/ns/net")).is_ok_and(|theirs| theirs == own))
+        .count()
+}
+
+#[test]
+fn who_needs_the_bridges_alone_is_not_passed_by_those_who_share_them() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    let [up, _] = policies();
+    let pod = Namespace::new("pod");
+    let call = call(&pod, json!({}));
+    // What an ADD that goes on for long has.
+    let shared = File::open("/proc/thread-self/ns/net").unwrap();
+    shared.lock_shared().unwrap();
+    thread::scope(move |scope| {
+        let alone = scope.spawn(|| apply(up));
+        eventually("the policy waits", LIMIT, || (waiting() == 1).then_some(()));
+        let later = scope.spawn(move || call.call("ADD"));
+        let passed = eventually("the next ADD waits or is done", LIMIT, || match waiting() {
+            2 => Some(false),
+            _ => later.is_finished().then_some(true),
+        });
+        drop(shared);
+        assert!(!passed, "an ADD passed the policy that waits");
+        assert!(alone.join().unwrap().status.success());
+        later.join().unwrap().success();
+    });
 }

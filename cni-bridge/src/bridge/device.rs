@@ -3,6 +3,8 @@
 //! A bridge made here carries our name in its alias, and from its first moment an address that tells the same, and it
 //! goes with its last port. Making and removing are kept apart, and from what counts on a bridge being there, by
 //! a lock that every namespace has by nature: on the file of the namespace itself, so that nothing is left on disk.
+//! Whoever waits for it waits in turn, or those who share it would keep out the one who needs it alone for as long as
+//! there are always some of them.
 
 use std::fs::{self, File};
 
@@ -17,6 +19,11 @@ use super::uplink;
 
 /// The alias of a bridge that was made here.
 const MADE_HERE: &str = "guestwire cnv-bridge v1 bridge";
+
+/// What is locked: the network namespace.
+const NAMESPACE: &str = "/proc/thread-self/ns/net";
+/// What is locked by the one that is next. Any file that each network namespace has its own of would do.
+const TURN: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// Held while bridges are made or removed, or used between a look at them and a change.
 pub(crate) struct BridgeLock(#[expect(dead_code, reason = "held for its Drop")] Flock<File>);
@@ -33,12 +40,15 @@ impl BridgeLock {
     }
 
     fn locked(how: FlockArg) -> Result<Self, BridgeError> {
-        let path = "/proc/thread-self/ns/net";
-        let setting = |source| BridgeError::Setting { path: path.to_owned(), source };
-        let file = File::open(path).map_err(setting)?;
-        let lock = Flock::lock(file, how).map_err(|(_file, errno)| setting(errno.into()))?;
-        Ok(Self(lock))
+        let _turn = lock(TURN, FlockArg::LockExclusive)?;
+        lock(NAMESPACE, how).map(Self)
     }
+}
+
+fn lock(path: &str, how: FlockArg) -> Result<Flock<File>, BridgeError> {
+    let setting = |source| BridgeError::Setting { path: path.to_owned(), source };
+    let file = File::open(path).map_err(setting)?;
+    Flock::lock(file, how).map_err(|(_file, errno)| setting(errno.into()))
 }
 
 /// The bridge, if it can do what the network asks.
