@@ -211,10 +211,52 @@ fn an_address_is_released_when_its_pod_can_send_by_it_no_more() {
         assert_eq!(asked(), "DEL with 0\n", "{name}: all but the address went with the first DEL");
         call.call("ADD").success();
         call.with("cni.dev/valid-attachments", json!([])).call("GC").success();
-        assert_eq!(asked(), "GC with 0\n");
+        assert_eq!(asked(), format!("DEL with {ports}\nGC with 0\n"), "{name}");
         drop(pod);
         before.assert_unchanged();
     }
+}
+
+/// An IPAM plugin that notes of whom it is asked to release an address, and fails at that of `c1`.
+const STRICT: &str = r#"#!/bin/sh
+grep -q valid-attachments && of=$CNI_COMMAND
+case $CNI_COMMAND in
+ADD) echo '{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.9/24"}]}' ;;
+DEL) echo "DEL $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS$of" >> /run/asked ;;
+GC) echo "GC $CNI_CONTAINERID$CNI_IFNAME of $of" >> /run/asked ;;
+esac
+[ $CNI_COMMAND$CNI_CONTAINERID != DELc1 ] || { echo '{"code": 11, "msg": "not now"}'; exit 1; }
+"#;
+
+#[test]
+fn gc_has_the_addresses_released_of_what_it_removes() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    plugin("strict", STRICT);
+    let keys = json!({"macspoofchk": true, "ipMasq": true, "ipam": {"type": "strict"}});
+    let pods = ["c0", "c1", "c2", "c3"].map(|container| {
+        let pod = Namespace::new("pod");
+        let call = call(&pod, keys.clone()).container(container);
+        call.call("ADD").success();
+        (call, pod)
+    });
+    let valid = json!([{"containerID": "c2", "ifname": "net1"}]);
+    let gc = pods[0].0.clone().without("CNI_CONTAINERID").without("CNI_IFNAME").without("CNI_NETNS");
+    let [_, _, _, (_, vanished)] = pods;
+    drop(vanished);
+    // By now the network needs neither check nor masquerading; what it had goes all the same.
+    let gc = gc.with("macspoofchk", false.into()).with("ipMasq", false.into());
+    let (code, text) = gc.with("cni.dev/valid-attachments", valid).call("GC").error();
+    assert!(code == 11 && text.contains("not now"), "{code} {text}");
+    let asked = fs::read_to_string("/run/asked").unwrap();
+    let [first, second, third, last] = *asked.lines().collect::<Vec<_>>() else { panic!("{asked}") };
+    assert_eq!([first, second, third], ["DEL c0 net1 ", "DEL c1 net1 ", "DEL c3 net1 "]);
+    assert_eq!(last, "GC  of GC");
+    assert_eq!(sh("ip -o link show master br1").lines().count(), 1);
+    let rules = sh("nft list ruleset");
+    let owners =
+        ["net1 c0 net", "net1 c1 net", "net1 c2 net", "net1 c3 net"].map(|owner| rules.contains(owner));
+    assert_eq!(owners, [false, false, true, false], "{rules}");
 }
 
 /// Both families from Debian's `host-local`, whose files are in the sandbox's own /run.

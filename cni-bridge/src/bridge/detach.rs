@@ -1,6 +1,8 @@
 //! DEL and GC.
 
-use cni::{ContainerId, Ipam};
+use std::collections::BTreeMap;
+
+use cni::{Attachment, ContainerId, Error, Ipam};
 use net_types::IfName;
 use netlink::{Link, Netlink};
 
@@ -17,31 +19,43 @@ use nf_tables::{Family, NfTables};
 /// Removes the port and releases its addresses; lets the uplink leave its VLANs, and removes the VLAN's gateway and the bridge
 /// if they are ours and the port was their last. Every part is tried even if one fails; the first failure is returned. Works
 /// without the namespace, and again.
-///
-/// The addresses come last: once they are released another pod may have them, and this one must not send by them any more.
 pub(super) fn del(config: &Config, port: &Port, ipam: Option<&Ipam<'_>>) -> Result<(), BridgeError> {
-    let release = || ipam.map_or(Ok(()), |ipam| ipam.del().map_err(BridgeError::Ipam));
+    in_order(ipam, |ipam| ipam.del(), || remove(config, port))
+}
+
+/// Removes a port and has its addresses released, each even if the other fails. The addresses come last: once they are
+/// released another pod may have them, and this one must not send by them any more.
+fn in_order(
+    ipam: Option<&Ipam<'_>>,
+    release: impl FnOnce(&Ipam<'_>) -> Result<(), Error>,
+    remove: impl FnOnce() -> Result<(), BridgeError>,
+) -> Result<(), BridgeError> {
+    let release = || ipam.map_or(Ok(()), |ipam| release(ipam).map_err(BridgeError::Ipam));
     if ipam.is_some_and(Ipam::needs_port) {
         let released = release();
-        return released.and(remove(config, port));
+        return released.and(remove());
     }
-    let removed = remove(config, port);
-    let released = release();
-    removed.and(released)
+    let removed = remove();
+    removed.and(release())
 }
 
 /// All but the addresses.
 fn remove(config: &Config, port: &Port) -> Result<(), BridgeError> {
     let host = Netlink::open()?;
     let removed = remove_port(Some(config), port, &host);
+    removed.and(leave(&host, config))
+}
+
+/// Does without what only ports need that are gone: the uplink's VLANs, the VLAN's gateway, the bridge if it is ours.
+fn leave(host: &Netlink, config: &Config) -> Result<(), BridgeError> {
     if !config.needs_lock() {
-        return removed;
+        return Ok(());
     }
     // From the look at the ports that are left to what is done without them.
     let _lock = BridgeLock::take()?;
-    let left = uplink::leave(&host, config).and(gateway::leave(&host, config));
-    let unused = if config.makes_bridge() { device::remove_if_unused(&host, &config.bridge) } else { Ok(()) };
-    removed.and(left).and(unused)
+    let left = uplink::leave(host, config).and(gateway::leave(host, config));
+    let unused = if config.makes_bridge() { device::remove_if_unused(host, &config.bridge) } else { Ok(()) };
+    left.and(unused)
 }
 
 /// Removes the port and all that may be around it, whatever its network's configuration was.
@@ -113,7 +127,16 @@ fn delete_link(host: &Netlink, link: &Link) -> Result<(), BridgeError> {
     Ok(())
 }
 
-/// Removes every port of `network` that belongs to none of the `valid` attachments. Goes on past failures.
+/// What is left of an attachment.
+#[derive(Default)]
+struct Leftovers {
+    links: Vec<Link>,
+    /// Host ends that the packet filter has something of.
+    ruled: Vec<String>,
+}
+
+/// Removes every port of `network` that belongs to none of the `valid` attachments, and has its addresses released. Goes on
+/// past failures.
 pub(super) fn gc(
     config: &Config,
     network: &str,
@@ -122,33 +145,23 @@ pub(super) fn gc(
 ) -> Result<(), BridgeError> {
     let host = Netlink::open()?;
     let mut failures = Vec::new();
-    let is_stale = |alias: &str| {
-        port::owner(alias).is_some_and(|owner| {
-            let is_own = |(container, if_name): &(ContainerId, String)| {
-                container.as_str() == owner.container && if_name == owner.if_name
-            };
-            owner.network == network && !valid.iter().any(is_own)
-        })
-    };
-    for link in host.links()?.into_iter().filter(|link| is_stale(&link.alias)) {
-        tracing::info!("removing {}: {:?} is gone", link.name, link.alias);
-        let removed = delete_link(&host, &link).and_then(|()| remove_rules_of(config, &link.name));
-        failures.extend(removed.err());
+    let mut stale = BTreeMap::<String, Leftovers>::new();
+    for link in host.links()?.into_iter().filter(|link| is_stale(&link.alias, network, valid)) {
+        stale.entry(link.alias.clone()).or_default().links.push(link);
     }
     // Without a DEL, rules stay when the pod's namespace goes and takes the link with it.
-    for (host_name, _) in ruled(config)?.into_iter().filter(|(_, owner)| is_stale(owner)) {
-        failures.extend(remove_rules_of(config, &host_name).err());
+    let (ruled, unread) = ruled(config);
+    failures.extend(unread);
+    for (host_name, owner) in ruled.into_iter().filter(|(_, owner)| is_stale(owner, network, valid)) {
+        stale.entry(owner).or_default().ruled.push(host_name);
     }
-    if config.uplink.is_some() {
-        let _lock = BridgeLock::take()?;
-        failures.extend(uplink::leave(&host, config).err());
+    for (owner, left) in stale {
+        tracing::info!("removing what is left of {owner:?}");
+        let removed = in_order(ipam, |ipam| release_of(ipam, &owner), || remove_leftovers(&host, &left));
+        failures.extend(removed.err());
     }
-    if config.makes_bridge() {
-        let _lock = BridgeLock::take()?;
-        failures.extend(gateway::leave(&host, config).err());
-        failures.extend(device::remove_if_unused(&host, &config.bridge).err());
-    }
-    // Last, as in DEL.
+    failures.extend(leave(&host, config).err());
+    // Last, as in DEL: of those that have left nothing but their addresses.
     failures.extend(ipam.and_then(|ipam| ipam.gc().err()).map(BridgeError::Ipam));
     let count = failures.len();
     match failures.into_iter().next() {
@@ -158,25 +171,58 @@ pub(super) fn gc(
     }
 }
 
-/// The host ends that the packet filter has something of, and whose they are, as far as the network uses it.
-fn ruled(config: &Config) -> Result<Vec<(String, String)>, BridgeError> {
-    let mut found = Vec::new();
-    if config.has_spoof_check() {
-        found.extend(spoof::owners(&NfTables::open()?)?);
-    }
-    if config.masquerade {
-        found.extend(NfTables::open()?.owned_chains(Family::Inet)?);
-    }
-    Ok(found)
+/// True if `alias` names an attachment of `network` that is not `valid`.
+fn is_stale(alias: &str, network: &str, valid: &[(ContainerId, String)]) -> bool {
+    port::owner(alias).is_some_and(|owner| {
+        let is_own = |(container, if_name): &(ContainerId, String)| {
+            container.as_str() == owner.container && if_name == owner.if_name
+        };
+        owner.network == network && !valid.iter().any(is_own)
+    })
 }
 
-fn remove_rules_of(config: &Config, host_name: &str) -> Result<(), BridgeError> {
-    match host_name.parse() {
-        Ok(name) => remove_rules(Some(config), &name),
-        // What we made has a name that can be an interface's.
-        Err(error) => {
-            tracing::warn!("{host_name:?} is left alone: {error}");
-            Ok(())
+fn remove_leftovers(host: &Netlink, left: &Leftovers) -> Result<(), BridgeError> {
+    let mut removed = Ok(());
+    for link in &left.links {
+        removed = removed.and(delete_link(host, link));
+    }
+    for host_name in &left.ruled {
+        removed = removed.and(match host_name.parse() {
+            Ok(name) => remove_rules(None, &name),
+            // What we made has a name that can be an interface's.
+            Err(error) => {
+                tracing::warn!("{host_name:?} is left alone: {error}");
+                Ok(())
+            }
+        });
+    }
+    removed
+}
+
+/// Has the addresses released of the attachment that the alias of its port names.
+fn release_of(ipam: &Ipam<'_>, alias: &str) -> Result<(), Error> {
+    let Some(owner) = port::owner(alias) else { return Ok(()) };
+    let (Ok(container), Ok(if_name)) = (owner.container.parse(), owner.if_name.parse()) else {
+        tracing::warn!("{alias:?} names no attachment: no address of it is released");
+        return Ok(());
+    };
+    ipam.del_stale(&Attachment { container, if_name, netns: None })
+}
+
+/// The host ends that the packet filter has something of, and whose they are; and what of it could not be read. A network
+/// that uses none of it now may have done so before.
+fn ruled(config: &Config) -> (Vec<(String, String)>, Vec<BridgeError>) {
+    let listed = [
+        (config.has_spoof_check(), NfTables::open().and_then(|nf_tables| spoof::owners(&nf_tables))),
+        (config.masquerade, NfTables::open().and_then(|nf_tables| nf_tables.owned_chains(Family::Inet))),
+    ];
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for (is_used, listed) in listed {
+        match listed {
+            Ok(owned) => found.extend(owned),
+            Err(error) if is_used => failures.push(error.into()),
+            Err(error) => tracing::debug!("not looked at: {error}"),
         }
     }
+    (found, failures)
 }

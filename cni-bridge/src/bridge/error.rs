@@ -111,7 +111,7 @@ pub(crate) enum BridgeError {
     #[error("prevResult is missing or does not have interface {0} of the container")]
     NoPrevResult(IfName),
     /// Several failures of one clean-up.
-    #[error("{} ports could not be removed, the first because: {first}", .count)]
+    #[error("{count} parts of the clean-up failed, the first because: {first}")]
     Several {
         /// How many.
         count: usize,

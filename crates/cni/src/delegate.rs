@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::exec::{self, Call, ExecError};
-use crate::request::Command;
+use crate::request::{Attachment, Command, VALID_ATTACHMENTS};
 use crate::success::ResultError;
 use crate::{Code, Error, Request, Success};
 
@@ -68,6 +68,17 @@ impl<'a> Ipam<'a> {
         self.call(Command::Del).map(drop)
     }
 
+    /// Has the addresses released of an attachment that GC has found to be none any more. Not every IPAM plugin knows GC, and
+    /// those that do mind no DEL before.
+    ///
+    /// # Errors
+    /// As [`Ipam::add`].
+    pub fn del_stale(&self, attachment: &Attachment) -> Result<(), Error> {
+        let mut config = self.request.config.clone();
+        config.remove(VALID_ATTACHMENTS);
+        self.call_with(Command::Del, Some(attachment), config).map(drop)
+    }
+
     /// Asks whether the addresses are still assigned.
     ///
     /// # Errors
@@ -96,14 +107,23 @@ impl<'a> Ipam<'a> {
         if self.request.version < command.since() {
             return Ok(Vec::new());
         }
+        self.call_with(command, self.request.attachment.as_ref(), self.request.config.clone())
+    }
+
+    fn call_with(
+        &self,
+        command: Command,
+        attachment: Option<&Attachment>,
+        config: Map<String, Value>,
+    ) -> Result<Vec<u8>, Error> {
         let call = Call {
             command,
-            attachment: self.request.attachment.as_ref(),
+            attachment,
             args: self.request.args.pairs(),
             path: &self.request.path,
             timeout: TIMEOUT,
         };
-        let config = Value::Object(self.request.config.clone()).to_string();
+        let config = Value::Object(config).to_string();
         exec::call(&call, self.kind, config.as_bytes()).map_err(|error| match error {
             ExecError::Plugin(error) => {
                 Error { msg: format!("IPAM plugin {}: {}", self.kind, error.msg), ..error }
