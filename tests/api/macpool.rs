@@ -13,12 +13,14 @@ use e2e::{ApiServer, Daemon, Forward, Sandbox, binary, eventually, output, run};
 use serde_json::{Value, json};
 
 mod admits;
+mod between;
 mod cut_off;
 mod deployment;
 mod duplicates;
 mod hand_over;
 mod operations;
 mod replicas;
+mod unheard;
 mod versions;
 
 const ACCOUNT: &str = "macpool:macpool";

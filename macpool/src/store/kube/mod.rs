@@ -14,6 +14,7 @@ mod metrics;
 mod objects;
 mod order;
 mod reflect;
+mod renewal;
 mod seen;
 mod supply;
 mod sweep;

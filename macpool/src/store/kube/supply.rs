@@ -156,8 +156,8 @@ async fn hold(shared: &Shared, me: &Identity, block: BlockId) -> Outcome {
         }
     }
     let mut pool = lock(&shared.pool);
-    // A tenure that ended meanwhile has lost this block too.
-    if shared.tenure.is_current(me) {
+    // A tenure that ended meanwhile has lost this block too. Under the pool's lock: one that ends now takes it out again.
+    if shared.tenure.identity() == *me {
         // Read under the pool's lock: who is seen later finds the block there.
         let used = lock(&shared.index).used(block);
         pool.hold(block, taken.or(used));

@@ -10,14 +10,16 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use serde::Deserialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 use super::api::{Api, ApiError};
-use super::objects::{LEASE_LABEL, Lease, LeaseSpec, Meta, leases};
+use super::objects::{LEASE_LABEL, Lease, Meta, leases};
+use super::renewal::{Ask, Renewal, Said};
 use crate::record::Identity;
 use crate::store::lock;
+
+/// Between a renewal that failed and the next try.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// The times of the protocol.
 #[derive(Debug, Clone, Copy)]
@@ -70,65 +72,48 @@ impl Tenure {
         (Instant::now() < session.valid_until).then(|| session.identity.clone())
     }
 
-    /// May `identity`, once ours, still give?
-    pub(super) fn is_current(&self, identity: &Identity) -> bool {
-        let session = lock(&self.session);
-        session.identity == *identity && Instant::now() < session.valid_until
-    }
-
     /// Our identity, whether it may give or not.
     pub(super) fn identity(&self) -> Identity {
         lock(&self.session).identity.clone()
     }
 
-    /// Renews for ever. When the lease is gone, `deposed` is called before a new identity begins.
+    /// Renews for ever. When the lease is gone, `deposed` is called, after a new identity has begun that may not give yet.
     pub(super) async fn keep(&self, mut deposed: impl FnMut()) {
         loop {
             let identity = self.identity();
-            if let Err(error) = self.serve(&identity).await {
-                tracing::warn!(%identity, error = &error as &dyn std::error::Error, "the lease is lost; beginning anew");
-            }
-            // Expired before forgotten: nobody gives in between.
-            lock(&self.session).valid_until = Instant::now();
+            let error = self.serve(&identity).await;
+            tracing::warn!(%identity, error = &error as &dyn std::error::Error, "the lease is lost; beginning anew");
+            *lock(&self.session) =
+                Session { identity: fresh_identity(&self.pod), valid_until: Instant::now() };
             deposed();
-            lock(&self.session).identity = fresh_identity(&self.pod);
         }
     }
 
-    /// Creates the lease of one identity and renews it until it is gone.
-    async fn serve(&self, identity: &Identity) -> Result<(), ApiError> {
+    /// Creates the lease of one identity and renews it until it is gone; what told so.
+    async fn serve(&self, identity: &Identity) -> ApiError {
         let collection = leases(&self.namespace);
         let path = format!("{collection}/{identity}");
-        let mut stored = Meta::default();
+        let seconds = u32::try_from(self.terms.silence.as_secs().max(1)).unwrap_or(u32::MAX);
+        let mut renewal = Renewal::new(identity, &self.namespace, seconds, Instant::now());
         loop {
-            let sent = Instant::now();
-            let lease = self.lease(identity, &stored);
-            let answer: Result<Lease, ApiError> = match stored.uid.is_empty() {
-                true => self.api.post(&collection, &lease).await,
-                false => self.api.put(&path, &lease).await,
+            let answer: Result<Lease, ApiError> = match renewal.ask(Instant::now()) {
+                Ask::Create(lease) => self.api.post(&collection, &lease).await,
+                Ask::Renew(lease) => self.api.put(&path, &lease).await,
+                Ask::Read => self.api.get(&path).await,
             };
-            match answer {
-                Ok(lease) => {
-                    stored = lease.metadata;
-                    lock(&self.session).valid_until = sent + self.terms.validity;
+            match renewal.answered(answer) {
+                Said::Renewed(since) => {
+                    lock(&self.session).valid_until = since + self.terms.validity;
                     tokio::time::sleep(self.terms.renew).await;
                 }
-                Err(ApiError::NotFound { operation }) => return Err(ApiError::NotFound { operation }),
-                // Nobody else writes it: an answer of ours got lost.
-                Err(ApiError::Conflict { .. }) => match self.api.get::<Lease>(&path).await {
-                    Ok(lease) => stored = lease.metadata,
-                    Err(error @ ApiError::NotFound { .. }) => return Err(error),
-                    Err(error) => self.pause(&error).await,
-                },
-                // A creation that may have happened is found out by the next one, as a conflict.
-                Err(error) => self.pause(&error).await,
+                Said::Continue => {}
+                Said::Failed(error) => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "cannot renew");
+                    tokio::time::sleep(RETRY).await;
+                }
+                Said::Gone(error) => return error,
             }
         }
-    }
-
-    async fn pause(&self, error: &ApiError) {
-        tracing::debug!(error = error as &dyn std::error::Error, "cannot renew");
-        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 
     /// Leaves office in order: call when every block has gone back.
@@ -137,28 +122,6 @@ impl Tenure {
         let path = format!("{}/{}", leases(&self.namespace), self.identity());
         let lease: Lease = self.api.get(&path).await?;
         self.api.delete(&path, &lease.metadata.resource_version).await
-    }
-
-    /// The lease to write after the `stored` one. It names that one's uid: a PUT of a lease that is gone would make a new
-    /// one otherwise (AllowCreateOnUpdate in kube-apiserver's strategy for leases), and undo that we were deposed.
-    fn lease(&self, identity: &Identity, stored: &Meta) -> Lease {
-        let (label, value) = LEASE_LABEL;
-        let meta = Meta {
-            name: identity.to_string(),
-            namespace: self.namespace.clone(),
-            resource_version: stored.resource_version.clone(),
-            uid: stored.uid.clone(),
-            labels: [(label.to_owned(), value.to_owned())].into(),
-        };
-        let now = OffsetDateTime::now_utc();
-        // MicroTime wants exactly six digits behind the point.
-        let now = now.replace_nanosecond(now.microsecond() * 1000 + 1).unwrap_or(now);
-        let stamp = now.format(&Rfc3339).unwrap_or_default();
-        let renew_time = stamp.get(..26).map(|head| format!("{head}Z")).unwrap_or_default();
-        let seconds = u32::try_from(self.terms.silence.as_secs().max(1)).unwrap_or(u32::MAX);
-        let spec =
-            LeaseSpec { holder_identity: identity.to_string(), lease_duration_seconds: seconds, renew_time };
-        Lease::new(meta, spec)
     }
 
     /// Looks at all leases and deposes replicas whose lease stays as it is; who still has one, by etcd's word.
@@ -174,37 +137,86 @@ impl Tenure {
             .api
             .get(&format!("{collection}?labelSelector={}%3D{value}", label.replace('/', "%2F")))
             .await?;
-        let me = self.identity();
-        let now = Instant::now();
-        let (mut next, mut living) = (HashMap::new(), HashSet::new());
-        for Lease { metadata: Meta { name, resource_version, .. }, .. } in list.items {
-            let since = match seen.0.get(&name) {
-                Some((version, since)) if *version == resource_version => *since,
-                _ => now,
-            };
-            if *name != *me.0 && now - since >= self.terms.silence {
-                tracing::warn!(replica = name, "a replica went silent; its blocks are taken from it");
-                match self.api.delete(&format!("{collection}/{name}"), &resource_version).await {
-                    Ok(()) | Err(ApiError::NotFound { .. }) => continue,
-                    // It has spoken.
-                    Err(ApiError::Conflict { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+        let named = |Meta { name, resource_version, .. }: Meta| (Identity(name.into()), resource_version);
+        let leases: HashMap<_, _> = list.items.into_iter().map(|lease| named(lease.metadata)).collect();
+        let mut living: HashSet<_> = leases.keys().cloned().collect();
+        for (replica, version) in seen.silent(leases, &self.identity(), self.terms.silence, Instant::now()) {
+            tracing::warn!(%replica, "a replica went silent; its blocks are taken from it");
+            match self.api.delete(&format!("{collection}/{replica}"), &version).await {
+                Ok(()) | Err(ApiError::NotFound { .. }) => drop(living.remove(&replica)),
+                // It has spoken.
+                Err(ApiError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
             }
-            living.insert(Identity(name.as_str().into()));
-            next.insert(name, (resource_version, since));
         }
-        seen.0 = next;
         Ok(living)
     }
 }
 
-/// Leases as they were seen last, and since when they have been so.
+/// Leases at the versions that were seen last, and since when they have been so.
 #[derive(Debug, Default)]
-pub(super) struct Seen(HashMap<String, (String, Instant)>);
+pub(super) struct Seen(HashMap<Identity, (String, Instant)>);
+
+impl Seen {
+    /// Takes what the leases are like now. Of those that have been so for `silence` all but our own, which we can renew.
+    fn silent(
+        &mut self,
+        leases: HashMap<Identity, String>,
+        me: &Identity,
+        silence: Duration,
+        now: Instant,
+    ) -> Vec<(Identity, String)> {
+        let since = |identity: &Identity, version: &String| {
+            let known = self.0.get(identity).filter(|(known, _)| known == version);
+            known.map_or(now, |(_, since)| *since)
+        };
+        let leases = leases.into_iter().map(|(identity, version)| {
+            let since = since(&identity, &version);
+            (identity, (version, since))
+        });
+        self.0 = leases.collect();
+        let silent =
+            self.0.iter().filter(|(identity, (_, since))| *identity != me && now - *since >= silence);
+        silent.map(|(identity, (version, _))| (identity.clone(), version.clone())).collect()
+    }
+}
 
 /// A name that was never used before and never will be.
 fn fresh_identity(pod: &str) -> Identity {
     let random = crate::random();
     Identity(format!("{pod}-{random:016x}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(5);
+
+    fn look(seen: &mut Seen, leases: &[(&str, &str)], now: Instant) -> Vec<String> {
+        let leases = leases.iter().map(|(name, version)| (Identity((*name).into()), (*version).to_owned()));
+        let silent = seen.silent(leases.collect(), &Identity("me".into()), SILENCE, now);
+        silent.into_iter().map(|(identity, version)| format!("{identity} at {version}")).collect()
+    }
+
+    #[test]
+    fn a_replica_is_silent_when_its_lease_has_been_one_version_for_the_whole_time() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        let nothing: [&str; 0] = [];
+        assert_eq!(look(&mut seen, &[("a", "1"), ("b", "1"), ("me", "1")], start), nothing);
+        let later = start + SILENCE - Duration::from_nanos(1);
+        assert_eq!(look(&mut seen, &[("a", "1"), ("b", "2"), ("me", "1")], later), nothing);
+        let leases = [("a", "1"), ("b", "2"), ("me", "1"), ("new", "1")];
+        // Our own is as old: whoever can tell can renew.
+        assert_eq!(look(&mut seen, &leases, start + SILENCE), ["a at 1"]);
+        assert_eq!(look(&mut seen, &leases[1..], later + SILENCE), ["b at 2"]);
+    }
+
+    #[test]
+    fn a_lease_that_was_gone_in_between_is_another() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        look(&mut seen, &[("a", "1")], start);
+        look(&mut seen, &[], start + SILENCE / 2);
+        assert!(look(&mut seen, &[("a", "1")], start + SILENCE).is_empty());
+    }
 }
