@@ -80,17 +80,8 @@ pub(super) struct Blocks {
 impl Blocks {
     /// Knows nothing yet. `seed` says where to begin looking for untouched blocks, so that replicas begin apart.
     pub(super) fn new(api: Api, ranges: Ranges, seed: u64) -> Arc<Self> {
-        let cursor = seed % ranges.blocks().max(1);
-        let state = State {
-            ranges,
-            cache: HashMap::new(),
-            known: 0,
-            spare: BTreeSet::new(),
-            held: BTreeSet::new(),
-            cursor,
-            listing: None,
-        };
-        Arc::new(Self { api, state: Mutex::new(state), changed: Notify::new(), synced: false.into() })
+        let state = Mutex::new(State::new(ranges, seed));
+        Arc::new(Self { api, state, changed: Notify::new(), synced: false.into() })
     }
 
     /// Has the first list been read?
@@ -184,12 +175,7 @@ impl Blocks {
         time: Duration,
         wanted: impl Fn(BlockId, &Record) -> bool,
     ) -> Vec<(BlockId, Versioned)> {
-        let state = lock(&self.state);
-        let idle = state.cache.iter().filter(|(block, cached)| {
-            let record = &cached.versioned.record;
-            record.holder.is_none() && cached.since.elapsed() >= time && wanted(**block, record)
-        });
-        idle.map(|(block, cached)| (*block, cached.versioned.clone())).collect()
+        lock(&self.state).idle(time, wanted, Instant::now())
     }
 
     /// Replaces the range.
@@ -217,6 +203,19 @@ fn is_older(new: Option<&str>, old: Option<&str>) -> bool {
 }
 
 impl State {
+    fn new(ranges: Ranges, seed: u64) -> Self {
+        let cursor = seed % ranges.blocks().max(1);
+        Self {
+            ranges,
+            cache: HashMap::new(),
+            known: 0,
+            spare: BTreeSet::new(),
+            held: BTreeSet::new(),
+            cursor,
+            listing: None,
+        }
+    }
+
     fn put(&mut self, block: BlockId, versioned: Versioned) {
         if let Some(old) = self.cache.get(&block) {
             let (new, old) = (versioned.version.as_deref(), old.versioned.version.as_deref());
@@ -256,6 +255,19 @@ impl State {
                 again.since = since;
             }
         }
+    }
+
+    fn idle(
+        &self,
+        time: Duration,
+        wanted: impl Fn(BlockId, &Record) -> bool,
+        now: Instant,
+    ) -> Vec<(BlockId, Versioned)> {
+        let idle = self.cache.iter().filter(|(block, cached)| {
+            let record = &cached.versioned.record;
+            record.holder.is_none() && now.duration_since(cached.since) >= time && wanted(**block, record)
+        });
+        idle.map(|(block, cached)| (*block, cached.versioned.clone())).collect()
     }
 
     /// Untouched blocks first: an address that was used once is used again as late as possible.
@@ -338,3 +350,7 @@ impl Sink for BlocksSink {
         self.0.changed.notify_one();
     }
 }
+
+#[cfg(test)]
+#[path = "blocks_tests.rs"]
+mod tests;
