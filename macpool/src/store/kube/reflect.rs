@@ -18,6 +18,8 @@ use super::objects::Named;
 const SILENCE: Duration = Duration::from_secs(150);
 /// The API server ends a watch after this.
 const WATCH_SECONDS: u32 = 290;
+// It outlasts a bookmark that is late, and ends before the API server would end the watch.
+const _: () = assert!(SILENCE.as_secs() > 2 * 60 && SILENCE.as_secs() < WATCH_SECONDS as u64);
 /// A big list takes the API server a while to begin.
 const LIST_BEGINS: Duration = TIMEOUT.saturating_mul(20);
 /// The longest line of a watch.
@@ -132,7 +134,7 @@ async fn watch_on(api: &Api, path: &str, mut version: String, sink: &mut impl Si
         let opened = match api.open(&url, patience).await {
             Ok(body) => {
                 patience = TIMEOUT;
-                watch(body, api.stalls(), &mut version, sink).await
+                watch(body, SILENCE, api.stalls(), &mut version, sink).await
             }
             Err(error) => {
                 patience = (patience * 2).min(LIST_BEGINS);
@@ -165,13 +167,14 @@ struct Event<'a> {
 
 async fn watch(
     body: impl AsyncBufRead,
+    silence: Duration,
     mut stalls: Stalls,
     version: &mut String,
     sink: &mut impl Sink,
 ) -> Result<(), ReflectError> {
     let mut body = std::pin::pin!(body);
     let mut line = Vec::new();
-    while read_line(body.as_mut(), &mut stalls, &mut line).await? {
+    while read_line(body.as_mut(), silence, &mut stalls, &mut line).await? {
         let event: Event<'_> = serde_json::from_slice(&line).map_err(ReflectError::Event)?;
         let json = event.object.get().as_bytes();
         match event.r#type {
@@ -191,13 +194,14 @@ async fn watch(
 /// Reads up to a line's end; false at the end of the stream.
 async fn read_line(
     mut body: std::pin::Pin<&mut impl AsyncBufRead>,
+    silence: Duration,
     stalls: &mut Stalls,
     line: &mut Vec<u8>,
 ) -> Result<bool, ReflectError> {
     loop {
         let bytes = tokio::select! {
             biased;
-            read = tokio::time::timeout(SILENCE, body.fill_buf()) => {
+            read = tokio::time::timeout(silence, body.fill_buf()) => {
                 read.map_err(|_elapsed| ReflectError::Silent)?.map_err(ReflectError::Read)?
             }
             Ok(()) = stalls.changed() => return Err(ReflectError::Stalled),
@@ -215,5 +219,86 @@ async fn read_line(
         if end.is_some() {
             return Ok(true);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::io::BufReader;
+
+    use super::*;
+
+    /// Notes what it is told.
+    #[derive(Default)]
+    struct Told(Vec<String>);
+
+    impl Sink for Told {
+        fn listing(&mut self) {}
+
+        fn put(&mut self, json: &[u8]) -> Result<(), serde_json::Error> {
+            self.0.push(format!("put {}", serde_json::from_slice::<Named<'_>>(json)?.metadata.key()));
+            Ok(())
+        }
+
+        fn gone(&mut self, json: &[u8]) -> Result<(), serde_json::Error> {
+            self.0.push(format!("gone {}", serde_json::from_slice::<Named<'_>>(json)?.metadata.key()));
+            Ok(())
+        }
+
+        fn listed(&mut self) {}
+    }
+
+    fn event(kind: &str, version: &str) -> String {
+        let metadata = serde_json::json!({"name": "vm", "namespace": "ns", "resourceVersion": version});
+        format!("{}\n", serde_json::json!({"type": kind, "object": {"metadata": metadata}}))
+    }
+
+    /// What a watch makes of these lines when nothing comes after them, or the stream ends.
+    fn watched(lines: &[String], ends: bool) -> (Result<(), ReflectError>, String, Vec<String>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (mut version, mut told) = ("1".to_owned(), Told::default());
+        let (_stalls, receiver) = tokio::sync::watch::channel(0);
+        let text = futures_util::io::Cursor::new(lines.concat());
+        let outcome = runtime.block_on(async {
+            let rest = Duration::from_millis(1);
+            match ends {
+                true => watch(text, rest, receiver, &mut version, &mut told).await,
+                false => {
+                    let body = futures_util::AsyncReadExt::chain(text, Mute);
+                    watch(BufReader::new(body), rest, receiver, &mut version, &mut told).await
+                }
+            }
+        });
+        (outcome, version, told.0)
+    }
+
+    /// Nothing ever comes.
+    struct Mute;
+
+    impl futures_util::io::AsyncRead for Mute {
+        fn poll_read(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            _: &mut [u8],
+        ) -> std::task::Poll<std::io::Result<usize>> {
+            std::task::Poll::Pending
+        }
+    }
+
+    #[test]
+    fn a_watch_that_falls_silent_is_given_up() {
+        let (outcome, version, told) = watched(&[event("ADDED", "5"), event("BOOKMARK", "9")], false);
+        assert!(matches!(outcome, Err(ReflectError::Silent)), "{outcome:?}");
+        assert_eq!((version.as_str(), told), ("9", vec!["put ns/vm".to_owned()]), "to go on where it was");
+    }
+
+    #[test]
+    fn a_watch_that_ends_goes_on_where_it_was() {
+        let (outcome, version, told) = watched(&[event("MODIFIED", "5"), event("DELETED", "6")], true);
+        assert!(outcome.is_ok(), "{outcome:?}");
+        assert_eq!((version.as_str(), told.join(", ").as_str()), ("6", "put ns/vm, gone ns/vm"));
+        let (outcome, version, _) = watched(&[event("ADDED", "5"), event("ERROR", "")], true);
+        assert!(matches!(outcome, Err(ReflectError::Reported(_))), "{outcome:?}");
+        assert_eq!(version, "5");
     }
 }
