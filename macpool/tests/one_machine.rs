@@ -62,6 +62,7 @@ fn an_entry_that_the_disk_has_half_room_for_is_cut_off_and_its_address_free() {
     let left = DirStore::read(macpool.store()).unwrap();
     let owners: Vec<_> = left.iter().map(|reservation| &*reservation.owner.key).collect();
     assert_eq!(owners, ["ns/one", "ns/three"]);
+    assert_eq!(one_nic(&macpool, "two"), "02:00:00:00:00:02", "nor does memory have what the disk has not");
 }
 
 /// How often the threads of this name have gone to sleep, all together.

@@ -154,11 +154,11 @@ impl Journal {
             Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        let (length, lines) = match read {
-            Some(read) => read,
+        let (file, length, lines) = match read {
+            Some((length, lines)) => (open_for_append(&path, length)?, length, lines),
             None => replace(directory, std::iter::empty())?,
         };
-        let file = open_for_append(&path, length)?;
+        sync(directory)?;
         Ok(Self { directory: directory.to_owned(), file, length, lines, _lock: lock })
     }
 
@@ -229,10 +229,9 @@ impl Journal {
 
     /// Writes it anew with these entries.
     pub(super) fn compact(&mut self, entries: impl Iterator<Item = Entry>) -> Result<(), JournalError> {
-        let (length, lines) = replace(&self.directory, entries)?;
-        self.file = open_for_append(&self.directory.join(FILE), length)?;
-        (self.length, self.lines) = (length, lines);
-        Ok(())
+        // The old file has no name any more, whatever comes now.
+        (self.file, self.length, self.lines) = replace(&self.directory, entries)?;
+        sync(&self.directory)
     }
 }
 
@@ -246,26 +245,38 @@ fn text<'a>(entries: impl Iterator<Item = &'a Entry>) -> Result<Vec<u8>, Journal
 }
 
 fn open_for_append(path: &Path, length: u64) -> Result<File, JournalError> {
-    let file = OpenOptions::new().append(true).open(path).map_err(|source| failed("open", path, source))?;
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .map_err(|source| failed("open", path, source))?;
     file.set_len(length).map_err(|source| failed("truncate", path, source))?;
     Ok(file)
 }
 
-/// Puts a new journal in the old one's place: all of it or nothing, also if the machine loses power.
-fn replace(directory: &Path, entries: impl Iterator<Item = Entry>) -> Result<(u64, usize), JournalError> {
+/// Puts a new journal in the old one's place, all of it or nothing. [`sync`] makes it last. Returns it with its length in bytes
+/// and lines.
+fn replace(
+    directory: &Path,
+    entries: impl Iterator<Item = Entry>,
+) -> Result<(File, u64, usize), JournalError> {
     let (path, new) = (directory.join(FILE), directory.join("journal.new"));
     let mut content = serde_json::to_vec(&Line::Version { version: VERSION })?;
     content.push(b'\n');
     let entries: Vec<_> = entries.collect();
     content.extend(text(entries.iter())?);
-    let mut file = File::create(&new).map_err(|source| failed("create", &new, source))?;
+    let mut file = open_for_append(&new, 0)?;
     file.write_all(&content)
         .and_then(|()| file.sync_all())
         .map_err(|source| failed("write", &new, source))?;
     fs::rename(&new, &path).map_err(|source| failed("rename", &new, source))?;
+    Ok((file, content.len() as u64, entries.len() + 1))
+}
+
+/// Makes names in the directory last, also if the machine loses power.
+fn sync(directory: &Path) -> Result<(), JournalError> {
     let parent = File::open(directory).map_err(|source| failed("open", directory, source))?;
-    parent.sync_all().map_err(|source| failed("sync", directory, source))?;
-    Ok((content.len() as u64, entries.len() + 1))
+    parent.sync_all().map_err(|source| failed("sync", directory, source))
 }
 
 fn failed(operation: &'static str, path: &Path, source: io::Error) -> JournalError {

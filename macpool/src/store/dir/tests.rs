@@ -145,6 +145,31 @@ fn the_journal_stays_small() {
 }
 
 #[test]
+fn what_is_written_counts_although_the_journal_cannot_be_made_shorter() {
+    let directory = tempfile::tempdir().unwrap();
+    let any = [want("a", Address::Any)];
+    {
+        let store = open(directory.path());
+        let blocker = directory.path().join("journal.new");
+        fs::create_dir(&blocker).unwrap();
+        for _ in 0..600 {
+            order(&store, "ns/vm", &any).unwrap();
+            lock(&store.state).forget(&owner("ns/vm")).unwrap();
+        }
+        let one = order(&store, "ns/one", &any).unwrap();
+        assert_ne!(order(&store, "ns/two", &any).unwrap(), one);
+        assert!(lock(&store.state).journal.is_bloated(2), "it was to be made shorter");
+        fs::remove_dir(&blocker).unwrap();
+        order(&store, "ns/three", &any).unwrap();
+        assert!(!lock(&store.state).journal.is_bloated(3), "as soon as it can be");
+        lock(&store.state).forget(&owner("ns/two")).unwrap();
+    }
+    let left = DirStore::read(directory.path()).unwrap();
+    let owners: Vec<_> = left.iter().map(|reservation| &*reservation.owner.key).collect();
+    assert_eq!(owners, ["ns/one", "ns/three"], "also what was written since");
+}
+
+#[test]
 fn networks_that_never_meet_may_share_an_address_also_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let domains = Domains::new(["prod=ns/red,ns/pink", "lab=ns/blue"]).unwrap();
