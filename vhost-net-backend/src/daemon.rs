@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use netns::{NetNs, NetNsError};
 
-use crate::cores::Cores;
+use crate::cores::{AllowedError, Cores};
 use crate::counters::LinkCounters;
 use crate::fault::Fault;
 use crate::link::{Link, NewLink};
@@ -25,6 +25,9 @@ const ALIVE: Duration = Duration::from_secs(2);
 /// The daemon cannot run, or cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
+    /// A worker cannot run where it should.
+    #[error(transparent)]
+    Cores(#[from] AllowedError),
     /// A worker did not start.
     #[error("cannot start a worker")]
     Worker(#[source] Fault),
@@ -106,6 +109,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts the workers, without links.
     pub fn start(cores: Option<&Cores>) -> Result<Self, DaemonError> {
+        cores.map_or(Ok(()), Cores::check)?;
         let places: Vec<Option<usize>> = match cores {
             Some(Cores(cores)) => cores.iter().copied().map(Some).collect(),
             None => vec![None],
