@@ -220,7 +220,7 @@ fn undo(pod: &Pod, steps: Vec<Step>) {
             Step::Setting(changed) => restore(pod, changed),
         };
         if let Err(error) = undone {
-            tracing::error!("after a failed ADD, something is left behind: {error}");
+            tracing::error!("after a failed ADD, something is left behind: {}", telemetry::chain(&error));
         }
     }
 }

@@ -136,3 +136,71 @@ fn nft_and_path_need_not_be_there() {
     call.call("DEL").success();
     assert_eq!(sh("nft list ruleset"), "");
 }
+
+#[test]
+fn every_line_of_a_log_says_whose_call_it_was() {
+    let _sandbox = Sandbox::enter();
+    let pod = Namespace::new("pod");
+    for plugin in PLUGINS {
+        let call = CniCall::new(plugin, config(plugin)).netns(&pod).with("colour", "red".into());
+        let unread = call.call_with_stdin("ADD", b"{");
+        let (refused, unclear) =
+            (call.clone().with("bridge", "br9".into()).call("ADD"), call.args("=;=").call("ADD"));
+        assert!(refused.stderr.lines().count() > 1, "a warning and an error: {}", refused.stderr);
+        for answer in [unread, refused, unclear] {
+            let is_told = |line: &str| line.contains(r#"command="ADD" container="c1" interface="net1""#);
+            assert!(answer.stderr.lines().all(is_told), "{plugin}: {}", answer.stderr);
+            answer.error();
+        }
+    }
+}
+
+/// Runs a program that gets this errno whenever it wants to talk to nf_tables: it says so in a filter of its system calls
+/// (`linux/seccomp.h`), which lets pass all but socket(AF_NETLINK, _, NETLINK_NETFILTER).
+const WITHOUT_NF_TABLES: &str = r#"
+import ctypes, os, struct, sys
+load, equal, give = 0x20, 0x15, 0x06
+rules = [(load, 0, 0, 0), (equal, 0, 5, 41), (load, 0, 0, 16), (equal, 0, 3, 16), (load, 0, 0, 32), (equal, 0, 1, 12),
+         (give, 0, 0, 0x50000 | int(sys.argv[1])), (give, 0, 0, 0x7fff0000)]
+rules = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *rule) for rule in rules))
+program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 8, ctypes.addressof(rules)))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+os.execv(sys.argv[2], sys.argv[2:])
+"#;
+
+#[test]
+fn without_nf_tables_a_check_is_refused_and_all_else_works() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    let pod = Namespace::new("pod");
+    let before = Snapshot::take(&[]);
+    // EPERM, where it is forbidden; EPROTONOSUPPORT, where the kernel has none, and so there can be no rules either.
+    for (errno, is_there) in [("1", true), ("93", false)] {
+        let by = ["/usr/bin/python3", "-c", WITHOUT_NF_TABLES, errno];
+        let call = |plugin: &str| {
+            CniCall::new(plugin, config(plugin)).netns(&pod).by(&by).with("cniVersion", "1.1.0".into())
+        };
+        let plain = call("cnv-bridge").without_field("prevResult");
+        let checked = plain.clone().with("macspoofchk", true.into());
+        let refused = checked.call("ADD");
+        let said = "not all of the failed ADD could be taken back: cannot talk to nf_tables: Operation not permitted";
+        assert_eq!(refused.stderr.contains(said), is_there, "{}", refused.stderr);
+        let (code, message) = refused.error();
+        assert!(code == 104 && message == "cannot talk to nf_tables", "{code} {message}");
+        before.assert_unchanged();
+        assert_eq!(checked.call("STATUS").error().0, 50);
+        for verb in ["DEL", "GC"] {
+            let answer = checked.clone().with("cni.dev/valid-attachments", json!([])).call(verb);
+            assert_eq!(answer.code, Some(i32::from(is_there)), "{verb}: {}", answer.stderr);
+        }
+        let result = plain.call("ADD").success();
+        let tuning =
+            call("cnv-tuning").with("mac", "02:00:00:00:00:77".into()).with("prevResult", result.clone());
+        assert_eq!(tuning.call("ADD").code, Some(i32::from(is_there)));
+        tuning.call("DEL").success();
+        plain.clone().with("prevResult", result).call("CHECK").success();
+        plain.call("DEL").success();
+        before.assert_unchanged();
+    }
+}

@@ -247,7 +247,7 @@ fn gc_removes_only_what_nobody_claims() {
         let network = if number == 2 { "other" } else { "net" };
         call.with("name", network.into()).call("ADD").success();
     }
-    let valid = json!([{"containerID": "c1", "ifname": "net1"}]);
+    let valid = json!([{"containerID": "c0", "ifname": "net2"}, {"containerID": "c1", "ifname": "net1"}]);
     call.clone().with("cni.dev/valid-attachments", valid).call("GC").success();
     let links = |pod: &Namespace| pod.sh("ip -brief link").lines().count();
     assert_eq!(pods.each_ref().map(links), [1, 2, 2]);

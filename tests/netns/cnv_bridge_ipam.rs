@@ -217,6 +217,28 @@ fn an_address_is_released_when_its_pod_can_send_by_it_no_more() {
     }
 }
 
+#[test]
+fn check_and_status_ask_the_ipam_plugin() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    let pod = Namespace::new("pod");
+    answering(r#"{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.9/24"}]}"#);
+    let call = call(&pod, json!({"ipam": {"type": "fixed"}}));
+    let attached = call.clone().with("prevResult", call.call("ADD").success());
+    for verb in ["CHECK", "STATUS"] {
+        attached.call(verb).success();
+        assert!(fs::read_to_string("/run/asked").unwrap().ends_with(&format!("{verb}\n")));
+    }
+    plugin("fixed", "#!/bin/sh\necho '{\"code\": 99, \"msg\": \"it is not mine\"}'\nexit 1\n");
+    for (verb, expected) in [("CHECK", 99), ("STATUS", 50)] {
+        let (code, text) = attached.call(verb).error();
+        assert!(
+            code == expected && text.contains("IPAM plugin fixed: it is not mine"),
+            "{verb}: {code} {text}"
+        );
+    }
+}
+
 /// An IPAM plugin that notes of whom it is asked to release an address, and fails at that of `c1`.
 const STRICT: &str = r#"#!/bin/sh
 grep -q valid-attachments && of=$CNI_COMMAND

@@ -205,3 +205,40 @@ fn addresses_that_a_runtime_asks_for_reach_the_ipam_plugin() {
         assert!(pod.sh("ip address show net1").contains("192.0.2.77/24"), "{key}");
     }
 }
+
+#[test]
+fn check_sees_an_mtu_of_the_host_end_that_came_from_the_bridge() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 mtu 1450 up type bridge");
+    let pod = Namespace::new("pod");
+    let call = call(&pod, json!({}));
+    let result = call.call("ADD").success();
+    let host = result["interfaces"][1]["name"].as_str().unwrap().to_owned();
+    let check = call.with("prevResult", result);
+    check.call("CHECK").success();
+    sh(&format!("ip link set {host} mtu 1300"));
+    let (code, text) = check.call("CHECK").error();
+    assert!(code == 105 && text.contains(&format!("MTU of {host} is 1300, expected 1450")), "{text}");
+}
+
+#[test]
+fn a_late_del_leaves_the_next_owner_of_the_name_alone() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    let (former, pod) = (Namespace::new("pod"), Namespace::new("pod"));
+    // The same interface of the same container, of another network.
+    let late = call(&former, json!({"name": "former"})).container("c1");
+    let result = late.call("ADD").success();
+    late.call("DEL").success();
+    let host_end = result["interfaces"][1]["name"].as_str().unwrap();
+    sh(&format!("ip link add {host_end} type bridge"));
+    late.call("DEL").success();
+    sh(&format!("ip link delete {host_end} type bridge"));
+    let next = call(&pod, json!({"macspoofchk": true})).container("c1");
+    let attached = next.clone().with("prevResult", next.call("ADD").success());
+    late.call("DEL").success();
+    attached.call("CHECK").success();
+    let (code, text) = late.call("ADD").error();
+    assert!(code == 104 && text.contains("cannot add veth pair"), "{code} {text}");
+    attached.call("CHECK").success();
+}

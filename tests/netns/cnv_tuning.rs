@@ -47,6 +47,11 @@ fn the_interface_is_tuned_checked_and_put_back() {
     }
     tuning.call("CHECK").success();
     for (change, restore, message) in [
+        (
+            "ip link set net1 address 02:00:00:00:00:66",
+            "ip link set net1 address 02:00:00:00:00:77",
+            "address of net1 is 02:00:00:00:00:66, expected 02:00:00:00:00:77",
+        ),
         ("ip link set net1 mtu 1400", "ip link set net1 mtu 1300", "MTU of net1"),
         ("ip link set net1 promisc off", "ip link set net1 promisc on", "promiscuous mode"),
         ("ip link set net1 allmulticast off", "ip link set net1 allmulticast on", "all-multicast"),
@@ -276,7 +281,6 @@ fn what_is_wrong_is_refused_and_nothing_is_touched() {
         assert!(error.0 == code && error.1.contains(message), "{more}: {error:?}");
         chain.pod.netns().run(|| before.assert_unchanged()).unwrap();
     }
-    // An MTU the veth takes, then an address it does not: everything is as before.
     let late = chain.tuning(json!({"mtu": 1300, "sysctl": {}})).ifname("absent").call("ADD").error();
     assert_eq!(late.0, 110);
 }
@@ -290,4 +294,5 @@ fn what_a_crash_left_is_put_back_by_del() {
         chain.tuning(json!({"mac": "02:00:00:00:00:77", "mtu": 1300, "promisc": true, "txQLen": 77}));
     let crashes = tuning.cut_off_add(|| chain.pod.netns().run(|| before.assert_unchanged()).unwrap());
     assert_eq!(crashes, 7, "one crash for each change that ADD makes");
+    tuning.cut_off_del(|| chain.pod.netns().run(|| before.assert_unchanged()).unwrap());
 }

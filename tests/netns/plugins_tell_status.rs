@@ -63,3 +63,26 @@ fn what_a_node_does_not_have_is_named() {
     fails(&plugin("vhost-user", json!({"control": "/run/absent.sock"})), 51, &["/run/absent.sock"]);
     fails(&plugin("vm-tap", json!({"cniVersion": "1.0.0"})), 1, &["1.1.0"]);
 }
+
+#[test]
+fn rules_that_the_kernel_would_not_take_are_told_of() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 type bridge");
+    fs::create_dir_all("/run/bin").unwrap();
+    fs::copy("/bin/true", "/run/bin/none").unwrap();
+    let call =
+        |more: Value| plugin("cnv-bridge", more).with("bridge", "br1".into()).var("CNI_PATH", "/run/bin");
+    let plain = call(json!({"ipam": {"type": "none"}}));
+    let (checked, masqueraded) =
+        (plain.clone().with("macspoofchk", true.into()), plain.clone().with("ipMasq", true.into()));
+    for call in [&plain, &checked, &masqueraded] {
+        call.call("STATUS").success();
+    }
+    let before = Snapshot::take(&[]);
+    let unprivileged = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
+    plain.by(&unprivileged).call("STATUS").success();
+    for call in [checked, masqueraded] {
+        fails(&call.by(&unprivileged), 50, &["nf_tables refused", "code 104", "Operation not permitted"]);
+    }
+    before.assert_unchanged();
+}

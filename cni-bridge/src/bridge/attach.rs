@@ -36,7 +36,7 @@ pub(super) fn add(config: &Config, port: &Port, ipam: Option<&Ipam<'_>>) -> Resu
     build(config, port, ipam, &ground).inspect_err(|error| {
         tracing::debug!("undoing ADD after: {error}");
         if let Err(undo) = detach::del(config, port, ipam) {
-            tracing::error!("after a failed ADD, {} is left behind: {undo}", port.host_name);
+            tracing::error!("not all of the failed ADD could be taken back: {}", telemetry::chain(&undo));
         }
     })
 }

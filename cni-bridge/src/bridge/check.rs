@@ -39,7 +39,7 @@ pub(super) fn check(config: &Config, port: &Port, previous: Option<&Success>) ->
     expect(&format!("state of {host_name}"), state(host_end.up), state(true))?;
     expect(&format!("master of {host_name}"), index(host_end.master), index(Some(bridge.index)))?;
     // Later plugins of the chain have no business at this end.
-    if let Some(mtu) = config.mtu {
+    if let Some(mtu) = config.mtu.or_else(|| host_mtu(port, previous)) {
         expect(&format!("MTU of {host_name}"), host_end.mtu, mtu)?;
     }
     check_flags(config, &host_end)?;
@@ -185,6 +185,13 @@ fn assigned(port: &Port, previous: Option<&Success>) -> Vec<IpNetwork> {
     of_own.map(|ip| ip.address).collect()
 }
 
+/// The MTU that ADD reported for the host end, which a network that sets none has from its bridge.
+fn host_mtu(port: &Port, previous: Option<&Success>) -> Option<u32> {
+    let interfaces = previous.map(|result| &result.interfaces[..]).unwrap_or_default();
+    let is_host_end = |one: &&Interface| one.name == port.host_name.as_str() && one.sandbox.is_empty();
+    interfaces.iter().find(is_host_end).and_then(|one| one.mtu)
+}
+
 /// Address and MTU that the chain reported for the container's interface. Versions before 1.1.0 do not tell the MTU, and a
 /// later plugin may have set another than the configuration's: nobody knows then what it should be.
 fn in_result(
@@ -202,10 +209,11 @@ fn in_result(
 pub(super) fn status(config: &Config, ipam: Option<&Ipam<'_>>) -> Result<(), BridgeError> {
     device::survey(&Netlink::open()?, config)?;
     ipam.map_or(Ok(()), Ipam::status)?;
-    if config.has_spoof_check() || config.masquerade {
-        let nf_tables = NfTables::open()?;
-        spoof::try_out(&nf_tables, &config.bridge)?;
-        masquerade::try_out(&nf_tables)?;
+    if config.has_spoof_check() {
+        spoof::try_out(&NfTables::open()?, &config.bridge)?;
+    }
+    if config.masquerade {
+        masquerade::try_out(&NfTables::open()?)?;
     }
     Ok(())
 }

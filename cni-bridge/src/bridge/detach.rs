@@ -14,7 +14,7 @@ use super::masquerade;
 use super::port::{self, Port};
 use super::uplink;
 use crate::spoof;
-use nf_tables::{Family, NfTables};
+use nf_tables::{Family, NfTables, NfTablesError};
 
 /// Removes the port and releases its addresses; lets the uplink leave its VLANs, and removes the VLAN's gateway and the bridge
 /// if they are ours and the port was their last. Every part is tried even if one fails; the first failure is returned. Works
@@ -90,6 +90,20 @@ fn remove_rules(config: Option<&Config>, host_name: &IfName) -> Result<(), Bridg
     if !has_check && !has_masquerading {
         return Ok(());
     }
+    match remove_from_filter(has_check, has_masquerading, host_name) {
+        Err(error) if error.is_unsupported() => {
+            tracing::debug!("there can be no rules: {}", telemetry::chain(&error));
+            Ok(())
+        }
+        other => Ok(other?),
+    }
+}
+
+fn remove_from_filter(
+    has_check: bool,
+    has_masquerading: bool,
+    host_name: &IfName,
+) -> Result<(), NfTablesError> {
     let nf_tables = NfTables::open()?;
     let mut removed = Ok(());
     if has_check {
@@ -100,7 +114,7 @@ fn remove_rules(config: Option<&Config>, host_name: &IfName) -> Result<(), Bridg
         removed = removed.and(masquerade::remove(&nf_tables, host_name));
         cni::mutated("masquerading removed");
     }
-    Ok(removed?)
+    removed
 }
 
 /// A link by our name without an alias is one whose ADD was cut off before it wrote it.
@@ -220,8 +234,8 @@ fn ruled(config: &Config) -> (Vec<(String, String)>, Vec<BridgeError>) {
     for (is_used, listed) in listed {
         match listed {
             Ok(owned) => found.extend(owned),
-            Err(error) if is_used => failures.push(error.into()),
-            Err(error) => tracing::debug!("not looked at: {error}"),
+            Err(error) if is_used && !error.is_unsupported() => failures.push(error.into()),
+            Err(error) => tracing::debug!("not looked at: {}", telemetry::chain(&error)),
         }
     }
     (found, failures)

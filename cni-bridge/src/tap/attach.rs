@@ -56,7 +56,11 @@ pub(super) fn add(
     };
     if let Err(error) = built {
         if let Err(undo) = detach::del(pod, record) {
-            tracing::error!("after a failed ADD, {} is not as it was: {undo}", names.pod);
+            tracing::error!(
+                "after a failed ADD, {} is not as it was: {}",
+                names.pod,
+                telemetry::chain(&undo)
+            );
         }
         return Err(error);
     }

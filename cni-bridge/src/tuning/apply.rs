@@ -55,7 +55,11 @@ pub(super) fn add(
     });
     if let Err(error) = changed {
         if let Err(undo) = del(&config.data_dir, attachment) {
-            tracing::error!("after a failed ADD, {} is not as it was: {undo}", attachment.if_name);
+            tracing::error!(
+                "after a failed ADD, {} is not as it was: {}",
+                attachment.if_name,
+                telemetry::chain(&undo)
+            );
         }
         return Err(error);
     }
@@ -115,7 +119,11 @@ fn set(pod: &Pod, values: Saved) -> Result<(), TuningError> {
 
 /// A spoof check that `cnv-bridge` made for a port of this chain lets the new address pass, and only that.
 fn guard(result: &Success, mac: Mac) -> Result<(), TuningError> {
-    let nf_tables = NfTables::open()?;
+    let nf_tables = match NfTables::open() {
+        // A kernel that has none has no spoof check either.
+        Err(error) if error.is_unsupported() => return Ok(()),
+        other => other?,
+    };
     let host = Netlink::open()?;
     for interface in result.interfaces.iter().filter(|one| one.sandbox.is_empty()) {
         let Ok(name) = interface.name.parse() else { continue };

@@ -63,8 +63,16 @@ fn parse_command_line(name: &'static str, about: &'static str) -> Result<Command
     CommandLine::from_arg_matches(&command.try_get_matches()?)
 }
 
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
 /// Runs one invocation of `plugin`: everything the specification wants said is on standard output afterwards.
 fn run(plugin: &impl Plugin) -> ExitCode {
+    // As they were given: what is wrong with them is said in a line that has them, too.
+    let [command, container, interface] =
+        ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME"].map(|name| variable(name).unwrap_or_default());
+    let _span = tracing::error_span!("cni", command, container, interface).entered();
     let mut version = Version::NEWEST;
     let Err(error) = serve(plugin, &mut version) else { return ExitCode::SUCCESS };
     tracing::error!(code = error.code.get(), "{error}");
@@ -84,7 +92,6 @@ fn answer(answer: &Value) -> Result<(), Error> {
 }
 
 fn serve(plugin: &impl Plugin, version: &mut Version) -> Result<(), Error> {
-    let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let command = variable("CNI_COMMAND").filter(|command| !command.is_empty()).ok_or_else(|| {
         Error::new(Code::InvalidEnvironment, "CNI_COMMAND is not set")
             .details("this is a CNI plugin: a container runtime calls it (see --help)")
@@ -106,13 +113,6 @@ fn serve(plugin: &impl Plugin, version: &mut Version) -> Result<(), Error> {
 }
 
 fn dispatch(plugin: &impl Plugin, request: &Request) -> Result<(), Error> {
-    let (container, interface) = request
-        .attachment
-        .as_ref()
-        .map(|attachment| (attachment.container.as_str(), attachment.if_name.as_str()))
-        .unwrap_or_default();
-    let _span =
-        tracing::error_span!("cni", command = request.command.as_str(), container, interface).entered();
     match request.command {
         Command::Add => {
             let success = plugin.add(request)?;

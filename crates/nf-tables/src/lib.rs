@@ -35,6 +35,9 @@ use reply::Reply;
 /// Bytes that any socket can send at once.
 const PLAIN_BATCH: usize = 65536;
 
+/// What a look-up asks for.
+const LIST: &str = "list";
+
 /// Why a transaction or a look-up failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NfTablesError {
@@ -67,6 +70,16 @@ impl NfTablesError {
     /// True if the object is not there.
     pub fn is_not_found(&self) -> bool {
         self.is(nix::Error::ENOENT)
+    }
+
+    /// True if this kernel has no nf_tables, so that there can be nothing of it: no netfilter to talk to at all, or nobody who
+    /// knows a request that is always the same.
+    pub fn is_unsupported(&self) -> bool {
+        match self {
+            Self::Socket(source) => source.raw_os_error() == Some(nix::Error::EPROTONOSUPPORT as i32),
+            Self::Refused { verb, .. } => *verb == LIST && self.is(nix::Error::EINVAL),
+            Self::Answer | Self::NoAnswer => false,
+        }
     }
 
     /// True if the kernel refused because of `object`.
@@ -263,7 +276,7 @@ impl NfTables {
                     Reply::Answer { errno, .. } => {
                         let source = io::Error::from_raw_os_error(errno);
                         return Err(NfTablesError::Refused {
-                            verb: "list",
+                            verb: LIST,
                             object: object.to_string(),
                             source,
                         });

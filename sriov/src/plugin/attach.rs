@@ -42,10 +42,10 @@ pub(super) fn add(
     built.inspect_err(|error| {
         tracing::debug!("undoing ADD after: {error}");
         if let Err(undo) = release(node, &ground.entry, None) {
-            tracing::error!("after a failed ADD, {device} is not as it was: {undo}");
+            tracing::error!("after a failed ADD, {device} is not as it was: {}", telemetry::chain(&undo));
         }
         if let Some(Err(undo)) = ipam.map(Ipam::del) {
-            tracing::error!("after a failed ADD, addresses stay assigned: {undo}");
+            tracing::error!("after a failed ADD, addresses stay assigned: {}", telemetry::chain(&undo));
         }
     })
 }

@@ -46,7 +46,11 @@ pub(super) fn add(config: &Config, request: &Request) -> Result<Success, PluginE
         && let Err(error) = device_info::write(path, &Device::VhostUser { socket: socket.clone() })
     {
         if let Err(undo) = del(config, &name) {
-            tracing::error!("after a failed ADD, link {} is still there: {undo}", name.as_str());
+            tracing::error!(
+                "after a failed ADD, link {} is still there: {}",
+                name.as_str(),
+                telemetry::chain(&undo)
+            );
         }
         return Err(error.into());
     }
