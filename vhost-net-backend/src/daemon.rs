@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netns::{NetNs, NetNsError};
 
@@ -15,7 +15,7 @@ use crate::mirror::{Viewer, mirror};
 use crate::observer::{Observed, Observer};
 use crate::port::{Port, TapPort, VhostPort, XdpPort};
 use crate::spec::{EndKind, EndSpec, LinkName, LinkSpec};
-use crate::vhost::{PortHandle, VhostEnd};
+use crate::vhost::{PARTING, PortHandle, VhostEnd};
 use crate::worker::{Stopped, Worker, WorkerHandle};
 use crate::xdp::XdpError;
 
@@ -154,7 +154,7 @@ impl Daemon {
             counters,
         };
         if let Err(error) = running.serve() {
-            self.retire(running);
+            self.retire(vec![running]);
             return Err(error.into());
         }
         self.links.push(running);
@@ -168,7 +168,7 @@ impl Daemon {
     pub fn remove(&mut self, name: &LinkName) -> Result<(), DaemonError> {
         let place = self.place(name)?;
         let running = self.links.remove(place);
-        self.retire(running);
+        self.retire(vec![running]);
         Ok(())
     }
 
@@ -212,9 +212,8 @@ impl Daemon {
 
     /// Ends all links and workers.
     pub fn stop(&mut self) {
-        for link in std::mem::take(&mut self.links) {
-            self.retire(link);
-        }
+        let links = std::mem::take(&mut self.links);
+        self.retire(links);
         for (worker, _) in std::mem::take(&mut self.workers) {
             worker.stop();
         }
@@ -263,14 +262,20 @@ impl Daemon {
         }
     }
 
-    fn retire(&self, link: Running) {
-        let Running { worker, place, ends, id, .. } = link;
-        ends.iter().for_each(VhostEnd::stop);
-        if let Err(error) = worker.call(move |links| links.remove(place)) {
-            tracing::error!(%error, "cannot remove a link");
+    /// Ends links. Their sockets' threads are waited for together.
+    fn retire(&self, links: Vec<Running>) {
+        for Running { worker, place, ends, .. } in &links {
+            ends.iter().for_each(VhostEnd::stop);
+            let place = *place;
+            if let Err(error) = worker.call(move |links| links.remove(place)) {
+                tracing::error!(%error, "cannot remove a link");
+            }
         }
-        ends.into_iter().for_each(VhostEnd::join);
-        [0, 1].into_iter().for_each(|side| self.observer.forget((id, side)));
+        let deadline = Instant::now() + PARTING;
+        for Running { ends, id, .. } in links {
+            ends.into_iter().for_each(|end| end.join(deadline));
+            [0, 1].into_iter().for_each(|side| self.observer.forget((id, side)));
+        }
     }
 }
 
@@ -279,7 +284,7 @@ impl Running {
     fn serve(&mut self) -> Result<(), SocketError> {
         for (side, end) in self.spec.ends.iter().enumerate() {
             let EndKind::VhostUser(settings) = &end.kind else { continue };
-            let port = PortHandle { worker: self.worker.clone(), link: self.place, side };
+            let port = PortHandle::new(self.worker.clone(), self.place, side);
             self.ends.push(VhostEnd::start(settings.clone(), port, Arc::clone(&self.counters))?);
         }
         Ok(())

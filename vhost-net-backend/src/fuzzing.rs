@@ -151,7 +151,7 @@ fn stage() -> &'static Mutex<Stage> {
             counters: Arc::default(),
         });
         let place = worker.handle().call(|links| links.add(link)).unwrap();
-        let port = PortHandle { worker: worker.handle().clone(), link: place, side: 0 };
+        let port = PortHandle::new(worker.handle().clone(), place, 0);
         Mutex::new(Stage { port, _worker: worker })
     })
 }

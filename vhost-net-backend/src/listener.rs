@@ -5,9 +5,11 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// A socket could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,16 @@ impl SocketError {
 pub struct Listener {
     pub(crate) listener: UnixListener,
     path: PathBuf,
+    removed: AtomicBool,
+}
+
+/// Connects, or fails at once: whoever listens may accept nobody, and would be waited for without end.
+pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &address)?;
+    Ok(socket.into())
 }
 
 impl Listener {
@@ -52,8 +64,11 @@ impl Listener {
             if !metadata.file_type().is_socket() {
                 return Err(SocketError::NoSocket(path.to_owned()));
             }
-            match UnixStream::connect(path) {
+            match connect(path) {
                 Ok(_) => return Err(SocketError::InUse(path.to_owned())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(SocketError::InUse(path.to_owned()));
+                }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     std::fs::remove_file(path).map_err(SocketError::io("remove", path))?;
                 }
@@ -62,15 +77,22 @@ impl Listener {
         }
         let listener = UnixListener::bind(path).map_err(SocketError::io("bind", path))?;
         listener.set_nonblocking(true).map_err(SocketError::io("set non-blocking", path))?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: path.to_owned(), removed: AtomicBool::new(false) })
+    }
+
+    /// Removes its file, once: from then on another may listen there.
+    pub(crate) fn remove(&self) {
+        if !self.removed.swap(true, Ordering::AcqRel)
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::debug!(%error, socket = %self.path.display(), "removing a socket");
+        }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!(%error, socket = %self.path.display(), "removing a socket");
-        }
+        self.remove();
     }
 }
 

@@ -6,6 +6,7 @@ mod hostile;
 mod latency;
 mod offered;
 mod soak;
+mod stuck;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};

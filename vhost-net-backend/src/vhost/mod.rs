@@ -3,6 +3,9 @@
 //! Each vhost-user end has a thread of its own ([`VhostEnd`]) that accepts (or, as client, connects), then serves one
 //! connection after the other; it is blocked in a read nearly always. Queues themselves run in the link's worker.
 //! A connection that ends, for whatever reason, leaves the end waiting for the next.
+//!
+//! A VMM can have that thread wait for as long as it likes, by a descriptor that takes an hour to close, for instance. So
+//! nobody waits for the thread for long; one that is left to itself can do nothing to its link or socket any more.
 
 #![expect(
     clippy::disallowed_types,
@@ -14,14 +17,18 @@ mod features;
 mod session;
 mod vring;
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
@@ -29,7 +36,7 @@ use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
 use crate::counters::LinkCounters;
 use crate::fault::Fault;
 use crate::link::Link;
-use crate::listener::{Listener, SocketError};
+use crate::listener::{self, Listener, SocketError};
 use crate::poller::Poller;
 use crate::port::{Hangup, Port, Queue, VhostPort};
 use crate::worker::{Stopped, WorkerHandle};
@@ -40,6 +47,8 @@ use session::Session;
 const RETRY_SECONDS: i64 = 1;
 /// How long nobody is served, in seconds, after a VMM that has made its worker wait: that took others a second.
 const REST_SECONDS: i64 = 60;
+/// How long threads are waited for that are to end: much longer than any needs, unless its VMM holds it up.
+pub const PARTING: Duration = Duration::from_secs(2);
 
 /// Which side of the socket we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +81,16 @@ pub struct PortHandle {
     pub link: usize,
     /// Which end of the link it is.
     pub side: usize,
+    /// The link is gone, or about to be: its place may be another's.
+    over: Arc<AtomicBool>,
 }
 
 impl PortHandle {
+    /// For one end of the link at a place of a worker.
+    pub fn new(worker: WorkerHandle, link: usize, side: usize) -> Self {
+        Self { worker, link, side, over: Arc::default() }
+    }
+
     /// Runs `work` on the port between two batches, if the link still exists. What `before` does to its link happens
     /// in the same step, so that the worker never sees one without the other.
     fn with_port<T: Send + 'static>(
@@ -82,9 +98,9 @@ impl PortHandle {
         before: impl FnOnce(&mut Link, usize, &Poller) + Send + 'static,
         work: impl FnOnce(&mut VhostPort) -> T + Send + 'static,
     ) -> Result<T, Stopped> {
-        let (link, side) = (self.link, self.side);
+        let (link, side, over) = (self.link, self.side, Arc::clone(&self.over));
         let result = self.worker.call(move |links| {
-            let (link, poller) = links.get(link)?;
+            let (link, poller) = links.get(link).filter(|_| !over.load(Ordering::Acquire))?;
             before(link, side, poller);
             let Port::Vhost(port) = link.port(side) else { return None };
             let result = work(port);
@@ -135,8 +151,12 @@ impl PortHandle {
 /// A vhost-user end: its socket and its thread.
 #[derive(Debug)]
 pub struct VhostEnd {
+    over: Arc<AtomicBool>,
     stop: Arc<OwnedFd>,
+    listener: Option<Arc<Listener>>,
     thread: JoinHandle<()>,
+    /// Says nothing, and is disconnected when the thread has come to its end.
+    running: Receiver<Infallible>,
 }
 
 impl VhostEnd {
@@ -150,27 +170,41 @@ impl VhostEnd {
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(SocketError::io("eventfd", &socket))?;
         let stop = Arc::new(stop);
         let listener = match settings.role {
-            Role::Server => Some(Listener::bind(&settings.socket)?),
+            Role::Server => Some(Arc::new(Listener::bind(&settings.socket)?)),
             Role::Client => None,
         };
+        let (over, accepting) = (Arc::clone(&port.over), listener.clone());
         let end = Server { settings, port, counters, stop: Arc::clone(&stop) };
+        let (runs, running) = channel();
+        let run = move || {
+            end.run(accepting.as_deref());
+            drop(runs);
+        };
         let thread = std::thread::Builder::new()
             .name("vhost-user".to_owned())
-            .spawn(move || end.run(listener))
+            .spawn(run)
             .map_err(SocketError::io("start a thread", &socket))?;
-        Ok(Self { stop, thread })
+        Ok(Self { over, stop, listener, thread, running })
     }
 
-    /// Asks it to stop; it does once its link is removed from the worker, which hangs up.
+    /// Asks it to stop; it does once its link is removed from the worker, which hangs up. It does nothing to that link any
+    /// more.
     pub fn stop(&self) {
+        self.over.store(true, Ordering::Release);
         if let Err(error) = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes()) {
             tracing::error!(%error, "cannot stop a vhost-user end");
         }
     }
 
-    /// Waits until it has.
-    pub fn join(self) {
-        if self.thread.join().is_err() {
+    /// Waits until it has, but not for longer than until `deadline`.
+    pub fn join(self, deadline: Instant) {
+        if let Some(listener) = &self.listener {
+            listener.remove();
+        }
+        let patience = deadline.saturating_duration_since(Instant::now());
+        if self.running.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("a VMM holds up the thread of its socket, which is left to itself");
+        } else if self.thread.join().is_err() {
             tracing::error!("a vhost-user thread has panicked");
         }
     }
@@ -185,12 +219,12 @@ struct Server {
 }
 
 impl Server {
-    fn run(&self, listener: Option<Listener>) {
+    fn run(&self, listener: Option<&Listener>) {
         let socket = self.settings.socket.display();
         loop {
-            let stream = match &listener {
+            let stream = match listener {
                 Some(listener) => listener.listener.accept().map(|(stream, _)| stream),
-                None => UnixStream::connect(&self.settings.socket),
+                None => listener::connect(&self.settings.socket),
             };
             match stream {
                 Ok(stream) => {
@@ -207,7 +241,7 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => tracing::debug!(%socket, %error, "no connection"),
             }
-            if self.stopped(listener.as_ref()) {
+            if self.stopped(listener) {
                 break;
             }
         }
