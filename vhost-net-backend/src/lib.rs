@@ -46,6 +46,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use nix::sys::signal::{SigSet, Signal};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use cli::{Args, Command};
 use config::Config;
@@ -62,6 +63,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     serve(&args.daemon.over(file))
 }
 
+/// Takes as many descriptors as this process may have: a guest with 64 queue pairs has nearly 400.
+fn raise_descriptors() {
+    let limits = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits }) {
+        tracing::warn!(%error, ?limits.current, "cannot raise the number of descriptors");
+    }
+}
+
 fn serve(config: &Config) -> anyhow::Result<()> {
     let Config { cores, control, state, metrics, links } = config;
     anyhow::ensure!(
@@ -73,6 +82,7 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block().context("block SIGTERM and SIGINT")?;
     memory::sigbus::install().context("handle SIGBUS")?;
+    raise_descriptors();
     let state = state.clone().map(State::open).transpose()?;
     let shared = Shared::new(Daemon::start(cores.as_ref())?, state);
     let pages = metrics.map(|address| {

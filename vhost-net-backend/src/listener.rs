@@ -7,9 +7,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// How long a connection waits that cannot be accepted, for want of descriptors most likely.
+pub(crate) const WANT: Duration = Duration::from_millis(100);
 
 /// A socket could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +121,12 @@ impl Acceptor {
             while await_connection(&listener, &stopped) {
                 match listener.listener.accept() {
                     Ok((stream, _)) => serve(stream),
-                    Err(error) => tracing::debug!(%error, "accept"),
+                    Err(error) => {
+                        tracing::debug!(%error, "accept");
+                        if wait_for(&stopped, WANT) {
+                            break;
+                        }
+                    }
                 }
             }
         };
@@ -125,6 +134,14 @@ impl Acceptor {
         let thread = thread.map_err(SocketError::io("start a thread", &path))?;
         Ok(Self { stop, thread: Some(thread) })
     }
+}
+
+/// Waits that long, or for an eventfd; says whether it was that.
+pub(crate) fn wait_for(event: &OwnedFd, time: Duration) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(event.as_fd(), PollFlags::IN)];
+    // A time of more than a year is none of ours. If a signal interrupts it, it waits less.
+    let time = Timespec::try_from(time).unwrap_or_default();
+    poll(&mut fds, Some(&time)).is_ok_and(|ready| ready > 0)
 }
 
 /// Waits for a connection; false when it is time to stop.

@@ -2,8 +2,10 @@
 
 mod allocations;
 mod cycles;
+mod descriptors;
 mod hostile;
 mod latency;
+mod log;
 mod offered;
 mod soak;
 mod stuck;

@@ -87,7 +87,7 @@ impl Ring {
         // they differ: after a crash of ours, a frontend may know an old base only, or (DPDK) say 0.
         let next_used = vring.used_index();
         if base != next_used {
-            tracing::info!(base, next_used, "resuming a ring where its used index is");
+            tracing::debug!(base, next_used, "resuming a ring where its used index is");
         }
         let ring = Self {
             vring,

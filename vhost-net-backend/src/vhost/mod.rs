@@ -36,7 +36,7 @@ use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
 use crate::counters::LinkCounters;
 use crate::fault::Fault;
 use crate::link::Link;
-use crate::listener::{self, Listener, SocketError};
+use crate::listener::{self, Listener, SocketError, WANT, wait_for};
 use crate::poller::Poller;
 use crate::port::{Hangup, Port, Queue, VhostPort};
 use crate::worker::{Stopped, WorkerHandle};
@@ -45,8 +45,11 @@ use session::Session;
 
 /// How long a client waits before it tries to connect again, in seconds.
 const RETRY_SECONDS: i64 = 1;
-/// How long nobody is served, in seconds, after a VMM that has made its worker wait: that took others a second.
-const REST_SECONDS: i64 = 60;
+/// How long nobody is served after a VMM that has made its worker wait: that took others a second.
+const REST: Duration = Duration::from_secs(60);
+/// A VMM that comes again and again is served so often at once, and then once in this time: each costs lines of the log.
+const IN_A_ROW: u32 = 256;
+const THEN_EACH: Duration = Duration::from_millis(100);
 /// How long threads are waited for that are to end: much longer than any needs, unless its VMM holds it up.
 pub const PARTING: Duration = Duration::from_secs(2);
 
@@ -221,6 +224,7 @@ struct Server {
 impl Server {
     fn run(&self, listener: Option<&Listener>) {
         let socket = self.settings.socket.display();
+        let mut pace = Pace(Instant::now());
         loop {
             let stream = match listener {
                 Some(listener) => listener.listener.accept().map(|(stream, _)| stream),
@@ -234,12 +238,22 @@ impl Server {
                         break;
                     }
                     tracing::info!(%socket, "disconnected");
-                    if self.blocked() > blocked && self.rest() {
+                    let mut rest = pace.after_one_more(Instant::now());
+                    if self.blocked() > blocked {
+                        tracing::warn!(%socket, seconds = REST.as_secs(), "nobody is served for a while");
+                        rest = REST;
+                    }
+                    if wait_for(&self.stop, rest) {
                         break;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => tracing::debug!(%socket, %error, "no connection"),
+                Err(error) => {
+                    tracing::debug!(%socket, %error, "no connection");
+                    if wait_for(&self.stop, WANT) {
+                        break;
+                    }
+                }
             }
             if self.stopped(listener) {
                 break;
@@ -252,15 +266,6 @@ impl Server {
         let faults = self.counters.faults().into_iter();
         let ours = faults.filter(|(end, label, _)| *end == self.port.side && *label == Fault::CALL_BLOCKED);
         ours.map(|(.., count)| count).sum()
-    }
-
-    /// Serves nobody for a while; says whether it is time to stop.
-    fn rest(&self) -> bool {
-        tracing::warn!(socket = %self.settings.socket.display(), seconds = REST_SECONDS, "nobody is served for a while");
-        let mut fds = [PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN)];
-        let while_resting = Timespec { tv_sec: REST_SECONDS, tv_nsec: 0 };
-        // Nothing interrupts this thread; if something did, it would rest less.
-        poll(&mut fds, Some(&while_resting)).is_ok_and(|ready| ready > 0)
     }
 
     /// Waits for something to do: a connection to accept, or for a client the time to try again.
@@ -288,6 +293,17 @@ impl Server {
     fn refuse(&self, error: Option<&(dyn std::error::Error + 'static)>) {
         self.counters.fault(self.port.side, "message");
         tracing::warn!(socket = %self.settings.socket.display(), error, "ending the connection");
+    }
+}
+
+/// How often connections may come: when all that came are due, had they come one by one.
+struct Pace(Instant);
+
+impl Pace {
+    /// How long the next is to wait, after one more.
+    fn after_one_more(&mut self, now: Instant) -> Duration {
+        self.0 = self.0.max(now) + THEN_EACH;
+        (self.0 - now).saturating_sub(THEN_EACH * IN_A_ROW)
     }
 }
 

@@ -38,7 +38,8 @@ pub(super) enum EventError {
 pub(super) fn eventfd(file: File) -> Result<File, EventError> {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     if link.as_os_str() != "anon_inode:[eventfd]" {
-        return Err(EventError::Kind(link.display().to_string()));
+        // Of a file, it is the path, which a VMM can choose.
+        return Err(EventError::Kind(link.to_string_lossy().escape_debug().to_string()));
     }
     let flags = rustix::fs::fcntl_getfl(&file).map_err(io::Error::from)?;
     rustix::fs::fcntl_setfl(&file, flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
@@ -58,5 +59,13 @@ mod tests {
         let pipe = File::from(std::os::fd::OwnedFd::from(reader));
         assert!(matches!(eventfd(pipe), Err(EventError::Kind(_))));
         assert!(matches!(eventfd(tempfile::tempfile().unwrap()), Err(EventError::Kind(_))));
+    }
+
+    #[test]
+    fn a_files_name_does_not_make_lines_of_its_own_in_the_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = File::create(directory.path().join("a\nERROR b\x1b[2J")).unwrap();
+        let told = eventfd(file).unwrap_err().to_string();
+        assert!(!told.contains(char::is_control) && told.contains("ERROR b"), "{told:?}");
     }
 }
