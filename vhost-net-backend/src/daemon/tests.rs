@@ -3,6 +3,7 @@
 mod allocations;
 mod cycles;
 mod descriptors;
+mod greedy;
 mod hostile;
 mod latency;
 mod log;

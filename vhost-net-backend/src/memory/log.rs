@@ -10,10 +10,19 @@ use super::mapping::{MapError, Mapping};
 /// `VHOST_LOG_PAGE` (`drivers/vhost/vhost.h`; vhost-user, "Migration").
 const PAGE_SHIFT: u32 = 12;
 
+/// The longest log, in bytes: for guest addresses of 49 bits.
+const MAX_LOG: u64 = 1 << (49 - PAGE_SHIFT - 3);
+
 /// Why a log could not be used.
 #[derive(Debug, thiserror::Error)]
-#[error("dirty log")]
-pub struct LogError(#[from] MapError);
+pub enum LogError {
+    /// Longer than [`MAX_LOG`].
+    #[error("a dirty log of {0} bytes; at most {MAX_LOG} are allowed")]
+    TooLong(u64),
+    /// It could not be mapped.
+    #[error("dirty log")]
+    Map(#[from] MapError),
+}
 
 /// A mapped log.
 #[derive(Debug)]
@@ -24,6 +33,9 @@ pub struct DirtyLog {
 impl DirtyLog {
     /// Maps the log a VMM lent.
     pub fn map(file: &OwnedFd, offset: u64, size: u64) -> Result<Self, LogError> {
+        if size > MAX_LOG {
+            return Err(LogError::TooLong(size));
+        }
         Ok(Self { mapping: Mapping::new(file, offset, size)? })
     }
 

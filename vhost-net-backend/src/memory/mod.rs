@@ -23,6 +23,9 @@ pub use mapping::{MapError, Mapping};
 /// The most regions a guest may have: what `GET_MAX_MEM_SLOTS` answers.
 pub const MAX_REGIONS: usize = 32;
 
+/// The most memory of a guest, in bytes. Address space is the process's, not the guest's: there are 128 TiB of it.
+const MAX_MEMORY: u64 = 8 << 40;
+
 /// A region as a VMM announces it: the file's part `[offset, offset + size)` is the guest's memory at `guest`.
 #[derive(Debug)]
 pub struct NewRegion {
@@ -44,6 +47,9 @@ pub enum TableError {
     /// More regions than [`MAX_REGIONS`].
     #[error("more than {MAX_REGIONS} memory regions")]
     TooMany,
+    /// More memory than [`MAX_MEMORY`].
+    #[error("more than {} TiB of memory", MAX_MEMORY >> 40)]
+    TooLarge,
     /// Two regions overlap in guest or in VMM addresses.
     #[error("memory region at {0:#x} overlaps another")]
     Overlap(u64),
@@ -75,6 +81,20 @@ impl Region {
         Ok(Self { guest, size, user, mapping })
     }
 
+    /// Whether there may be so many regions with so many bytes together. To be asked before they are mapped.
+    pub fn check_all(sizes: impl Iterator<Item = u64> + Clone) -> Result<(), TableError> {
+        if sizes.clone().count() > MAX_REGIONS {
+            return Err(TableError::TooMany);
+        }
+        let all = sizes.fold(0, u64::saturating_add);
+        if all <= MAX_MEMORY { Ok(()) } else { Err(TableError::TooLarge) }
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Whether this is the region a VMM means by these addresses.
     pub fn is(&self, guest: u64, size: u64, user: u64) -> bool {
         (self.guest, self.size, self.user) == (guest, size, user)
@@ -90,9 +110,7 @@ pub struct GuestMemory {
 impl GuestMemory {
     /// Puts regions together.
     pub fn new(regions: Vec<Arc<Region>>) -> Result<Self, TableError> {
-        if regions.len() > MAX_REGIONS {
-            return Err(TableError::TooMany);
-        }
+        Region::check_all(regions.iter().map(|region| region.size))?;
         for (index, region) in regions.iter().enumerate() {
             for other in regions.iter().take(index) {
                 let apart =

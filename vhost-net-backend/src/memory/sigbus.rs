@@ -13,8 +13,10 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// As many mappings as can exist at once: 256 guests of a few regions each.
-const SLOTS: usize = 1024;
+use super::MAX_REGIONS;
+
+/// As many mappings as can exist at once: 256 guests with all the regions they may have and a log, twice while they change.
+const SLOTS: usize = 256 * 2 * (MAX_REGIONS + 1);
 
 /// A slot whose owner has not filled it yet.
 const RESERVED: usize = 1;

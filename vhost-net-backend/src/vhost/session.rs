@@ -206,6 +206,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         files: Vec<File>,
         _postcopy: Option<bool>,
     ) -> Result<Option<Vec<u64>>> {
+        Region::check_all(regions.iter().map(|region| region.memory_size)).map_err(SessionError::from)?;
         let regions = regions.iter().zip(files).map(|(region, file)| map(region, file));
         let regions = regions.collect::<std::result::Result<Vec<_>, _>>()?;
         self.replace_memory(regions)?;
@@ -344,6 +345,8 @@ impl VhostUserBackendReqHandlerMut for Session {
         file: File,
         _postcopy: Option<bool>,
     ) -> Result<Option<u64>> {
+        let known = self.memory.regions().iter().map(|region| region.size());
+        Region::check_all(known.chain([region.memory_size])).map_err(SessionError::from)?;
         let new = map(region, file)?;
         let regions = self.memory.regions().iter().cloned().chain([new]).collect();
         self.replace_memory(regions)?;
