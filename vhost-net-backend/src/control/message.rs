@@ -12,7 +12,7 @@ use crate::spec::LinkName;
 pub const VERSION: u32 = 1;
 
 /// The longest request, in bytes.
-pub const MAX_REQUEST: u64 = 64 << 10;
+pub const MAX_REQUEST: usize = 64 << 10;
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

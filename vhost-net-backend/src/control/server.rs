@@ -1,13 +1,13 @@
 //! The daemon's side of the control socket: a thread that accepts, and one for each connection.
 #![expect(clippy::disallowed_types, reason = "requests, not frames: one at a time changes the daemon")]
 
-use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write};
+use std::io::{self, BufWriter, Read as _, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -200,10 +200,8 @@ fn accept(shared: &Arc<Shared>, stream: UnixStream) {
 
 fn connection(shared: &Shared, stream: &UnixStream) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut line = Vec::new();
-    BufReader::new(stream.take(MAX_REQUEST)).read_until(b'\n', &mut line)?;
+    let line = request(stream)?;
     let (outcome, frames) = match shared.carry_out(&line) {
         Ok((done, frames)) => (Outcome::Done(done), frames),
         Err(error) => {
@@ -217,6 +215,27 @@ fn connection(shared: &Shared, stream: &UnixStream) -> io::Result<()> {
     match frames {
         Some((viewer, snap)) => capture(&viewer, snap, &mut to, stream),
         None => Ok(()),
+    }
+}
+
+/// Reads a request: a line, or what there is when the client ends, in the time that it has for all of it.
+fn request(mut stream: &UnixStream) -> io::Result<Vec<u8>> {
+    let deadline = Instant::now() + PATIENCE;
+    let (mut line, mut part) = (Vec::new(), [0; 4096]);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        let room = part.len().min(MAX_REQUEST - line.len());
+        let count = stream.read(part.get_mut(..room).unwrap_or_default())?;
+        let new = part.get(..count).unwrap_or_default();
+        let end = new.iter().position(|byte| *byte == b'\n');
+        line.extend_from_slice(new.get(..end.unwrap_or(count)).unwrap_or_default());
+        if end.is_some() || count == 0 {
+            return Ok(line);
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::client::{ClientError, ask};
 use super::message::{Command, Done, ErrorCode, LinkInfo, LinkStats, MAX_REQUEST};
@@ -221,9 +222,20 @@ fn requests_that_are_none_are_refused_with_a_reason() {
         let answer = raw(line);
         assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{line}: {answer}");
     }
-    let long = format!("{{\"version\":1,\"x\":\"{}\"}}\n", "x".repeat(usize::try_from(MAX_REQUEST).unwrap()));
-    assert!(raw(&long[..usize::try_from(MAX_REQUEST).unwrap()]).contains("bad-request"));
+    let long = format!("{{\"version\":1,\"x\":\"{}\"}}\n", "x".repeat(MAX_REQUEST));
+    assert!(raw(&long[..MAX_REQUEST]).contains("bad-request"));
     assert!(controlled.links().is_empty());
+}
+
+#[test]
+fn a_client_that_says_a_byte_now_and_then_is_not_heard_out() {
+    let controlled = Controlled::new();
+    let mut stream = UnixStream::connect(controlled.path("run/control")).unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    while stream.write_all(b" ").is_ok() {
+        assert!(Instant::now() < until, "it is still listened to");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
