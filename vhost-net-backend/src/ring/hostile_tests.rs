@@ -276,3 +276,25 @@ fn a_migrating_guest_finds_every_written_page_in_its_log() {
     // Behind the log's end nothing is marked, and nothing breaks.
     log.mark(u64::MAX - 10, 100);
 }
+
+#[test]
+fn a_used_ring_that_is_logged_behind_all_addresses_breaks_nothing() {
+    let guest = Guest::new();
+    let log_file = rustix::fs::memfd_create("log", rustix::fs::MemfdFlags::empty()).unwrap();
+    rustix::fs::ftruncate(&log_file, 4096).unwrap();
+    let mut driver = Driver::new(&guest, 0, 16);
+    let ring = Ring::new(NewRing {
+        memory: Arc::clone(&guest.memory),
+        addresses: RingAddresses { used_log: Some(u64::MAX), ..driver.addresses() },
+        size: QueueSize::try_from(16).unwrap(),
+        base: 0,
+        features: PLAIN,
+        kick: Arc::clone(&driver.kick),
+        call: None,
+        log: Some(Arc::new(DirtyLog::map(&log_file, 0, 4096).unwrap())),
+    });
+    let mut rx = super::RxQueue::new(ring.unwrap(), ALL, true);
+    driver.add(&[(HIGH, 2048)], WRITE);
+    push(&mut rx, &[vec![1; 1000]]);
+    assert_eq!(driver.used().len(), 1);
+}

@@ -200,7 +200,7 @@ impl Vring {
         log.mark(base, RING_HEADER.into());
         for at in 0..count {
             let entry = u64::from(first.wrapping_add(at) & self.mask);
-            log.mark(base + u64::from(RING_HEADER) + 8 * entry, 8);
+            log.mark(base.saturating_add(u64::from(RING_HEADER) + 8 * entry), 8);
         }
     }
 }
