@@ -66,6 +66,8 @@ pub struct Sentinel {
     end: EndId,
     reports: SyncSender<Report>,
     last: Option<(IpAddr, Instant)>,
+    /// When the first was reported of those that count together, and how many.
+    recent: Option<(Instant, usize)>,
 }
 
 impl Observer {
@@ -84,7 +86,7 @@ impl Observer {
     /// A sentinel for an end.
     pub fn sentinel(&self, end: EndId) -> Sentinel {
         lock(&self.book).insert(end, Vec::new());
-        Sentinel { end, reports: self.reports.clone(), last: None }
+        Sentinel::new(end, self.reports.clone())
     }
 
     /// What an end has shown, the latest first.
@@ -123,6 +125,10 @@ fn note(known: &mut Vec<Observed>, new: Observed) {
 }
 
 impl Sentinel {
+    fn new(end: EndId, reports: SyncSender<Report>) -> Self {
+        Self { end, reports, last: None, recent: None }
+    }
+
     /// Looks at the first `taken` frames of a batch.
     #[inline]
     pub(crate) fn look(&mut self, batch: &Batch<'_>, taken: usize) {
@@ -150,9 +156,12 @@ impl Sentinel {
         if self.last.is_some_and(|(last, when)| last == address && now - when < AGAIN) {
             return;
         }
+        // All ends report by one queue: a guest that claims more addresses than are remembered must not fill it.
+        let (since, count) = self.recent.filter(|(since, _)| now - *since < AGAIN).unwrap_or((now, 0));
         // A full queue loses a report of many; the guest will show its address again.
-        if mac.is_unicast() && self.reports.try_send((self.end, mac, address)).is_ok() {
+        if count < MOST && mac.is_unicast() && self.reports.try_send((self.end, mac, address)).is_ok() {
             self.last = Some((address, now));
+            self.recent = Some((since, count + 1));
         }
     }
 }
@@ -214,6 +223,18 @@ mod tests {
         assert_eq!(addresses(&observer, 1), ["02:00:00:00:00:07 192.0.2.7"]);
         observer.forget((1, 0));
         assert!(observer.addresses((1, 0)).is_empty());
+    }
+
+    #[test]
+    fn a_guest_that_claims_addresses_without_end_leaves_room_for_others_reports() {
+        let (reports, inbox) = sync_channel(QUEUE);
+        let [mut hostile, mut other] = [1, 2].map(|link| Sentinel::new((link, 0), reports.clone()));
+        for last in 0..4 * QUEUE {
+            show(&mut hostile, &arp(7, [192, 0, 2, 1 + last.to_le_bytes()[0] % 2]), 1);
+        }
+        show(&mut other, &arp(8, [192, 0, 2, 8]), 1);
+        let ends: Vec<_> = inbox.try_iter().map(|(end, ..)| end).collect();
+        assert_eq!((ends.len(), ends.last()), (MOST + 1, Some(&(2, 0))));
     }
 
     #[test]
