@@ -42,6 +42,8 @@ pub struct Drops {
     pub long: Counter,
     /// In too many pieces of memory.
     pub pieces: Counter,
+    /// From a tap, with a header that contradicts it.
+    pub header: Counter,
     /// Could not be finished in software for an end without the offload.
     pub unfinished: Counter,
     /// From another address than the end's own.
@@ -52,8 +54,19 @@ pub struct Drops {
 
 impl Drops {
     /// Each reason and its count.
-    pub fn each(&self) -> [(&'static str, u64); 9] {
-        let Self { no_room, peer_down, refused, short, long, pieces, unfinished, spoofed, rate_limit } = self;
+    pub fn each(&self) -> [(&'static str, u64); 10] {
+        let Self {
+            no_room,
+            peer_down,
+            refused,
+            short,
+            long,
+            pieces,
+            header,
+            unfinished,
+            spoofed,
+            rate_limit,
+        } = self;
         [
             ("no-room", no_room),
             ("peer-down", peer_down),
@@ -61,6 +74,7 @@ impl Drops {
             ("short", short),
             ("long", long),
             ("pieces", pieces),
+            ("header", header),
             ("unfinished", unfinished),
             ("spoofed", spoofed),
             ("rate-limit", rate_limit),

@@ -224,6 +224,7 @@ impl Link {
             Some(Unfit::Short) => drops.short.add(1),
             Some(Unfit::Long) => drops.long.add(1),
             Some(Unfit::Pieces) => drops.pieces.add(1),
+            Some(Unfit::Header) => drops.header.add(1),
         }
     }
 

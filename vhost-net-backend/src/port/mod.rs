@@ -26,6 +26,8 @@ pub enum Unfit {
     Long,
     /// In more pieces than a batch has.
     Pieces,
+    /// From a tap, with a header that contradicts it: of a guest, that ends its end.
+    Header,
 }
 
 /// What one poll of a source came to.

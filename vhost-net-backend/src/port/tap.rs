@@ -92,18 +92,18 @@ impl TapPort {
         for slot in self.next..self.filled {
             let at = self.buffer.get(slot * SLOT..);
             let bytes = at.and_then(|at| at.get(..*self.lengths.get(slot)?));
-            match bytes.and_then(lend) {
-                Some((header, needs, frame)) => {
+            match bytes.map_or(Err(Unfit::Short), lend) {
+                Ok((header, needs, frame)) => {
                     if batch.push(header, needs, frame.len(), &[frame]).is_err() {
                         break;
                     }
                 }
                 // Given up alone, so that frames and slots stay one to one.
-                None if batch.is_empty() => {
+                Err(unfit) if batch.is_empty() => {
                     self.next += 1;
-                    return Ok(Polled { unfit: Some(Unfit::Short), ..Polled::default() });
+                    return Ok(Polled { unfit: Some(unfit), ..Polled::default() });
                 }
-                None => break,
+                Err(_) => break,
             }
         }
         let lent = batch.len();
@@ -166,16 +166,38 @@ impl TapPort {
     }
 }
 
-/// Splits what was read into header and frame; `None` if it is neither. The kernel's headers are held to the same
-/// rules as a guest's.
-fn lend(bytes: &[u8]) -> Option<(Header, Offloads, Readable<'_>)> {
-    let (header, frame) = bytes.split_first_chunk::<{ Header::LONG as usize }>()?;
+/// Splits what was read into header and frame. The kernel's headers are held to the same rules as a guest's.
+fn lend(bytes: &[u8]) -> Result<(Header, Offloads, Readable<'_>), Unfit> {
+    let (header, frame) = bytes.split_first_chunk::<{ Header::LONG as usize }>().ok_or(Unfit::Short)?;
     let [header @ .., _, _] = *header;
     let header = Header::from_bytes(header);
     let frame = Readable::own(frame);
-    if !(MIN_FRAME..=MAX_FRAME).contains(&frame.len()) {
-        return None;
+    if frame.len() < MIN_FRAME {
+        return Err(Unfit::Short);
     }
-    let needs = header.check(frame.len(), ALWAYS.with(Offloads::USO)).ok()?;
-    Some((header, needs, frame))
+    if frame.len() > MAX_FRAME {
+        return Err(Unfit::Long);
+    }
+    let needs = header.check(frame.len(), ALWAYS.with(Offloads::USO)).map_err(|_lies| Unfit::Header)?;
+    Ok((header, needs, frame))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_sends_is_dropped_for_the_reason_that_is_true() {
+        let of = |header: Header, length: u32| {
+            let bytes = [header.to_bytes(0).as_slice(), &vec![0; length as usize]].concat();
+            lend(&bytes).map(|(_, needs, frame)| (needs, frame.len()))
+        };
+        let lies = Header { flags: flags::NEEDS_CHECKSUM, checksum_start: 60, ..Header::NONE };
+        assert_eq!(of(Header::NONE, MIN_FRAME), Ok((Offloads::NONE, MIN_FRAME)));
+        assert_eq!(of(Header::NONE, MAX_FRAME), Ok((Offloads::NONE, MAX_FRAME)));
+        assert_eq!(of(Header::NONE, MIN_FRAME - 1), Err(Unfit::Short));
+        assert_eq!(of(Header::NONE, MAX_FRAME + 1), Err(Unfit::Long));
+        assert_eq!(of(lies, 60), Err(Unfit::Header));
+        assert_eq!(lend(&[0; 11]).err(), Some(Unfit::Short));
+    }
 }
