@@ -11,7 +11,7 @@ use arrayvec::ArrayVec;
 use net_types::Mac;
 
 use crate::counters::Drops;
-use crate::frame::{BATCH, Batch, MAX_FRAME, PIECES};
+use crate::frame::{BATCH, Batch, Frame, Header, MAX_FRAME, PIECES, gso};
 use crate::memory::Readable;
 
 /// Bytes of an Ethernet header.
@@ -27,7 +27,7 @@ pub struct Policy {
     pub source: Option<Mac>,
     /// At most so many bytes a second, Ethernet headers included.
     pub bytes: Option<NonZeroU64>,
-    /// At most so many frames a second.
+    /// At most so many frames a second. One that is to be cut up counts as those that it becomes.
     pub packets: Option<NonZeroU64>,
 }
 
@@ -120,7 +120,7 @@ impl Gate {
             if !fits {
                 return Verdict::TooMany;
             }
-            charge(&mut bytes, &mut packets, now, frame.length);
+            charge(&mut bytes, &mut packets, now, frame);
             Verdict::Pass
         });
         judged.collect()
@@ -143,7 +143,7 @@ impl Gate {
                 Verdict::TooManyPieces => drops.pieces.add(1),
                 Verdict::Pass if taken > 0 => {
                     taken -= 1;
-                    charge(&mut self.bytes, &mut self.packets, now, frame.length);
+                    charge(&mut self.bytes, &mut self.packets, now, frame);
                 }
                 Verdict::Pass => break,
             }
@@ -153,13 +153,25 @@ impl Gate {
     }
 }
 
-fn charge(bytes: &mut Option<Rate>, packets: &mut Option<Rate>, now: u64, length: u32) {
+fn charge(bytes: &mut Option<Rate>, packets: &mut Option<Rate>, now: u64, frame: &Frame) {
     if let Some(rate) = bytes {
-        rate.charge(now, length.into());
+        rate.charge(now, frame.length.into());
     }
     if let Some(rate) = packets {
-        rate.charge(now, 1);
+        rate.charge(now, on_the_wire(frame));
     }
+}
+
+/// How many frames it will be. Options of TCP are taken for data, so a last segment that is not full may be missed.
+fn on_the_wire(frame: &Frame) -> u64 {
+    let Header { gso_type, gso_size, checksum_start, .. } = frame.header;
+    let transport = match gso_type {
+        gso::NONE => return 1,
+        gso::UDP => 8,
+        _ => 20,
+    };
+    let data = frame.length.saturating_sub(u32::from(checksum_start) + transport);
+    data.checked_div(gso_size.into()).unwrap_or(0).max(1).into()
 }
 
 /// Copies the Ethernet header; every frame has one.

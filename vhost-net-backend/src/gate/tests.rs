@@ -1,6 +1,6 @@
 //! What passes a gate, what does not, and what that costs whom.
 
-use crate::frame::{Header, Offloads};
+use crate::frame::Offloads;
 
 use super::*;
 
@@ -137,6 +137,35 @@ fn frames_over_the_limit_are_dropped_and_counted() {
         batch.len()
     });
     assert_eq!((done, passed, drops.rate_limit.get()), (3, 1, 2));
+}
+
+/// A TCP segment over IPv4 with 12 bytes of options, to be cut up into segments of `size` bytes.
+fn large(bytes: &[u8], size: u16) -> Batch<'_> {
+    let header = Header { flags: 1, gso_type: gso::TCP4, gso_size: size, checksum_start: 34, ..Header::NONE };
+    let needs = Offloads::CHECKSUM.with(Offloads::TSO4);
+    let mut batch = Batch::new();
+    batch.push(header, needs, u32::try_from(bytes.len()).unwrap(), &[Readable::own(bytes)]).unwrap();
+    batch
+}
+
+#[test]
+fn a_frame_to_be_cut_up_counts_as_the_frames_that_it_becomes() {
+    let count = |payload: usize, size: u16| {
+        let bytes = frame(OWN, 14 + 20 + 32 + payload);
+        let batch = large(&bytes, size);
+        let (frame, _) = batch.iter().next().unwrap();
+        on_the_wire(frame)
+    };
+    assert_eq!((count(20_000, 1000), count(20_999, 1000)), (20, 21));
+    assert_eq!((count(1, 1448), count(60_000, 1)), (1, 60_012));
+    let plain = [frame(OWN, 1514)];
+    assert_eq!(on_the_wire(batch(&plain, 0).iter().next().unwrap().0), 1);
+    // 100 a second, of which 5 at once: behind one that becomes 20, others wait.
+    let bytes = frame(OWN, 14 + 20 + 32 + 20_000);
+    let (mut gate, drops) = (gate(None, 0, 100), Drops::default());
+    assert_eq!(gate.pass(&large(&bytes, 1000), &drops, |batch| batch.len()), 1);
+    assert_eq!(gate.pass(&batch(&plain, 0), &drops, |_| panic!("nothing may pass")), 1);
+    assert_eq!(drops.rate_limit.get(), 1);
 }
 
 #[test]
