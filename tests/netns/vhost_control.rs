@@ -1,5 +1,7 @@
 //! `vhost-net-backend` as an administrator runs it: from a file, watched by Prometheus, changed while it runs.
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -128,6 +130,40 @@ fn a_device_that_is_deleted_ends_its_end_of_a_quiet_link() {
         let faults = &node.ctl(&["stats", link])["stats"][0]["faults"];
         assert_eq!(faults[1]["io"], 1, "{faults}");
     }
+}
+
+#[test]
+fn clients_that_read_no_page_do_not_keep_others_from_theirs() {
+    let node = Node::new(&[]);
+    let address = METRICS.parse().unwrap();
+    let hogs: Vec<TcpStream> = (0..40)
+        .map(|_| {
+            let mut hog = TcpStream::connect_timeout(&address, LIMIT).unwrap();
+            hog.set_nonblocking(true).unwrap();
+            // As many requests as find room.
+            let requests = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+            while hog.write(requests.as_bytes()).is_ok() {}
+            hog
+        })
+        .collect();
+    eventually("a page", LIMIT, || node.page("healthz").filter(|(status, _)| *status == 200).map(drop));
+    drop(hogs);
+}
+
+#[test]
+fn the_daemon_takes_as_many_descriptors_as_it_may_have() {
+    let _sandbox = Sandbox::enter();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new("prlimit");
+    command.arg("--nofile=100:400").arg(binary("vhost-net-backend"));
+    let mut daemon = Daemon::start(command.arg("--control").arg(directory.path().join("control")));
+    let limits = format!("/proc/{}/limits", daemon.child().id());
+    eventually("the limit is raised", LIMIT, || {
+        let text = std::fs::read_to_string(&limits).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
+        let words: Vec<_> = line.split_whitespace().skip(3).take(2).collect();
+        (words == ["400", "400"]).then_some(())
+    });
 }
 
 /// A guest with both ends of a link, which sends by each without end.

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use connections::Connections;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -21,14 +22,18 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::control::server::Shared;
 
 /// Connections at once.
-const CONNECTIONS: usize = 32;
+const CONNECTIONS: usize = 64;
+/// Connections at once from one client: who holds them all does not keep the kubelet from asking.
+const PER_CLIENT: usize = 8;
 /// How long a client may take to send its request.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take for all: its request, and to read the page.
+const IN_ALL: Duration = Duration::from_secs(10);
 
 /// The pages, served until dropped.
 #[derive(Debug)]
@@ -83,12 +88,10 @@ struct Pages {
 }
 
 async fn accept(listener: TcpListener, pages: Arc<Pages>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = Connections::new(CONNECTIONS, PER_CLIENT);
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, most likely: wait for one to come back.
                 tracing::warn!(%error, "accept");
@@ -96,10 +99,14 @@ async fn accept(listener: TcpListener, pages: Arc<Pages>) {
                 continue;
             }
         };
+        // A connection beyond the limits is closed at once.
+        let Some(admitted) = connections.admit(peer.ip()) else { continue };
         let pages = Arc::clone(&pages);
         tokio::spawn(async move {
-            serve(stream, &pages).await;
-            drop(permit);
+            if tokio::time::timeout(IN_ALL, serve(stream, &pages)).await.is_err() {
+                tracing::debug!(%peer, "an HTTP client took too long");
+            }
+            drop(admitted);
         });
     }
 }
@@ -110,7 +117,8 @@ async fn serve(stream: TcpStream, pages: &Arc<Pages>) {
         async move { Ok::<_, Infallible>(answer) }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    // One page for each connection: the next would have its time as well.
+    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
     if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "HTTP connection");
     }
