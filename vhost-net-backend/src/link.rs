@@ -185,6 +185,7 @@ impl Link {
             counters,
             full: &mut lane.full,
             finisher: &mut self.finisher,
+            finished: 0,
             fault: None,
         };
         let mirrors = &mut self.mirrors;

@@ -16,6 +16,9 @@ use crate::port::Port;
 /// How long a full sink is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_millis(5);
 
+/// The most frames that are finished in software before other lanes have their turn: more than honest guests' batches become.
+const FINISHED: usize = 4096;
+
 /// How long a queue of the lane's sink has been full.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
@@ -36,6 +39,8 @@ pub(super) struct Delivery<'l> {
     /// Of each queue of the sink.
     pub(super) full: &'l mut [Full],
     pub(super) finisher: &'l mut Finisher,
+    /// Frames that were finished so far.
+    pub(super) finished: usize,
     /// What ended the sink.
     pub(super) fault: Option<Fault>,
 }
@@ -60,7 +65,7 @@ impl Delivery<'_> {
             let count = neighbours.len();
             let taken = self.push_to(queue, &part(batch, done..done + count));
             done += taken;
-            if taken < count {
+            if taken < count || self.finished >= FINISHED {
                 break;
             }
         }
@@ -80,8 +85,8 @@ impl Delivery<'_> {
                 pushed.taken
             })
         } else {
-            let mut slow = Slow { sink: self.sink, queue, accepts, finisher: self.finisher };
-            slow.push(batch, &counters.drops)
+            let Self { sink, finisher, finished, .. } = self;
+            Slow { sink, queue, accepts, finisher, finished }.push(batch, &counters.drops)
         };
         // A sink that has fewer queues than the source: all of this lane go to one of them.
         let at = if queue < self.full.len() { queue } else { 0 };
@@ -135,6 +140,7 @@ struct Slow<'l> {
     queue: usize,
     accepts: Offloads,
     finisher: &'l mut Finisher,
+    finished: &'l mut usize,
 }
 
 impl Slow<'_> {
@@ -157,11 +163,15 @@ impl Slow<'_> {
                     done += 1;
                     continue;
                 };
+                let finished = finished.inspect(|_| *self.finished += 1);
                 if !push_finished(self.sink, self.queue, finished, drops)? {
                     break;
                 }
             }
             done += 1;
+            if *self.finished >= FINISHED {
+                break;
+            }
         }
         Ok(done)
     }

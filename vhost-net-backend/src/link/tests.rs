@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::{Link, NewLink};
 use crate::counters::LinkCounters;
+use crate::frame::Offloads;
 use crate::gate::Policy;
 use crate::poller::Poller;
 use crate::port::{Port, Queue, VhostPort};
-use crate::ring::fake::{Driver, Guest, HIGH, WRITE};
+use crate::ring::RxQueue;
+use crate::ring::fake::{Driver, Guest, HIGH, PLAIN, WRITE};
 
 const FRAME: u32 = 12 + 60;
 /// Frames of a sender are laid out this far apart, receive buffers twice as far.
@@ -166,4 +168,36 @@ fn several_queues_to_fewer_keep_each_ones_order() {
         }
     }
     assert_eq!(next, [500; 3]);
+}
+
+#[test]
+fn a_guest_whose_frames_become_thousands_leaves_the_worker_to_others_in_between() {
+    const FRAMES: u64 = 40;
+    const SEGMENTS: u64 = 1000;
+    // TCP over IPv4, to be cut up into segments of 60 bytes.
+    let (alice, bob) = (Guest::new(), Guest::new());
+    let front = [[1, 1, 0, 0, 60, 0, 34, 0, 16, 0, 0, 0].as_slice(), &[2; 12], &[8, 0, 0x45, 0]].concat();
+    let rest = [0, 0, 0, 0, 0, 0, 64, 6, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2];
+    let tcp = [0, 80, 0, 81, 0, 0, 0, 9, 0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0];
+    alice.write(HIGH, &[front.as_slice(), &rest, &tcp].concat());
+    let mut sender = Driver::new(&alice, 0, ENTRIES);
+    let mut receiver = Driver::new(&bob, 0, 32_768);
+    let length = 12 + 54 + u32::try_from(SEGMENTS).unwrap() * 60;
+    (0..FRAMES).for_each(|_| _ = sender.add(&[(HIGH, length)], 0));
+    (0..32_768).for_each(|_| _ = receiver.add(&[(HIGH, 2048)], WRITE));
+    let mut ports = [VhostPort::new(1), VhostPort::new(1)];
+    ports[0].start(1, Queue::Tx(sender.tx()));
+    ports[1].start(0, Queue::Rx(RxQueue::new(receiver.ring(PLAIN), Offloads::NONE, true)));
+    let (mut link, poller, counters) = join(ports.map(Port::Vhost));
+    let mut arrived = 0;
+    let mut done = 0;
+    while done < FRAMES {
+        link.turn(0, &poller);
+        done += sender.used().len() as u64;
+        let used = receiver.used();
+        used.iter().for_each(|(head, _)| receiver.offer(*head));
+        assert!(used.len() <= 5 * 1024, "{} frames in one turn", used.len());
+        arrived += used.len() as u64;
+    }
+    assert_eq!((arrived, counters.directions[0].packets.get()), (FRAMES * SEGMENTS, FRAMES));
 }
