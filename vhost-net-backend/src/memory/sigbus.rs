@@ -28,6 +28,15 @@ struct Slot {
     gone: AtomicBool,
 }
 
+impl Slot {
+    /// The length of the mapping that begins at `start`, as long as the slot is that one's. Others come and go meanwhile: with
+    /// the start of one and the length of the next, a slot would claim the memory of a third.
+    fn length_of(&self, start: usize) -> Option<usize> {
+        let length = self.length.load(Ordering::Acquire);
+        (self.start.load(Ordering::Relaxed) == start).then_some(length)
+    }
+}
+
 static TABLE: [Slot; SLOTS] = [const {
     Slot { start: AtomicUsize::new(0), length: AtomicUsize::new(0), gone: AtomicBool::new(false) }
 }; SLOTS];
@@ -46,7 +55,7 @@ impl Guard {
         })?;
         let entry = &TABLE[slot];
         entry.gone.store(false, Ordering::Relaxed);
-        entry.length.store(length, Ordering::Relaxed);
+        entry.length.store(length, Ordering::Release);
         entry.start.store(start, Ordering::Release);
         Some(Self { slot })
     }
@@ -84,13 +93,14 @@ extern "C" fn on_sigbus(_signal: libc::c_int, info: *mut libc::siginfo_t, _conte
     let info = unsafe { &*info };
     // SAFETY: for SIGBUS it has an address.
     let address = unsafe { info.si_addr() }.addr();
-    let found = TABLE.iter().find(|slot| {
-        let start = slot.start.load(Ordering::Acquire);
-        start > RESERVED && address.wrapping_sub(start) < slot.length.load(Ordering::Relaxed)
+    let found = TABLE.iter().find_map(|slot| {
+        let start = Some(slot.start.load(Ordering::Acquire)).filter(|start| *start > RESERVED)?;
+        let length = slot.length_of(start)?;
+        (address.wrapping_sub(start) < length).then_some((slot, start, length))
     });
-    let replaced = found.is_some_and(|slot| {
+    let replaced = found.is_some_and(|(slot, start, length)| {
         slot.gone.store(true, Ordering::Relaxed);
-        put_zeros(slot.start.load(Ordering::Relaxed), slot.length.load(Ordering::Relaxed))
+        put_zeros(start, length)
     });
     if !replaced {
         // SAFETY: resetting to the default action; the repeated access then kills the process as it should.
@@ -104,4 +114,23 @@ fn put_zeros(start: usize, length: usize) -> bool {
     let address = std::ptr::with_exposed_provenance_mut(start);
     // SAFETY: replaces exactly one mapping of ours; only raw pointers reach it, and they stay valid.
     unsafe { libc::mmap(address, length, protection, flags, -1, 0) != libc::MAP_FAILED }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_has_no_start_of_one_owner_with_the_length_of_the_next() {
+        let (first, next) = ((1 << 20, 4096), (1 << 40, 1 << 40));
+        let guard = Guard::new(first.0, first.1).unwrap();
+        let slot = &TABLE[guard.slot];
+        assert_eq!(slot.length_of(first.0), Some(first.1));
+        guard.release();
+        assert_eq!(slot.length_of(first.0), None);
+        let guard = Guard::new(next.0, next.1).unwrap();
+        assert!(std::ptr::eq(slot, &raw const TABLE[guard.slot]), "the first free slot is taken");
+        assert_eq!((slot.length_of(first.0), slot.length_of(next.0)), (None, Some(next.1)));
+        guard.release();
+    }
 }
