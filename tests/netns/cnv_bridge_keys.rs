@@ -48,7 +48,24 @@ fn a_network_of_its_own_gets_a_bridge_addresses_and_a_gateway() {
     for route in ["default via 192.0.2.1", "198.51.100.0/24 via 192.0.2.1", "default via 2001:db8::1"] {
         assert!(routes.contains(route), "{route} is not in {routes}");
     }
-    assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap().trim(), "1");
+    for (setting, value) in
+        [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1"), ("ipv6/conf/br1/accept_ra", "0")]
+    {
+        assert_eq!(
+            fs::read_to_string(format!("/proc/sys/net/{setting}")).unwrap().trim(),
+            value,
+            "{setting}"
+        );
+    }
+    pods[0].sh("ip link set net1 down");
+    pods[0].sh("ip link set net1 up");
+    assert!(
+        pods[0].sh("ip -6 address show dev net1").contains("2001:db8::2/64"),
+        "IPv6 addresses go with the carrier"
+    );
+    for route in ["198.51.100.0/24 via 192.0.2.1", "default via 192.0.2.1", "default via 2001:db8::1"] {
+        pods[0].sh(&format!("ip route replace {route} dev net1"));
+    }
     for (call, result) in calls.iter().zip(&results) {
         call.clone().with("prevResult", result.clone()).call("CHECK").success();
     }

@@ -63,6 +63,11 @@ fn a_bridge_is_made_once_and_removed() {
 
     let changed = BRIDGE.replace("true", "false").replace("1400", "1300");
     assert_eq!(applied(&changed, &[]), "p: switch STP of br1 off\np: set MTU of br1 to 1300\n");
+    for link in ["eth1", "br1"] {
+        sh(&format!("ip link set {link} down"));
+        assert_eq!(applied(&changed, &[]), format!("p: set {link} up\n"));
+        assert!(sh(&format!("ip link show {link}")).contains(",UP"));
+    }
     let absent = "{name: br1, type: linux-bridge, state: absent}";
     assert_eq!(applied(absent, &[]), "p: delete bridge br1\n");
     assert_eq!(applied(absent, &[]), "p: nothing to do\n");

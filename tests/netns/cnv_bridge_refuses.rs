@@ -79,6 +79,9 @@ fn an_unknown_key_is_warned_of_with_the_nearest_known_one() {
     assert!(answer.stderr.contains("did you mean \"macspoofchk\"?"), "{}", answer.stderr);
     assert!(answer.stderr.contains("container=\"c1\"") && answer.stderr.contains("interface=\"net1\""));
     answer.success();
+    call.call("DEL").success();
+    let answer = call.with("foo", true.into()).call("ADD");
+    assert!(answer.stderr.contains("\"foo\" is not a known key and is ignored\n"), "{}", answer.stderr);
 }
 
 #[test]
@@ -99,4 +102,31 @@ fn a_failed_add_leaves_what_was_there_alone() {
     let before = Snapshot::take(&[]);
     assert_eq!(call.call("ADD").error().0, 103);
     before.assert_unchanged();
+}
+
+#[test]
+fn a_default_vlan_that_is_left_open_is_warned_of() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    let pod = Namespace::new("pod");
+    let call = CniCall::new("cnv-bridge", config()).netns(&pod);
+    // This kernel filters no VLANs; that the port then stays in VLAN 1 is for the node rung.
+    for (key, value) in [("vlan", json!(100)), ("vlanTrunk", json!([{"id": 7}]))] {
+        let open = call.clone().with(key, value);
+        for (call, is_warned) in [
+            (open.clone(), true),
+            (open.clone().with("preserveDefaultVlan", Value::Null), true),
+            (open.clone().with("preserveDefaultVlan", false.into()), false),
+            (open.with("preserveDefaultVlan", true.into()), false),
+        ] {
+            let answer = call.call("ADD");
+            assert_eq!(
+                answer.stderr.contains("preserveDefaultVlan is not set"),
+                is_warned,
+                "{}",
+                answer.stderr
+            );
+            assert_eq!(answer.error().0, 102);
+        }
+    }
 }

@@ -242,3 +242,27 @@ fn a_late_del_leaves_the_next_owner_of_the_name_alone() {
     assert!(code == 104 && text.contains("cannot add veth pair"), "{code} {text}");
     attached.call("CHECK").success();
 }
+
+#[test]
+fn what_a_crash_left_makes_way_for_the_next_add() {
+    let _sandbox = Sandbox::enter();
+    let (former, pod) = (Namespace::new("pod"), Namespace::new("pod"));
+    assigning(&["192.0.2.9/24", "2001:db8::9/64"]);
+    let before = Snapshot::take(&[]);
+    let keys =
+        json!({"isDefaultGateway": true, "ipMasq": true, "macspoofchk": true, "ipam": {"type": "fixed"}});
+    let next = call(&pod, keys).container("c1");
+    for change in 1.. {
+        let first = next.clone().netns(&former).var("GUESTWIRE_CRASH_AFTER", change.to_string());
+        let ended = first.call("ADD").code;
+        let result = next.call("ADD").success();
+        next.clone().with("prevResult", result).call("CHECK").success();
+        assert_eq!(former.sh("ip -brief link show type veth"), "", "change {change}");
+        next.call("DEL").success();
+        before.assert_unchanged();
+        if ended == Some(0) {
+            assert!(change > 15, "ADD makes more than {change} changes");
+            return;
+        }
+    }
+}

@@ -296,3 +296,29 @@ fn what_a_crash_left_is_put_back_by_del() {
     assert_eq!(crashes, 7, "one crash for each change that ADD makes");
     tuning.cut_off_del(|| chain.pod.netns().run(|| before.assert_unchanged()).unwrap());
 }
+
+#[test]
+fn an_add_that_is_repeated_keeps_what_the_interface_was_before_the_first() {
+    let _sandbox = Sandbox::enter();
+    let chain = attached();
+    let before = chain.pod.netns().run(|| Snapshot::take(&[Path::new("/run/cni")])).unwrap();
+    let tuning = chain.tuning(json!({"mac": "02:00:00:00:00:77", "mtu": 1300}));
+    tuning.call("ADD").success();
+    tuning.call("ADD").success();
+    tuning.call("DEL").success();
+    chain.pod.netns().run(|| before.assert_unchanged()).unwrap();
+}
+
+#[test]
+fn the_result_tells_of_the_pod_s_interface_and_not_of_one_of_the_node_with_its_name() {
+    let _sandbox = Sandbox::enter();
+    let chain = attached();
+    let mut previous = chain.result.clone();
+    previous["cniVersion"] = "1.1.0".into();
+    let of_node = json!({"name": "net1", "mac": "02:00:00:00:00:01", "mtu": 9000});
+    previous["interfaces"].as_array_mut().unwrap().push(of_node.clone());
+    let tuning = chain.tuning(json!({"cniVersion": "1.1.0", "mac": "02:00:00:00:00:77", "mtu": 1300}));
+    let interfaces = tuning.with("prevResult", previous).call("ADD").success()["interfaces"].clone();
+    assert_eq!((&interfaces[2]["mac"], &interfaces[2]["mtu"]), (&json!("02:00:00:00:00:77"), &json!(1300)));
+    assert_eq!(interfaces[3], of_node);
+}

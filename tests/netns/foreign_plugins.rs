@@ -1,11 +1,13 @@
 //! Plugins of others run in our runtime, and ours in chains with theirs: Debian's containernetworking-plugins.
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use cni::runtime::{Invocation, NetworkConfigList, Runtime};
 use cni::{Attachment, Success};
-use e2e::{Namespace, Sandbox, Snapshot, binary, output, sh};
+use e2e::{Daemon, Namespace, Sandbox, Snapshot, binary, eventually, output, sh};
 use serde_json::{Value, json};
 
 struct Node {
@@ -132,4 +134,44 @@ fn a_chain_that_a_foreign_plugin_breaks_is_taken_down_whole() {
     let error = node.runtime.add(&network, &invocation).unwrap_err();
     assert!(format!("{error:?}").contains("no_such_setting"), "{error:?}");
     before.assert_unchanged();
+}
+
+/// A DHCP server with one address to give.
+const SERVER: &str = "start 192.0.2.20\nend 192.0.2.20\ninterface eth0\nlease_file /run/leases\npidfile /run/udhcpd.pid\n\
+                      opt router 192.0.2.1\nopt subnet 255.255.255.0\nopt lease 3600\n";
+
+#[test]
+fn a_lease_of_a_dhcp_server_is_taken_at_once_and_given_back() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add br1 address 02:00:00:00:0b:01 up type bridge");
+    let server = Namespace::new("server");
+    sh(&format!("ip link add uplink up master br1 type veth peer name eth0 netns {}", server.name()));
+    server.sh("ip address add 192.0.2.1/24 dev eth0");
+    server.sh("ip link set eth0 up");
+    fs::write("/run/udhcpd.conf", SERVER).unwrap();
+    fs::write("/run/leases", "").unwrap();
+    fs::create_dir("/run/cni").unwrap();
+    let log = || File::options().create(true).append(true).open("/run/dhcp.log").unwrap();
+    let _daemons = [
+        server.command("busybox").args(["udhcpd", "-f", "/run/udhcpd.conf"]),
+        Command::new("/usr/lib/cni/dhcp").arg("daemon").stdout(log()).stderr(log()),
+    ]
+    .map(Daemon::start);
+    eventually("both are there", Duration::from_secs(60), || {
+        ["/run/udhcpd.pid", "/run/cni/dhcp.sock"].iter().all(|path| Path::new(path).exists()).then_some(())
+    });
+    let keys = json!({"macspoofchk": true, "ipspoofchk": true, "ipam": {"type": "dhcp"}});
+    let mut plugin = json!({"type": "cnv-bridge", "bridge": "br1"});
+    plugin.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    let (node, network) = (Node::new(), network(json!([plugin])));
+    // The second could have no address if the first had kept it.
+    for _ in 0..2 {
+        let pod = Namespace::new("pod");
+        let result = node.add(&network, &pod, json!({}));
+        assert_eq!(result.ips[0].address.to_string(), "192.0.2.20/24");
+        assert!(pings(&pod, "192.0.2.1"));
+        node.runtime.del("net", &attachment(&pod)).unwrap();
+    }
+    let said = fs::read_to_string("/run/dhcp.log").unwrap();
+    assert!(said.contains("lease acquired") && !said.contains("network is down"), "{said}");
 }

@@ -129,4 +129,13 @@ fn a_policy_makes_a_trunk_of_the_uplink() {
     assert!(sh("bridge vlan show dev eth1").contains("7 PVID Egress Untagged"));
     assert_eq!(vlans(), "");
     assert_eq!(apply(&access), "p: nothing to do\n");
+
+    // Hardware that the policy does not list leaves the bridge; a pod's or a guest's port does not.
+    sh("ip link add eth2 type bond");
+    sh("ip link set eth2 master br1");
+    sh("ip link add guest type veth peer name guest-far");
+    sh("ip link set guest master br1");
+    assert_eq!(apply(&access), "p: take port eth2 from br1\n");
+    assert!(!sh("ip link show eth2").contains("master"));
+    assert!(sh("ip link show guest").contains("master br1"));
 }

@@ -84,8 +84,9 @@ fn build(
         set_port(config, host, host_end.index, &bridge)?;
         uplink::join(host, config, &bridge)?;
     }
-    if ipam.is_none() && !config.keep_pod_end_down {
-        // First, so that the port's carrier comes once and nothing here waits for what the bridge makes of it.
+    if ipam.is_none_or(Ipam::needs_port) && !config.keep_pod_end_down {
+        // First, so that the port's carrier comes once and nothing here waits for what the bridge makes of it. `dhcp` would set
+        // it up itself, find it not to be up yet, and try again seconds later.
         pod.set_up(pod_end.index)?;
         cni::mutated("pod end up");
     }

@@ -42,8 +42,8 @@ impl<'a> Ipam<'a> {
         }
     }
 
-    /// True if it releases an address by way of the container's interface, which must still be there: the reference
-    /// plugin `dhcp` tells its server.
+    /// True if it speaks by way of the container's interface, which must be up for it to have an address assigned and still be
+    /// there when it releases that: the reference plugin `dhcp`.
     pub fn needs_port(&self) -> bool {
         self.kind == "dhcp"
     }

@@ -155,7 +155,9 @@ fn warn_of_unknown(key: &str, known: &[&str]) {
     let distance = |candidate: &&&str| strsim::damerau_levenshtein(key, candidate);
     // Comparing grows with the product of the lengths, and a key may be as long as the configuration.
     let similar = known.iter().filter(|candidate| candidate.len().abs_diff(key.len()) <= 3);
-    match similar.min_by_key(distance).filter(|nearest| distance(nearest) <= 3) {
+    // Something of it must be the same: to a short key any other is near.
+    let is_near = |nearest: &&&str| distance(nearest) <= 3 && distance(nearest) < key.chars().count();
+    match similar.min_by_key(distance).filter(is_near) {
         Some(nearest) => {
             tracing::warn!("{key:?} is not a known key and is ignored; did you mean {nearest:?}?");
         }
