@@ -160,3 +160,41 @@ fn refused(uid: &str, code: u16, message: &str) -> Answer {
         Err(error) => Answer::Unavailable(format!("write the answer: {error}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use net_types::Mac;
+    use serde_json::json;
+
+    use super::*;
+    use crate::review::Address;
+    use crate::segment::Segment;
+
+    #[test]
+    fn only_what_the_object_lacks_is_written() {
+        let mac = Mac([2, 0, 0, 0, 0, 1]);
+        let all = [Address::Any, Address::Named(mac), Address::Restored(mac), Address::Moved(mac)];
+        let wants =
+            all.map(|address| Want { index: 0, nic: String::new(), address, segment: Segment::Alone });
+        let written: Vec<_> = changes(&wants, &[mac; 4]).map(|(want, _)| want.address).collect();
+        assert_eq!(written, [Address::Any, Address::Restored(mac)]);
+    }
+
+    #[test]
+    fn an_owner_has_the_name_it_has_or_is_told_by_its_review() {
+        let key = |name: &str, in_object: &str| {
+            let review = json!({
+                "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+                    "uid": "u-1", "operation": "CREATE", "namespace": "ns", "name": name,
+                    "resource": {"group": "", "version": "v1", "resource": "pods"},
+                },
+            });
+            let body = review.to_string();
+            let request = Request::<'_, pod::Pod<'_>>::parse(body.as_bytes(), "pods").unwrap();
+            owner(&request, Kind::Pod, in_object, "web-").key.into_string()
+        };
+        assert_eq!(key("vm", ""), "ns/vm");
+        assert_eq!(key("", "vm"), "ns/vm");
+        assert_eq!(key("", ""), "ns/web-*u-1");
+    }
+}

@@ -101,9 +101,15 @@ mod tests {
         let start = OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap();
         let mut state = State::first(start, lifetimes).unwrap();
         let (mut changes, mut trusted, mut signers) = (0, state.bundle(), 1);
+        let mut replaced = None;
         // Two years, hour by hour.
         for hour in 1..2 * 365 * 24 {
             let now = start + Duration::hours(hour);
+            if let Some((since, old)) = &replaced
+                && now - *since < lifetimes.overlap
+            {
+                assert!(state.bundle().contains(old), "leaves of it are shown for a while");
+            }
             let Some(next) = state.step(now, lifetimes).unwrap() else {
                 trusted = state.bundle();
                 continue;
@@ -112,6 +118,7 @@ mod tests {
             assert!(next.bundle().contains(next.current.pair.cert.trim_end()));
             if next.current != state.current {
                 signers += 1;
+                replaced = Some((now, state.current.pair.cert.trim_end().to_owned()));
                 assert!(trusted.contains(next.current.pair.cert.trim_end()), "it signs before it is trusted");
                 assert!(
                     next.bundle().contains(state.current.pair.cert.trim_end()),

@@ -58,6 +58,9 @@ fn what_a_listing_does_not_show_is_gone() {
     index.retain_round(Place::Vmi, 2);
     assert_eq!(index.owners(TWO), []);
     assert_eq!(index.owners(ONE), [owner(Kind::Vm, "ns/a")]);
+    index.put(Place::Vm, "ns/a", on_red(&[ONE]), 3);
+    index.retain_round(Place::Vm, 3);
+    assert_eq!(index.owners(ONE), [owner(Kind::Vm, "ns/a")], "shown again, as it was");
 }
 
 #[test]
@@ -111,6 +114,7 @@ fn who_had_an_address_last_is_remembered_for_a_while() {
         index.had_last(&a, ONE, long) && !index.had_last(&b, ONE, long) && !index.had_last(&a, TWO, long)
     );
     assert!(!index.had_last(&a, ONE, Duration::ZERO), "too long ago");
+    assert!(!index.had_last(&owner(Kind::Pod, "ns/a"), ONE, long), "a pod of the same name");
     assert_eq!(index.departures(long), [(BlockId::of(ONE).0, [1].into_iter().collect())].into());
     index.put(Place::Vm, "ns/b", on_red(&[ONE]), 1);
     index.remove(Place::Vm, "ns/b");

@@ -115,7 +115,7 @@ mod tests {
     fn kubemacpools_keys_and_ours_add_up() {
         assert_eq!(read(&[]), Ok(None));
         assert_eq!(read(&[("RANGE_START", ""), ("RANGE_END", "")]), Ok(None));
-        let two = [("RANGE_START", "02:00:00:00:00:00"), ("RANGE_END", "02-00-00-00-00-FF")];
+        let two = [("RANGE_START", " 02:00:00:00:00:00\n"), ("RANGE_END", "02-00-00-00-00-FF")];
         assert_eq!(read(&two), Ok(Some("02:00:00:00:00:00-02:00:00:00:00:ff".to_owned())));
         let all = [
             two[0],
@@ -134,6 +134,7 @@ mod tests {
         let start = ("RANGE_START", "02:00:00:00:00:00");
         for (data, message) in [
             (vec![start], "RANGE_END is missing"),
+            (vec![("RANGE_END", start.1)], "RANGE_START is missing"),
             (vec![start, ("RANGE_END", "x")], "RANGE_END: \"x\" is not an Ethernet address"),
             (vec![start, ("RANGE_END", "01:00:00:00:00:00")], "RANGE_START: the range ends at"),
             (vec![("RANGES", "a-b")], "RANGES: \"a-b\" is not a range"),

@@ -105,6 +105,8 @@ mod tests {
         assert!(!domains.meet("b/red", "a/blue"));
         assert!(domains.meet("a/red", "a/green"), "nobody said that they do not");
         assert!(Domains::default().meet("a/red", "a/blue"));
+        assert_eq!(Segment::network("a", "red"), Segment::Network("a/red".into()));
+        assert_eq!(Segment::network("a", "b/red"), Segment::Network("b/red".into()));
     }
 
     #[test]

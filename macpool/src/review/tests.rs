@@ -199,7 +199,8 @@ fn both_forms_of_a_pods_networks_get_addresses() {
         ])
     );
     let wants = annotated("red, other/blue@net7").unwrap().unwrap();
-    assert_eq!(wants.wants.len(), 2);
+    let segments: Vec<_> = wants.wants.iter().map(|want| want.segment.clone()).collect();
+    assert_eq!(segments, [Segment::network("ns", "red"), Segment::network("other", "blue")]);
     assert_eq!(
         serde_json::from_str::<Value>(&wants.with([(0, OLD), (1, NEW)]).unwrap()).unwrap(),
         json!([
@@ -207,6 +208,51 @@ fn both_forms_of_a_pods_networks_get_addresses() {
             {"name": "blue", "namespace": "other", "interface": "net7", "mac": "02:00:00:00:00:02"},
         ])
     );
+}
+
+#[test]
+fn an_entry_without_a_text_for_its_address_gets_one() {
+    let wants = annotated(r#" [{"name": "a", "mac": null}, {"name": "b", "mac": ""}]"#).unwrap().unwrap();
+    let addresses: Vec<_> = wants.wants.iter().map(|want| want.address).collect();
+    assert_eq!(addresses, [Address::Any, Address::Any]);
+}
+
+#[test]
+fn only_a_new_pod_gets_addresses() {
+    let annotations = json!({"metadata": {"annotations": {pod::NETWORKS: "red"}}});
+    let mut review = review("UPDATE", &annotations, &annotations);
+    review["request"]["resource"] = json!({"group": "", "version": "v1", "resource": "pods"});
+    let body = review.to_string();
+    assert_eq!(pod::wants(&Request::parse(body.as_bytes(), "pods").unwrap()).unwrap(), None);
+}
+
+#[test]
+fn the_addresses_in_a_vms_pod_are_the_vms() {
+    let nics = |role: &str| {
+        let annotation = r#"[{"name": "red", "mac": "02:00:00:00:00:01"}, {"name": "blue"}]"#;
+        let metadata = json!({"annotations": {pod::NETWORKS: annotation}, "labels": {"kubevirt.io": role}});
+        let text = json!({"metadata": metadata}).to_string();
+        serde_json::from_str::<pod::Pod<'_>>(&text).unwrap().nics("ns")
+    };
+    assert_eq!(nics("virt-launcher"), []);
+    assert_eq!(nics("none"), [crate::segment::Nic { mac: OLD, segment: Segment::network("ns", "red") }]);
+}
+
+#[test]
+fn who_waits_for_a_guest_and_who_is_behind_nat_meets_nobody() {
+    let mut waiting = machine(&[nic("red", Some("02:00:00:00:00:01"))]);
+    waiting["spec"]["runStrategy"] = json!("WaitAsReceiver");
+    let nat = json!({"name": "nat", "masquerade": {}, "macAddress": "02:00:00:00:00:01"});
+    for object in [waiting, machine(&[nat])] {
+        let body = review("CREATE", &object, &Value::Null).to_string();
+        let [want] = &vm::wants(&Request::parse(body.as_bytes(), VMS).unwrap()).unwrap()[..] else {
+            panic!()
+        };
+        assert_eq!((want.address, &want.segment), (Address::Named(OLD), &Segment::Alone));
+        let text = object.to_string();
+        let [nic] = &serde_json::from_str::<vm::Vm<'_>>(&text).unwrap().nics("ns")[..] else { panic!() };
+        assert_eq!(nic.segment, Segment::Alone);
+    }
 }
 
 #[test]
@@ -220,7 +266,9 @@ fn pods_without_networks_and_those_of_vms_are_left_alone() {
 
 #[test]
 fn a_networks_annotation_that_makes_no_sense_is_refused() {
-    for text in ["[", "[1]", "a//b", "a@", "a@b@c", "red,,blue", "A", r#"[{"name":"a","mac":7}]"#, "a/b/c"] {
+    for text in
+        ["[", "[1]", "a//b", "a@", "a@b@c", "red,,blue", "A", "A/b", r#"[{"name":"a","mac":7}]"#, "a/b/c"]
+    {
         assert!(matches!(annotated(text), Err(Refusal::Networks(_))), "{text}");
     }
     let twice = r#"[{"name":"a","mac":"02:00:00:00:00:01"},{"name":"b","mac":"02-00-00-00-00-01"}]"#;

@@ -131,3 +131,14 @@ pub trait Store: Send + Sync + 'static {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_was_made_up_begins_as_it_was_reviewed() {
+        assert!(may_be("ns/vm", "ns/vm") && !may_be("ns/vm", "ns/vm-1"));
+        assert!(may_be("ns/web-*u-1", "ns/web-x7k2p") && !may_be("ns/web-*u-1", "ns/db-x7k2p"));
+    }
+}

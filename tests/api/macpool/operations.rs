@@ -210,12 +210,24 @@ fn duplicates_are_reported_or_refused() {
     assert_eq!(event["involvedObject"]["name"], "two");
     assert_eq!(event["message"], format!("macAddress {mac} is also used by default/one"));
     replica.terminate();
-    let _strict = cluster.replica(&["--on-duplicate", "reject"]);
+    let strict = cluster.replica(&["--on-duplicate", "reject"]);
     let (status, answer) = cluster.try_create(&vm("three", &[("red", &mac)]));
     assert_eq!(status, 409, "{answer}");
     assert!(answer["message"].as_str().unwrap().contains("already used by default/"), "{answer}");
     let table = inspect(&cluster);
     assert!(table.contains(&format!("{mac}  in use    vm default/two\n")), "{table}");
+    // And why else an address is not free: nobody has these.
+    for address in ["", "06:00:00:00:00:01"] {
+        assert_eq!(cluster.try_create(&vm("Not_A_Name", &[("red", address)])).0, 422);
+    }
+    let four = cluster.create(&vm("four", &[("red", "")])).remove(0);
+    let table = inspect(&cluster);
+    assert!(table.contains("06:00:00:00:00:01  claimed   default/Not_A_Name\n"), "{table}");
+    assert!(table.contains(&format!("{four}  held      its block, by replica macpool-")), "{table}");
+    strict.terminate();
+    let table = inspect(&cluster);
+    assert!(table.contains("  reserved  no object with it is seen; freed after the grace time\n"), "{table}");
+    assert!(!table.contains(&format!("{four}  reserved")), "{table}");
 }
 
 #[test]

@@ -92,8 +92,12 @@ fn a_dry_run_leaves_nothing() {
     let wants = [want("a", Address::Any), want("b", Address::Named(mac(2)))];
     let dry = Order { owner: &owner, wants: &wants, dry_run: true };
     assert_eq!(lock(&store.state).order(dry, &Policy::default()).unwrap().macs, [mac(0), mac(2)]);
-    drop(store);
     assert_eq!(DirStore::read(directory.path()).unwrap(), []);
+    // Nor does one of a VM that has an address already.
+    assert_eq!(order(&store, "ns/vm", &wants[..1]).unwrap(), [mac(0)]);
+    assert_eq!(lock(&store.state).order(dry, &Policy::default()).unwrap().macs, [mac(0), mac(2)]);
+    let others = order(&store, "ns/other", &[want("a", Address::Any), want("b", Address::Any)]);
+    assert_eq!(others.unwrap(), [mac(1), mac(2)]);
 }
 
 #[test]
@@ -189,6 +193,10 @@ fn networks_that_never_meet_may_share_an_address_also_after_a_restart() {
     // Known by its last network.
     order(&store, "ns/one", &[Want { segment: Segment::Alone, ..named("red")[0].clone() }]).unwrap();
     order(&store, "ns/four", &named("pink")).unwrap();
+    // Not by the network of another NIC.
+    order(&store, "ns/four", &[want("blue", Address::Named(mac(7)))]).unwrap();
+    order(&store, "ns/five", &[want("blue", Address::Named(mac(0)))]).unwrap_err();
+    order(&store, "ns/six", &[want("pink", Address::Named(mac(7)))]).unwrap();
     // Duplicates or not, it is given to nobody else.
     assert!(matches!(order(&store, "ns/five", &[want("red", Address::Any)]), Err(OrderError::Full { .. })));
 }

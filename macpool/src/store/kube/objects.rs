@@ -215,3 +215,38 @@ pub(super) fn of_pod(json: &[u8]) -> Result<Sighting, serde_json::Error> {
     let pod: pod::Pod<'_> = serde_json::from_slice(json)?;
     Ok(Sighting { nics: pod.nics(pod.namespace()), migrations: Vec::new() })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn instance(status: &Value) -> Sighting {
+        let interfaces = json!([{"name": "red", "bridge": {}, "macAddress": "02:00:00:00:00:01"}]);
+        let networks = json!([{"name": "red", "multus": {"networkName": "br1"}}]);
+        let spec = json!({"domain": {"devices": {"interfaces": interfaces}}, "networks": networks});
+        let metadata = json!({"name": "vm", "namespace": "ns"});
+        of_vmi(json!({"metadata": metadata, "spec": spec, "status": status}).to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn an_instance_has_its_addresses_until_its_guest_has_ended() {
+        for phase in ["", "Pending", "Running", "Unknown"] {
+            assert_eq!(instance(&json!({"phase": phase})).nics.len(), 1, "{phase:?}");
+        }
+        for phase in ["Succeeded", "Failed"] {
+            assert_eq!(instance(&json!({"phase": phase})), Sighting::default(), "{phase}");
+        }
+    }
+
+    #[test]
+    fn a_migration_is_known_by_its_halves() {
+        let state = |source: Value, target: Value| {
+            instance(&json!({"migrationState": {"sourceState": source, "targetState": target}})).migrations
+        };
+        let both = state(json!({"migrationUID": "s"}), json!({"migrationUid": "t"}));
+        assert_eq!(both, ["s".into(), "t".into()]);
+        assert!(state(json!({"migrationUID": ""}), json!(null)).is_empty(), "two such are not one");
+    }
+}
