@@ -221,7 +221,6 @@ impl Pool {
         let before = held.free.len();
         held.given = held.given.without(gone);
         held.taken = held.taken.without(gone);
-        held.aged = held.aged.without(gone);
         held.claims.retain(|offset, _| !gone.contains(*offset));
         held.recount(mask);
         let more = held.free.len() - before;

@@ -72,7 +72,24 @@ fn an_undone_review_leaves_no_trace() {
     let given = [pool.give().unwrap(), pool.give().unwrap()];
     pool.undo(&given);
     assert_eq!(pool.free(), 2);
-    assert_eq!(pool.let_go(block(0)).unwrap().given, Bits::EMPTY);
+    assert_eq!(pool.give_exact(mac(0, 0xfe), "a/b"), Exact::Given);
+    pool.undo(&[mac(0, 0xfe)]);
+    let back = pool.let_go(block(0)).unwrap();
+    assert_eq!((back.given, back.claims), (Bits::EMPTY, BTreeMap::new()));
+}
+
+#[test]
+fn an_undone_review_frees_nothing_that_others_have_or_that_is_no_more_in_the_range() {
+    let mut pool = small();
+    pool.hold(block(0), Bits::EMPTY);
+    let given = [pool.give().unwrap(), pool.give().unwrap()];
+    pool.seen(given[0]);
+    pool.undo(&given);
+    assert_eq!(pool.peek(5), [given[1]]);
+    assert_eq!(pool.give(), Some(given[1]));
+    pool.set_ranges(ranges(&["02:00:00:00:00:10"]));
+    pool.undo(&given[1..]);
+    assert_eq!(pool.peek(5), [mac(0, 0x10)]);
 }
 
 #[test]
@@ -87,6 +104,13 @@ fn only_what_is_old_and_gone_is_given_again() {
     assert_eq!(pool.reclaim(block(0), Bits::EMPTY), 1);
     assert_eq!((pool.give(), pool.give()), (Some(mac(0, 0xfe)), None));
     assert_eq!(pool.reclaim(block(0), Bits::EMPTY), 0);
+    assert_eq!(pool.age(), []);
+    assert_eq!(pool.age(), [(block(0), [0xfe, 0xff].into_iter().collect())]);
+    // One is seen only while the lists are read.
+    pool.seen(mac(0, 0xfe));
+    assert_eq!(pool.reclaim(block(0), Bits::EMPTY), 1);
+    let back = pool.let_go(block(0)).unwrap();
+    assert_eq!((back.given, back.claims), ([0xfe].into_iter().collect(), BTreeMap::new()));
 }
 
 #[test]

@@ -243,7 +243,7 @@ fn check_shared(nics: &[Interface<'_>], wants: &[Want], old_macs: &[Mac]) -> Res
     let all: Vec<(&str, Mac)> = written.chain(restored).collect();
     let times = |mac: Mac, macs: &mut dyn Iterator<Item = Mac>| macs.filter(|other| *other == mac).count();
     let changed = all.iter().copied().filter(|(_, mac)| {
-        times(*mac, &mut all.iter().map(|(_, mac)| *mac)) > times(*mac, &mut old_macs.iter().copied()).max(1)
+        times(*mac, &mut all.iter().map(|(_, mac)| *mac)) > times(*mac, &mut old_macs.iter().copied())
     });
     refuse_shared(changed)
 }
