@@ -12,7 +12,7 @@ use e2e::{Daemon, GuestImage, Namespace, Sandbox, SshKey, eventually, iperf3, ou
 
 use crate::vhost_guests::{Guest, await_socket, backend};
 
-const BOOT: Duration = Duration::from_secs(100);
+const BOOT: Duration = Duration::from_secs(200);
 pub(crate) const BY_TAP: &str = "192.0.2.2";
 pub(crate) const BY_AF_XDP: &str = "198.51.100.2";
 /// Bytes that are sent each way: some hundred segments of 64 KiB at most.
