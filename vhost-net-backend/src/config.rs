@@ -63,6 +63,12 @@ pub enum ConfigError {
     /// The CPUs.
     #[error("cores")]
     Cores(#[from] CoresError),
+    /// Where metrics are served.
+    #[error("metrics: is {0:?}; allowed: ADDRESS:PORT, such as 127.0.0.1:9105 or [::1]:9105")]
+    Metrics(String),
+    /// A path that is none.
+    #[error("{0}: is empty; allowed: a path")]
+    Empty(&'static str),
 }
 
 #[derive(Deserialize, Default)]
@@ -71,7 +77,7 @@ struct Raw {
     cores: Option<String>,
     control: Option<PathBuf>,
     state: Option<PathBuf>,
-    metrics: Option<SocketAddr>,
+    metrics: Option<String>,
     links: Vec<String>,
 }
 
@@ -92,11 +98,17 @@ impl Config {
         let link = |(index, text): (usize, String)| {
             text.parse().map_err(|source| ConfigError::Link { index, source })
         };
+        for (field, path) in [("control", &control), ("state", &state)] {
+            if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+                return Err(ConfigError::Empty(field));
+            }
+        }
+        let address = |text: String| text.parse().map_err(|_no_address| ConfigError::Metrics(text));
         Ok(Self {
             cores: cores.map(|cores| cores.parse()).transpose()?,
             control,
             state,
-            metrics,
+            metrics: metrics.map(address).transpose()?,
             links: links.into_iter().enumerate().map(link).collect::<Result<_, _>>()?,
         })
     }
@@ -128,7 +140,24 @@ mod tests {
         };
         assert!(message("links: [tap:a]").contains("links[0]: link \"tap:a\" has not two ends"));
         assert!(message("cores: x").contains("core list \"x\""));
-        assert!(message("core: 1").contains("core"));
-        assert!(message("metrics: nowhere").contains("configuration"));
+        assert!(message("core: 1").contains("unknown field `core`, expected one of cores, control, state, "));
+        assert!(message("cores: 0\ncores: 1").contains("duplicate mapping key: cores"));
+        for value in ["nowhere", "9105", ":9105", "127.0.0.1:65536", "localhost:9105"] {
+            let expected = format!("metrics: is {value:?}; allowed: ADDRESS:PORT");
+            assert!(message(&format!("metrics: {value:?}")).contains(&expected), "{value}");
+        }
+        assert!(message("control: ''").contains("control: is empty; allowed: a path"));
+        assert!(message("state: ''").contains("state: is empty; allowed: a path"));
+        // Of another kind: the line, with its key, and what would be right.
+        for (text, expected) in [
+            ("cores: [0]", "expected string"),
+            ("control: {a: b}", "expected string"),
+            ("links: tap:a,tap:b", "expected sequence"),
+            ("links: [[a]]", "expected string"),
+            ("- a", "expected mapping"),
+        ] {
+            let told = message(text);
+            assert!(told.contains(expected) && told.contains(text), "{told}");
+        }
     }
 }

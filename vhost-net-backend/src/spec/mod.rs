@@ -116,6 +116,14 @@ pub enum SpecError {
     /// Not two ends.
     #[error("link {0:?} has not two ends: write [NAME=]END,END")]
     Ends(String),
+    /// Both ends are one device, or one socket.
+    #[error("link {link:?} has {end} at both ends")]
+    SameEnds {
+        /// The link.
+        link: String,
+        /// The end.
+        end: EndSpec,
+    },
     /// A name that cannot be one.
     #[error("link name {0:?}: 1 to 64 letters, digits, '.', '_' and '-' are allowed, and not only dots")]
     LinkName(String),
@@ -134,6 +142,14 @@ pub enum SpecError {
         option: String,
         /// What is allowed.
         allowed: &'static str,
+    },
+    /// An option that is there twice.
+    #[error("option {option} of end {end:?} is there twice; each is allowed once")]
+    Twice {
+        /// The end.
+        end: String,
+        /// The option's name.
+        option: String,
     },
     /// Queues of a NIC.
     #[error(
@@ -168,7 +184,14 @@ impl FromStr for LinkSpec {
             _ => (None, text),
         };
         match ends.split(',').collect::<Vec<_>>().as_slice() {
-            [first, second] => Ok(Self { name, ends: [first.parse()?, second.parse()?] }),
+            [first, second] => {
+                let ends: [EndSpec; 2] = [first.parse()?, second.parse()?];
+                let [first, second] = &ends;
+                if first.is_same_as(second) {
+                    return Err(SpecError::SameEnds { link: text.to_owned(), end: first.clone() });
+                }
+                Ok(Self { name, ends })
+            }
             _ => Err(SpecError::Ends(text.to_owned())),
         }
     }
@@ -196,7 +219,7 @@ impl FromStr for EndSpec {
     }
 }
 
-/// The ends without options.
+/// Its ends, as far as they identify it.
 impl fmt::Display for LinkSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [first, second] = &self.ends;
@@ -204,14 +227,21 @@ impl fmt::Display for LinkSpec {
     }
 }
 
-/// The kind and what identifies the end, without options.
+/// The kind and what identifies the end: no two ends of a daemon are shown alike.
 impl fmt::Display for EndSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            EndKind::VhostUser(settings) => write!(f, "vhost-user:{}", settings.socket.display()),
-            EndKind::Tap(settings) => write!(f, "tap:{}", settings.name),
-            EndKind::AfXdp(settings) => write!(f, "af_xdp:{}", settings.interface),
-        }
+        let netns = match &self.kind {
+            EndKind::VhostUser(settings) => return write!(f, "vhost-user:{}", settings.socket.display()),
+            EndKind::Tap(settings) => {
+                write!(f, "tap:{}", settings.name)?;
+                &settings.netns
+            }
+            EndKind::AfXdp(settings) => {
+                write!(f, "af_xdp:{}", settings.interface)?;
+                &settings.netns
+            }
+        };
+        netns.as_ref().map_or(Ok(()), |netns| write!(f, "?netns={}", netns.display()))
     }
 }
 

@@ -26,9 +26,14 @@ pub(super) fn end(text: &str) -> Result<EndSpec, SpecError> {
         _ => return Err(SpecError::Kind(text.to_owned())),
     };
     let (mut policy, mut observe) = (Policy::default(), false);
+    let mut seen = Vec::new();
     for option in options.split('&').filter(|option| !option.is_empty()) {
         let wrong = |allowed| SpecError::Option { end: text.to_owned(), option: option.to_owned(), allowed };
         let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        if seen.contains(&key) {
+            return Err(SpecError::Twice { end: text.to_owned(), option: key.to_owned() });
+        }
+        seen.push(key);
         match (key, value) {
             ("observe", "") => observe = true,
             ("source", mac) => policy.source = Some(unicast(mac).ok_or_else(|| wrong(UNICAST))?),

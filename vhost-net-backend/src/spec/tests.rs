@@ -66,6 +66,35 @@ fn mistakes_are_named() {
     assert!(message("tap:a,af_xdp:eth0?mac=01:00:00:00:00:01").contains("unicast"));
     assert!(message("tap:a,af_xdp:eth0?vlan=4095").contains("1 to 4094"));
     assert!(message("tap:a,af_xdp:eth0?groups").contains("only with mac"));
+    assert_eq!(
+        message("tap:a?bytes=1&observe&bytes=2,tap:b"),
+        "option bytes of end \"tap:a?bytes=1&observe&bytes=2\" is there twice; each is allowed once"
+    );
+}
+
+#[test]
+fn no_link_has_one_end_twice() {
+    for (first, second) in [
+        ("tap:a", "tap:a?observe"),
+        ("af_xdp:eth0:0", "af_xdp:eth0:1"),
+        ("vhost-user:/s", "vhost-user:/s"),
+        ("vhost-user:/s", "vhost-user:/s?client"),
+    ] {
+        let link = format!("{first},{second}");
+        let end = first.trim_end_matches(":0");
+        let refused = link.parse::<LinkSpec>().unwrap_err().to_string();
+        assert_eq!(refused, format!("link {link:?} has {end} at both ends"));
+    }
+}
+
+#[test]
+fn ends_that_are_two_are_shown_as_two() {
+    for text in ["tap:a?netns=/a,tap:a?netns=/b", "tap:a,tap:a?netns=/b", "af_xdp:a?netns=/a,af_xdp:a"] {
+        let link: LinkSpec = text.parse().unwrap();
+        assert_eq!(link.to_string(), text);
+        let [first, second] = link.ends;
+        assert_ne!(first.to_string(), second.to_string());
+    }
 }
 
 #[test]
