@@ -120,7 +120,7 @@ impl Gate {
             if !fits {
                 return Verdict::TooMany;
             }
-            charge(&mut bytes, &mut packets, now, frame);
+            charge(&mut bytes, &mut packets, now, frame, pieces);
             Verdict::Pass
         });
         judged.collect()
@@ -136,14 +136,14 @@ impl Gate {
         drops: &Drops,
     ) -> usize {
         let mut done = 0;
-        for ((frame, _), verdict) in batch.iter().zip(verdicts) {
+        for ((frame, pieces), verdict) in batch.iter().zip(verdicts) {
             match verdict {
                 Verdict::Spoofed => drops.spoofed.add(1),
                 Verdict::TooMany => drops.rate_limit.add(1),
                 Verdict::TooManyPieces => drops.pieces.add(1),
                 Verdict::Pass if taken > 0 => {
                     taken -= 1;
-                    charge(&mut self.bytes, &mut self.packets, now, frame);
+                    charge(&mut self.bytes, &mut self.packets, now, frame, pieces);
                 }
                 Verdict::Pass => break,
             }
@@ -153,25 +153,51 @@ impl Gate {
     }
 }
 
-fn charge(bytes: &mut Option<Rate>, packets: &mut Option<Rate>, now: u64, frame: &Frame) {
+fn charge(
+    bytes: &mut Option<Rate>,
+    packets: &mut Option<Rate>,
+    now: u64,
+    frame: &Frame,
+    pieces: &[Readable<'_>],
+) {
     if let Some(rate) = bytes {
         rate.charge(now, frame.length.into());
     }
     if let Some(rate) = packets {
-        rate.charge(now, on_the_wire(frame));
+        rate.charge(now, on_the_wire(frame, pieces));
     }
 }
 
-/// How many frames it will be. Options of TCP are taken for data, so a last segment that is not full may be missed.
-fn on_the_wire(frame: &Frame) -> u64 {
+/// How many frames it will be. Options of TCP that a guest makes up for this look hide one of them at most.
+fn on_the_wire(frame: &Frame, pieces: &[Readable<'_>]) -> u64 {
     let Header { gso_type, gso_size, checksum_start, .. } = frame.header;
-    let transport = match gso_type {
+    let (start, size) = (u32::from(checksum_start), u32::from(gso_size).max(1));
+    let (transport, options) = match gso_type {
         gso::NONE => return 1,
-        gso::UDP => 8,
-        _ => 20,
+        gso::UDP => (8, 0),
+        _ => (TCP, (u32::from(byte_at(pieces, start + TCP_DATA_OFFSET) >> 4) * 4).saturating_sub(TCP)),
     };
-    let data = frame.length.saturating_sub(u32::from(checksum_start) + transport);
-    data.checked_div(gso_size.into()).unwrap_or(0).max(1).into()
+    let data = frame.length.saturating_sub(start + transport);
+    let count = data.saturating_sub(options).div_ceil(size);
+    count.max(data / size).max(1).into()
+}
+
+/// Bytes of a TCP header without options, and where in it its length is (RFC 9293, 3.1).
+const TCP: u32 = 20;
+const TCP_DATA_OFFSET: u32 = 12;
+
+/// A byte of a frame; 0 if it is shorter.
+fn byte_at(pieces: &[Readable<'_>], mut at: u32) -> u8 {
+    let mut byte = [0];
+    for piece in pieces {
+        if at < piece.len() {
+            piece.skip(at).read(&mut byte);
+            break;
+        }
+        at -= piece.len();
+    }
+    let [byte] = byte;
+    byte
 }
 
 /// Copies the Ethernet header; every frame has one.
@@ -203,21 +229,23 @@ fn with_head<'m>(head: &'m [u8; HEADER], pieces: &[Readable<'m>]) -> ArrayVec<Re
 /// A limit, as the time at which what has come so far would have come at the rate (generic cell rate algorithm).
 #[derive(Debug, Clone, Copy)]
 struct Rate {
-    /// Nanoseconds that one unit takes, times 2^16.
+    /// Nanoseconds that one unit takes, times 2^16. Rounded up: no more may come than the rate says.
     each: u64,
     /// How far ahead of its time a frame may come, in nanoseconds.
     tolerance: u64,
     /// When all that came is due, in nanoseconds.
     due: u64,
+    /// What of that is less than a nanosecond, times 2^16.
+    part: u64,
 }
 
 impl Rate {
     /// A limit of `rate` units a second; `largest` units always pass after a pause.
     fn new(rate: NonZeroU64, largest: u64) -> Self {
-        let each = (1_000_000_000_u64 << 16) / rate;
+        let each = (1_000_000_000_u64 << 16).div_ceil(rate.get());
         let burst = u64::try_from(BURST.as_nanos()).unwrap_or(u64::MAX);
         let one = each.saturating_mul(largest) >> 16;
-        Self { each, tolerance: burst.saturating_sub(one), due: 0 }
+        Self { each, tolerance: burst.saturating_sub(one), due: 0, part: 0 }
     }
 
     fn allows(&self, now: u64) -> bool {
@@ -225,7 +253,8 @@ impl Rate {
     }
 
     fn charge(&mut self, now: u64, units: u64) {
-        self.due = self.due.max(now).saturating_add(self.each.saturating_mul(units) >> 16);
+        let time = self.each.saturating_mul(units).saturating_add(self.part);
+        (self.due, self.part) = (self.due.max(now).saturating_add(time >> 16), time & 0xffff);
     }
 }
 

@@ -151,15 +151,26 @@ fn large(bytes: &[u8], size: u16) -> Batch<'_> {
 #[test]
 fn a_frame_to_be_cut_up_counts_as_the_frames_that_it_becomes() {
     let count = |payload: usize, size: u16| {
-        let bytes = frame(OWN, 14 + 20 + 32 + payload);
+        let mut bytes = frame(OWN, 14 + 20 + 32 + payload);
+        bytes[14 + 20 + 12] = 0x80;
         let batch = large(&bytes, size);
-        let (frame, _) = batch.iter().next().unwrap();
-        on_the_wire(frame)
+        let (frame, pieces) = batch.iter().next().unwrap();
+        on_the_wire(frame, pieces)
     };
-    assert_eq!((count(20_000, 1000), count(20_999, 1000)), (20, 21));
-    assert_eq!((count(1, 1448), count(60_000, 1)), (1, 60_012));
+    assert_eq!((count(20_000, 1000), count(20_001, 1000), count(20_999, 1000)), (20, 21, 21));
+    assert_eq!((count(1, 1448), count(1448, 1448), count(1449, 1448)), (1, 1, 2));
+    // Segments that are smaller than the options: as if those were data.
+    assert_eq!(count(60_000, 1), 60_012);
     let plain = [frame(OWN, 1514)];
-    assert_eq!(on_the_wire(batch(&plain, 0).iter().next().unwrap().0), 1);
+    let plain_batch = batch(&plain, 0);
+    let (first, pieces) = plain_batch.iter().next().unwrap();
+    assert_eq!(on_the_wire(first, pieces), 1);
+    // A header that says it is all options hides one of two.
+    let mut bytes = frame(OWN, 14 + 20 + 20 + 1999);
+    bytes[14 + 20 + 12] = 0xf0;
+    let lying = large(&bytes, 1000);
+    let (first, pieces) = lying.iter().next().unwrap();
+    assert_eq!(on_the_wire(first, pieces), 2);
     // 100 a second, of which 5 at once: behind one that becomes 20, others wait.
     let bytes = frame(OWN, 14 + 20 + 32 + 20_000);
     let (mut gate, drops) = (gate(None, 0, 100), Drops::default());
@@ -171,6 +182,28 @@ fn a_frame_to_be_cut_up_counts_as_the_frames_that_it_becomes() {
 #[test]
 fn a_rate_beyond_all_wires_never_limits() {
     let mut rate = Rate::new(NonZeroU64::MAX, 1);
-    rate.charge(0, u64::MAX);
+    for _ in 0..1000 {
+        rate.charge(0, MAX_FRAME.into());
+    }
     assert!(rate.allows(0));
+}
+
+#[test]
+fn no_more_pass_in_the_long_run_than_a_rate_says_however_fast() {
+    // Frames of one unit, and of 64 bytes: by rates whose units do not take whole nanoseconds.
+    for (rate, units) in [
+        (3, 1),
+        (7_000_000, 1),
+        (148_800_000, 1),
+        (300_000_000, 1),
+        (1_250_000_000, 64),
+        (12_500_000_000, 64),
+    ] {
+        let mut limit = Rate::new(NonZeroU64::new(rate).unwrap(), 1);
+        let count = 100_000;
+        (0..count).for_each(|_| limit.charge(0, units));
+        let exact = u128::from(count * units) * 1_000_000_000 / u128::from(rate);
+        let due = u128::from(limit.due);
+        assert!(due + 1 >= exact && due <= exact + exact / 4096 + 1, "{rate}: {due} for {exact}");
+    }
 }
