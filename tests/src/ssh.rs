@@ -50,6 +50,9 @@ impl SshKey {
             "UserKnownHostsFile=/dev/null",
             "LogLevel=ERROR",
             "ConnectTimeout=30",
+            // A guest that answers nothing for two minutes ends the login, and not the whole test's time.
+            "ServerAliveInterval=30",
+            "ServerAliveCountMax=4",
         ] {
             ssh.args(["-o", option]);
         }
