@@ -35,6 +35,7 @@ mod vhost_af_xdp;
 mod vhost_cni;
 mod vhost_control;
 mod vhost_guests;
+mod vhost_pairs;
 mod vhost_privileges;
 mod vhost_qemu;
 mod vhost_qemu_offloads;

@@ -25,7 +25,7 @@ const EXPERIMENT: [u8; 2] = [0x88, 0xb5];
 const HEADER: usize = tap::VNET_HEADER_LENGTH as usize;
 
 /// A frame to `to`, recognised by its label.
-fn frame(label: u8, to: [u8; 6], vlan: Option<u16>) -> Vec<u8> {
+pub(crate) fn frame(label: u8, to: [u8; 6], vlan: Option<u16>) -> Vec<u8> {
     let mut bytes = [to.as_slice(), &[2, 0, 0, 0, 0, 9]].concat();
     if let Some(id) = vlan {
         bytes.extend([0x81, 0x00]);
@@ -74,8 +74,8 @@ impl Wire {
     }
 
     /// The next of our frames within 20 ms.
-    fn next(&self) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; 2048];
+    pub(crate) fn next(&self) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; 9216];
         let mut fds = [PollFd::new(self.0[0].as_fd(), PollFlags::POLLIN)];
         while poll(&mut fds, PollTimeout::from(20_u8)).unwrap() > 0 {
             let length = self.0[0].file().read(&mut bytes).unwrap();
@@ -274,4 +274,43 @@ fn a_nic_whose_driver_has_no_xdp_is_used_in_generic_mode() {
     bench.guest.send(0, &frame(2, OTHER, None));
     let arrived = eventually("the frame is on the wire", LIMIT, || bench.nic.next());
     assert_eq!(arrived, frame(2, OTHER, None));
+}
+
+#[test]
+fn frames_are_received_and_sent_as_long_as_the_guide_says() {
+    let bench = Bench::new(1);
+    for interface in ["nic", "host", "guest", "guest-look", "tap0"] {
+        sh(&format!("ip link set {interface} mtu 9000"));
+    }
+    let (_backend, _) = start("af_xdp:nic");
+    let long = |label: u8, length: usize| {
+        let mut bytes = frame(label, GUEST, None);
+        bytes.resize(length, 0x5a);
+        bytes
+    };
+    // What is too long is lost, and those behind it are not.
+    for (label, lengths) in [(1, [3841, 3840]), (3, [9000, 60])] {
+        let [lost, whole] = [long(label, lengths[0]), long(label + 1, lengths[1])];
+        bench.nic.send(0, &lost);
+        bench.nic.send(0, &whole);
+        let arrived = eventually("the frame is at the guest", LIMIT, || bench.guest.next());
+        assert!(
+            arrived == whole,
+            "{} bytes, labelled {:?}",
+            arrived.len(),
+            super::vhost_steering::label(&arrived)
+        );
+    }
+    for (label, lengths) in [(5, [4097, 4096]), (7, [9000, 60])] {
+        let [lost, whole] = [long(label, lengths[0]), long(label + 1, lengths[1])];
+        bench.guest.send(0, &lost);
+        bench.guest.send(0, &whole);
+        let arrived = eventually("the frame is on the wire", LIMIT, || bench.nic.next());
+        assert!(
+            arrived == whole,
+            "{} bytes, labelled {:?}",
+            arrived.len(),
+            super::vhost_steering::label(&arrived)
+        );
+    }
 }
