@@ -113,6 +113,8 @@ impl Link {
 
     /// Copies frames to a capture from now on, until that ends.
     pub fn capture(&mut self, mirror: Mirror) {
+        // On a quiet link nothing else finds out that a capture has ended.
+        self.mirrors.retain(Mirror::is_viewed);
         self.mirrors.push(mirror);
     }
 

@@ -77,6 +77,11 @@ pub fn mirror(snap: usize) -> (Mirror, Viewer) {
 }
 
 impl Mirror {
+    /// Whether there is still a viewer.
+    pub(crate) fn is_viewed(&self) -> bool {
+        Arc::strong_count(&self.missed) > 1
+    }
+
     /// Copies the first `taken` frames of a batch from `side`; says whether anybody still looks.
     pub(crate) fn copy(&mut self, side: usize, batch: &Batch<'_>, taken: usize) -> bool {
         let time = SystemTime::now();
@@ -106,7 +111,7 @@ impl Mirror {
 }
 
 impl Viewer {
-    /// The next frame, or that there was none for `wait`.
+    /// The next frame, or that there was none for `wait`; a time of 0 is only a look.
     pub fn next(&self, wait: Duration) -> Seen {
         match self.filled.recv_timeout(wait) {
             Ok(record) => Seen::Frame(record),
@@ -124,5 +129,18 @@ impl Viewer {
     /// Frames that the capture missed.
     pub fn missed(&self) -> u64 {
         self.missed.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mirror_knows_without_a_frame_that_nobody_looks_any_more() {
+        let (mirror, viewer) = mirror(64);
+        assert!(mirror.is_viewed());
+        drop(viewer);
+        assert!(!mirror.is_viewed());
     }
 }
