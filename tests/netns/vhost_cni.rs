@@ -230,6 +230,42 @@ fn gc_ends_what_belongs_to_no_attachment_of_its_network() {
 }
 
 #[test]
+fn gc_ends_what_a_daemon_remembers_and_cannot_have_again() {
+    let mut node = Node::new();
+    let socket = node.add();
+    node.daemon.child().kill().unwrap();
+    node.daemon.child().wait().unwrap();
+    // The pod goes while the daemon is away.
+    drop(node.pod.take());
+    node.daemon = daemon();
+    let lost = links();
+    assert_eq!((lost.len(), &lost[0]["ends"][1]["running"]), (1, &json!(false)));
+    assert!(lost[0]["error"].as_str().unwrap().contains("network namespace"), "{lost:?}");
+    assert!(socket.exists(), "a killed daemon leaves it");
+    node.plugin.clone().with("cni.dev/valid-attachments", json!([])).call("GC").success();
+    std::fs::remove_file(DEVICE_INFO).unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[test]
+fn gc_removes_what_an_add_left_that_never_got_a_link() {
+    let node = Node::new();
+    let crashed = node.plugin.clone().var("GUESTWIRE_CRASH_AFTER", "2").call("ADD");
+    assert!(crashed.code.is_none());
+    let files = || std::fs::read_dir("/run/guestwire/vhost").unwrap().count();
+    assert_eq!((files(), links().len()), (1, 0), "only a note");
+    let gc = |network: &str, valid: Value| {
+        let plugin = node.plugin.clone().with("name", json!(network));
+        plugin.with("cni.dev/valid-attachments", valid).call("GC").success();
+        files()
+    };
+    assert_eq!(gc("other", json!([])), 1);
+    assert_eq!(gc("net", json!([{"containerID": "c1", "ifname": "net1"}])), 1);
+    assert_eq!(gc("net", json!([])), 0);
+    node.assert_nothing_is_left();
+}
+
+#[test]
 fn a_killed_daemon_comes_back_with_its_links() {
     let mut node = Node::new();
     let directory = tempfile::tempdir().unwrap();

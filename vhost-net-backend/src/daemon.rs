@@ -97,11 +97,23 @@ pub struct LinkReport {
     pub counters: Arc<LinkCounters>,
 }
 
+/// A link that is to be there and is not.
+#[derive(Debug, Clone)]
+pub struct LostLink {
+    /// Its name. A link without one that is added gets another.
+    pub name: LinkName,
+    /// As it was asked for.
+    pub spec: LinkSpec,
+    /// Why it is not.
+    pub reason: String,
+}
+
 /// Workers and the links they run.
 #[derive(Debug)]
 pub struct Daemon {
     workers: Vec<(Worker, Option<usize>)>,
     links: Vec<Running>,
+    lost: Vec<LostLink>,
     observer: Observer,
     next_id: u64,
 }
@@ -117,7 +129,7 @@ impl Daemon {
         let start = |core| Worker::start(core).map(|worker| (worker, core)).map_err(DaemonError::Worker);
         let workers = places.into_iter().map(start).collect::<Result<_, _>>()?;
         let observer = Observer::start().map_err(DaemonError::Observer)?;
-        Ok(Self { workers, links: Vec::new(), observer, next_id: 0 })
+        Ok(Self { workers, links: Vec::new(), lost: Vec::new(), observer, next_id: 0 })
     }
 
     /// Adds a link, to the worker that has fewest; says what it is called.
@@ -158,7 +170,21 @@ impl Daemon {
             return Err(error.into());
         }
         self.links.push(running);
+        self.lost.retain(|lost| lost.name != name);
         Ok(name)
+    }
+
+    /// Keeps a link's name for it, and tells of it, until it is added or removed. One that runs is not lost.
+    pub fn lose(&mut self, link: LostLink) {
+        self.lost.retain(|lost| lost.name != link.name);
+        if self.place(&link.name).is_err() {
+            self.lost.push(link);
+        }
+    }
+
+    /// Links that are to be there and are not.
+    pub fn lost(&self) -> &[LostLink] {
+        &self.lost
     }
 
     /// Ends a link.
@@ -166,6 +192,7 @@ impl Daemon {
     /// # Errors
     /// [`DaemonError::NoSuchLink`].
     pub fn remove(&mut self, name: &LinkName) -> Result<(), DaemonError> {
+        self.lost.retain(|lost| lost.name != *name);
         let place = self.place(name)?;
         let running = self.links.remove(place);
         self.retire(vec![running]);
@@ -221,14 +248,15 @@ impl Daemon {
 
     fn name_for(&self, spec: &LinkSpec) -> Result<LinkName, DaemonError> {
         let taken = |name: &LinkName| self.links.iter().any(|link| link.name == *name);
+        let lost = |name: &LinkName| self.lost.iter().any(|link| link.name == *name);
         match &spec.name {
             Some(name) if taken(name) => Err(DaemonError::Exists(name.clone())),
             Some(name) => Ok(name.clone()),
             None => {
                 // One more than there are links is always free.
-                let numbered =
-                    (0..=self.links.len()).filter_map(|number| format!("link{number}").parse().ok());
-                numbered.into_iter().find(|name| !taken(name)).ok_or_else(|| Stopped.into())
+                let numbered = (0..=self.links.len() + self.lost.len())
+                    .filter_map(|number| format!("link{number}").parse().ok());
+                numbered.into_iter().find(|name| !taken(name) && !lost(name)).ok_or_else(|| Stopped.into())
             }
         }
     }

@@ -90,6 +90,8 @@ fn serve(config: &Config) -> anyhow::Result<()> {
             .with_context(|| format!("serve metrics at {address}"))
     });
     let pages = pages.transpose()?;
+    // Names of links that are remembered are not for others.
+    shared.expect()?;
     for link in links {
         let name = shared.daemon().add(link).with_context(|| format!("link {link}"))?;
         tracing::info!(%name, %link, "added");

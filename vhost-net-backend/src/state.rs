@@ -1,7 +1,7 @@
 //! Links that were added at run time, remembered across restarts: one file each, `<directory>/<name>.json`.
 //!
-//! A file is written before its link is added and removed after the link is, so that a daemon that was killed in
-//! between comes back with too much rather than too little, and the removal can be asked for again.
+//! A file is written before it is answered that its link was added, and removed after the link is, so that a daemon that
+//! was killed comes back with all that it said it has, and a removal in which it was killed can be asked for again.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

@@ -130,6 +130,9 @@ pub struct LinkInfo {
     pub core: Option<usize>,
     /// Its ends.
     pub ends: [EndInfo; 2],
+    /// Why it is not there: it is remembered, and could not be added again after a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// An end of a link.

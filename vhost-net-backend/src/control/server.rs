@@ -5,8 +5,8 @@ use std::io::{self, BufWriter, Read as _, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,7 +15,7 @@ use super::message::{
     AddressInfo, Answer, Command, DirectionStats, Done, EndInfo, ErrorCode, LinkInfo, LinkStats, MAX_REQUEST,
     Outcome, Request, VERSION,
 };
-use crate::daemon::{Daemon, DaemonError, LinkReport};
+use crate::daemon::{Daemon, DaemonError, LinkReport, LostLink};
 use crate::frame::MAX_FRAME;
 use crate::listener::{Acceptor, Listener, SocketError};
 use crate::mirror::{Seen, Viewer};
@@ -24,8 +24,10 @@ use crate::pcap;
 use crate::spec::{LinkName, LinkSpec};
 use crate::state::{State, StateError};
 
-/// Connections at once.
-const CONNECTIONS: usize = 32;
+/// Requests at once. The next waits until one of them is answered, which takes twice [`PATIENCE`] at most.
+const REQUESTS: usize = 32;
+/// Captures at once, beside those: they last as long as their clients like.
+const CAPTURES: usize = 16;
 /// How long a client may take to say what it wants, and to take its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a capture looks whether anybody still reads it.
@@ -36,7 +38,40 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Shared {
     daemon: Mutex<Daemon>,
     state: Option<State>,
-    connections: AtomicUsize,
+    requests: Places,
+    captures: Places,
+}
+
+/// So many at once.
+#[derive(Debug)]
+struct Places {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// One of them, until dropped.
+struct Place<'p>(&'p Places);
+
+impl Places {
+    fn new(count: usize) -> Self {
+        Self { free: Mutex::new(count), freed: Condvar::new() }
+    }
+
+    /// One that is free within that time.
+    fn take(&self, patience: Duration) -> Option<Place<'_>> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.freed.wait_timeout_while(free, patience, |free| *free == 0);
+        let (mut free, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *free = free.checked_sub(1)?;
+        Some(Place(self))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
+    }
 }
 
 /// What went wrong with a request.
@@ -52,6 +87,8 @@ enum RequestError {
     Daemon(#[from] DaemonError),
     #[error("cannot remember the link")]
     State(#[from] StateError),
+    #[error("there are {CAPTURES} captures already")]
+    Captures,
 }
 
 impl RequestError {
@@ -61,15 +98,23 @@ impl RequestError {
             Self::Version(_) => ErrorCode::Version,
             Self::Daemon(DaemonError::Exists(_)) => ErrorCode::Exists,
             Self::Daemon(DaemonError::NoSuchLink(_)) => ErrorCode::NoSuchLink,
-            Self::Daemon(_) | Self::State(_) => ErrorCode::Failed,
+            Self::Daemon(_) | Self::State(_) | Self::Captures => ErrorCode::Failed,
         }
     }
+}
+
+/// Frames to send.
+struct Capture<'s> {
+    viewer: Viewer,
+    snap: u32,
+    _place: Place<'s>,
 }
 
 impl Shared {
     /// Shares a daemon.
     pub fn new(daemon: Daemon, state: Option<State>) -> Arc<Self> {
-        Arc::new(Self { daemon: Mutex::new(daemon), state, connections: AtomicUsize::new(0) })
+        let (requests, captures) = (Places::new(REQUESTS), Places::new(CAPTURES));
+        Arc::new(Self { daemon: Mutex::new(daemon), state, requests, captures })
     }
 
     /// The daemon, while nobody else changes it.
@@ -77,19 +122,45 @@ impl Shared {
         self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keeps the names of what was added before the daemon ended, for [`restore`](Self::restore).
+    pub fn expect(&self) -> Result<(), StateError> {
+        let Some(state) = &self.state else { return Ok(()) };
+        state.load()?.into_iter().for_each(|link| self.lose(link, "it is still to be added".to_owned()));
+        Ok(())
+    }
+
     /// Adds what was added before the daemon ended. What cannot be is logged, and stays remembered until it is removed.
     pub fn restore(&self) -> Result<(), StateError> {
         let Some(state) = &self.state else { return Ok(()) };
         for link in state.load()? {
-            match self.daemon().add(&link) {
+            let added = self.daemon().add(&link);
+            match added {
                 Ok(name) => tracing::info!(%name, %link, "added again"),
                 Err(error) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::error!(%link, error, "cannot be added again");
+                    let reason = telemetry::chain(&error).to_string();
+                    tracing::error!(%link, reason, "cannot be added again");
+                    self.lose(link, reason);
                 }
             }
         }
         Ok(())
+    }
+
+    fn lose(&self, spec: LinkSpec, reason: String) {
+        if let Some(name) = spec.name.clone() {
+            self.daemon().lose(LostLink { name, spec, reason });
+        }
+    }
+
+    /// Links that run, then those that are to and do not; all, or one.
+    fn list(&self, wanted: Option<&LinkName>) -> Vec<LinkInfo> {
+        let daemon = self.daemon();
+        let running = match wanted {
+            None => daemon.report(),
+            Some(name) => daemon.report_one(name).into_iter().collect(),
+        };
+        let lost = daemon.lost().iter().filter(|lost| wanted.is_none_or(|name| lost.name == *name));
+        running.iter().map(info).chain(lost.map(lost_info)).collect()
     }
 
     fn add(&self, name: Option<LinkName>, ends: &str) -> Result<Done, RequestError> {
@@ -131,7 +202,7 @@ impl Shared {
     }
 
     /// Does what was asked for; frames to send after the answer, if any.
-    fn carry_out(&self, line: &[u8]) -> Result<(Done, Option<(Viewer, u32)>), RequestError> {
+    fn carry_out(&self, line: &[u8]) -> Result<(Done, Option<Capture<'_>>), RequestError> {
         #[derive(serde::Deserialize)]
         struct Version {
             version: u32,
@@ -144,15 +215,13 @@ impl Shared {
         let done = match command {
             Command::Add { name, ends } => self.add(name, &ends)?,
             Command::Remove { name } => self.remove(name)?,
-            Command::List { name: None } => Done::Links(self.daemon().report().iter().map(info).collect()),
-            Command::List { name: Some(name) } => {
-                Done::Links(self.daemon().report_one(&name).iter().map(info).collect())
-            }
+            Command::List { name } => Done::Links(self.list(name.as_ref())),
             Command::Stats { name } => self.stats(name)?,
             Command::Capture { name, snap } => {
                 let snap = snap.unwrap_or(MAX_FRAME).min(MAX_FRAME);
+                let place = self.captures.take(Duration::ZERO).ok_or(RequestError::Captures)?;
                 let viewer = self.daemon().capture(&name, snap as usize)?;
-                return Ok((Done::Capturing(name), Some((viewer, snap))));
+                return Ok((Done::Capturing(name), Some(Capture { viewer, snap, _place: place })));
             }
         };
         Ok((done, None))
@@ -179,26 +248,28 @@ impl Server {
     }
 }
 
+/// Serves a connection in a thread of its own. Waits for a place in this one, so that others wait in the socket's queue.
 fn accept(shared: &Arc<Shared>, stream: UnixStream) {
-    if shared.connections.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS {
-        shared.connections.fetch_sub(1, Ordering::AcqRel);
-        tracing::warn!("too many control connections at once: one is refused");
-        return;
-    }
     let for_thread = Arc::clone(shared);
+    let (taken, has_place) = sync_channel(1);
     let serve = move || {
-        if let Err(error) = connection(&for_thread, &stream) {
+        let place = for_thread.requests.take(2 * PATIENCE);
+        let _heard = taken.send(());
+        let Some(place) = place else {
+            tracing::warn!("too many control connections at once: one is refused");
+            return;
+        };
+        if let Err(error) = connection(&for_thread, &stream, place) {
             tracing::debug!(%error, "control connection");
         }
-        for_thread.connections.fetch_sub(1, Ordering::AcqRel);
     };
-    if let Err(error) = std::thread::Builder::new().name("control-client".to_owned()).spawn(serve) {
-        shared.connections.fetch_sub(1, Ordering::AcqRel);
-        tracing::error!(%error, "cannot start a thread for a control connection");
+    match std::thread::Builder::new().name("control-client".to_owned()).spawn(serve) {
+        Ok(_) => drop(has_place.recv()),
+        Err(error) => tracing::error!(%error, "cannot start a thread for a control connection"),
     }
 }
 
-fn connection(shared: &Shared, stream: &UnixStream) -> io::Result<()> {
+fn connection(shared: &Shared, stream: &UnixStream, place: Place<'_>) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let line = request(stream)?;
@@ -212,8 +283,9 @@ fn connection(shared: &Shared, stream: &UnixStream) -> io::Result<()> {
     serde_json::to_writer(&mut to, &Answer { version: VERSION, outcome })?;
     to.write_all(b"\n")?;
     to.flush()?;
+    drop(place);
     match frames {
-        Some((viewer, snap)) => capture(&viewer, snap, &mut to, stream),
+        Some(Capture { viewer, snap, .. }) => capture(&viewer, snap, &mut to, stream),
         None => Ok(()),
     }
 }
@@ -251,18 +323,21 @@ fn capture(viewer: &Viewer, snap: u32, to: &mut impl Write, stream: &UnixStream)
 }
 
 fn frames(viewer: &Viewer, to: &mut impl Write, stream: &UnixStream) -> io::Result<()> {
+    let mut wait = LOOK;
     loop {
-        match viewer.next(LOOK) {
+        match viewer.next(wait) {
             Seen::Frame(record) => {
                 pcap::frame(to, &record)?;
                 viewer.give_back(record);
+                wait = Duration::ZERO;
             }
-            // Nothing more is coming for now.
+            // Nothing more is there for now: what was written is to be seen.
             Seen::Nothing => {
                 to.flush()?;
                 if hung_up(stream)? {
                     return Ok(());
                 }
+                wait = LOOK;
             }
             Seen::End => return to.flush(),
         }
@@ -282,7 +357,17 @@ fn info(report: &LinkReport) -> LinkInfo {
         running: running[side],
         addresses: addresses[side].iter().map(address).collect(),
     };
-    LinkInfo { name: name.clone(), core: *core, ends: [end(0), end(1)] }
+    LinkInfo { name: name.clone(), core: *core, ends: [end(0), end(1)], error: None }
+}
+
+fn lost_info(lost: &LostLink) -> LinkInfo {
+    let LostLink { name, spec, reason } = lost;
+    let ends = spec.ends.each_ref().map(|end| EndInfo {
+        end: end.text.clone(),
+        running: false,
+        addresses: Vec::new(),
+    });
+    LinkInfo { name: name.clone(), core: None, ends, error: Some(reason.clone()) }
 }
 
 fn address(observed: &Observed) -> AddressInfo {

@@ -31,6 +31,7 @@ impl Controlled {
         sigbus::install().unwrap();
         let state = State::open(directory.path().join("state")).unwrap();
         let shared = Shared::new(Daemon::start(None).unwrap(), Some(state));
+        shared.expect().unwrap();
         shared.restore().unwrap();
         let server = Server::start(&directory.path().join("run/control"), Arc::clone(&shared)).unwrap();
         Self { directory, shared, server: Some(server) }
@@ -135,12 +136,115 @@ fn links_that_were_added_come_back_after_a_restart_and_removed_ones_do_not() {
     .unwrap();
     let before = controlled.links();
     let controlled = Controlled::in_directory(controlled.stop());
-    assert_eq!(controlled.links(), before);
+    let mut links = controlled.links();
+    let lost = links.pop().unwrap();
+    assert_eq!(links, before);
+    assert_eq!((lost.name.as_str(), lost.core), ("lost", None));
+    assert_eq!(
+        lost.ends.map(|end| (end.end, end.running)),
+        ["tap:no-such-tap", "vhost-user:/no/such/folder"].map(|end| (end.to_owned(), false))
+    );
+    assert!(lost.error.unwrap().contains("there is no tap no-such-tap"));
+    let named = |name: &str| controlled.ask(Command::List { name: Some(name.parse().unwrap()) }).unwrap();
+    assert!(matches!(named("lost"), Done::Links(links) if links.len() == 1));
+    assert!(matches!(named("gone"), Done::Links(links) if links.is_empty()));
     let (mut alice, mut bob) = controlled.vms("kept");
     alice.send(1);
     bob.expect(1);
     controlled.ask(Command::Remove { name: "lost".parse().unwrap() }).unwrap();
     assert!(!controlled.path("state/lost.json").exists());
+    assert_eq!(controlled.links().len(), 1);
+    assert_eq!(
+        code(controlled.ask(Command::Remove { name: "lost".parse().unwrap() })),
+        Some(ErrorCode::NoSuchLink)
+    );
+}
+
+#[test]
+fn a_link_without_a_name_gets_none_that_is_remembered() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("state")).unwrap();
+    let file = directory.path().join("state/link0.json");
+    let text = r#"{"version":1,"ends":"tap:no-such-tap,vhost-user:/no/such/folder"}"#;
+    std::fs::write(&file, text).unwrap();
+    // One of the configuration's, which is there before those that are remembered.
+    let state = State::open(directory.path().join("state")).unwrap();
+    let shared = Shared::new(Daemon::start(None).unwrap(), Some(state));
+    shared.expect().unwrap();
+    let ends = |one: &str, other: &str| {
+        let end = |name: &str| format!("vhost-user:{}", directory.path().join(name).display());
+        format!("{},{}", end(one), end(other))
+    };
+    let name = shared.daemon().add(&ends("a", "b").parse().unwrap()).unwrap();
+    assert_eq!(name.as_str(), "link1");
+    shared.restore().unwrap();
+    let name = shared.daemon().add(&ends("c", "d").parse().unwrap()).unwrap();
+    assert_eq!((name.as_str(), std::fs::read_to_string(&file).unwrap().as_str()), ("link2", text));
+    // By its own name it is as before, or another.
+    let own = format!("link0={}", ends("e", "f"));
+    assert_eq!(shared.daemon().add(&own.parse().unwrap()).unwrap().as_str(), "link0");
+    assert!(shared.daemon().lost().is_empty());
+    shared.daemon().stop();
+}
+
+#[test]
+fn many_clients_at_once_are_all_answered() {
+    let controlled = Controlled::new();
+    controlled.add("one", "").unwrap();
+    // Nobody is answered as long as somebody else has the daemon.
+    let held = controlled.shared.daemon();
+    std::thread::scope(|scope| {
+        let asked: Vec<_> =
+            (0..100).map(|_| scope.spawn(|| controlled.ask(Command::List { name: None }))).collect();
+        std::thread::sleep(Duration::from_millis(500));
+        drop(held);
+        for client in asked {
+            assert!(matches!(client.join().unwrap(), Ok(Done::Links(links)) if links.len() == 1));
+        }
+    });
+}
+
+#[test]
+fn captures_leave_room_for_other_requests() {
+    let controlled = Controlled::new();
+    controlled.add("one", "").unwrap();
+    let capture = || {
+        let capture = Command::Capture { name: "one".parse().unwrap(), snap: Some(80) };
+        ask(&controlled.path("run/control"), capture)
+    };
+    let mut captures: Vec<_> = (0..16).map(|_| capture().unwrap()).collect();
+    let refused = capture().unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.to_string()),
+        (Some(ErrorCode::Failed), "there are 16 captures already".to_owned())
+    );
+    assert_eq!(controlled.links().len(), 1);
+    // The end of one is noticed on a quiet link, too.
+    captures.pop();
+    let until = Instant::now() + Duration::from_secs(10);
+    while capture().is_err() {
+        assert!(Instant::now() < until, "no capture is possible any more");
+    }
+}
+
+#[test]
+fn frames_that_come_now_and_then_are_captured_as_they_come() {
+    let controlled = Controlled::new();
+    controlled.add("one", "").unwrap();
+    let (mut alice, mut bob) = controlled.vms("one");
+    let capture = Command::Capture { name: "one".parse().unwrap(), snap: None };
+    let (_, mut stream) = ask(&controlled.path("run/control"), capture).unwrap();
+    stream.read_exact(&mut [0; 24]).unwrap();
+    stream.get_ref().set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    // Never quiet for as long as a capture waits; all together less than its buffer holds.
+    for seed in 0..40 {
+        alice.send(seed);
+        bob.expect(seed);
+        if stream.read(&mut [0; 116]).is_ok_and(|count| count > 0) {
+            return;
+        }
+    }
+    panic!("40 frames went by, and none was captured");
 }
 
 #[test]

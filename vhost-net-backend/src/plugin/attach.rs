@@ -76,25 +76,35 @@ pub(super) fn del(config: &Config, name: &Name) -> Result<(), PluginError> {
     Ok(())
 }
 
-/// Ends every link of the network that belongs to no valid attachment.
+/// Ends every link of the network that belongs to no valid attachment, and removes what an ADD has left that never got one.
 pub(super) fn gc(config: &Config, network: &str, valid: &[Name]) -> Result<(), PluginError> {
     let prefix = Name::prefix(network);
     let (Done::Links(links), _) = ask(&config.control, Command::List { name: None })? else {
         return Err(PluginError::Answer);
     };
-    let mut failed = None;
+    let is_left = |name: &str| name.starts_with(&prefix) && valid.iter().all(|valid| valid.as_str() != name);
+    let (mut failed, mut kept) = (None, Vec::new());
     for link in links {
         let name = link.name.as_str();
-        if !name.starts_with(&prefix) || valid.iter().any(|valid| valid.as_str() == name) {
+        if !is_left(name) {
             continue;
         }
         tracing::info!(name, "ending a link that belongs to nobody");
         let ended = Name::of_link(&link.name);
         match ask(&config.control, Command::Remove { name: link.name }) {
             Ok(_) | Err(ClientError::Refused { code: ErrorCode::NoSuchLink, .. }) => forget(config, &ended)?,
-            Err(error) => failed = failed.or(Some(error)),
+            Err(error) => {
+                kept.push(ended);
+                failed = failed.or(Some(error));
+            }
         }
         cni::mutated("link removed");
+    }
+    for name in notes(config) {
+        if is_left(name.as_str()) && !kept.contains(&name) {
+            forget(config, &name)?;
+            cni::mutated("note removed");
+        }
     }
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
@@ -109,6 +119,12 @@ fn note(path: &Path) -> Result<bool, PluginError> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(source) => Err(PluginError::File { path: path.to_owned(), source }),
     }
+}
+
+/// The links that there are notes of. None without a folder.
+fn notes(config: &Config) -> Vec<Name> {
+    let files = std::fs::read_dir(&config.sockets).into_iter().flatten().flatten();
+    files.filter_map(|file| Name::of_note(&file.path())).collect()
 }
 
 /// Removes what is left of a link that has ended: its note, and the socket that a daemon left which was killed.

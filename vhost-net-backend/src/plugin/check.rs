@@ -8,7 +8,7 @@ use super::config::Config;
 use super::error::PluginError;
 use super::link::Name;
 use crate::control::client::ask;
-use crate::control::message::{Command, Done};
+use crate::control::message::{Command, Done, LinkInfo};
 
 /// Compares the link with what ADD asked for; fails with the first difference.
 pub(super) fn check(config: &Config, request: &Request) -> Result<(), PluginError> {
@@ -18,7 +18,7 @@ pub(super) fn check(config: &Config, request: &Request) -> Result<(), PluginErro
     let socket = name.socket(config);
     let nic = attach::interface(netns, &attachment.if_name)?;
     let wanted = attach::ends(config, &socket, &attachment.if_name, &nic, netns)?;
-    let (Done::Links(links), _) = ask(&config.control, Command::List { name: None })? else {
+    let (Done::Links(links), _) = ask(&config.control, Command::List { name: Some(name.link()?) })? else {
         return Err(PluginError::Answer);
     };
     let differs = |what: &str, found: &str, expected: &str| PluginError::Differs {
@@ -28,7 +28,11 @@ pub(super) fn check(config: &Config, request: &Request) -> Result<(), PluginErro
     };
     let what = format!("link {}", name.as_str());
     let link = links.iter().find(|link| link.name.as_str() == name.as_str());
-    let [guest, device] = &link.ok_or_else(|| differs(&what, "absent", "present"))?.ends;
+    let LinkInfo { ends: [guest, device], error, .. } =
+        link.ok_or_else(|| differs(&what, "absent", "present"))?;
+    if let Some(error) = error {
+        return Err(differs(&what, error, "running"));
+    }
     let found = format!("{},{}", guest.end, device.end);
     if found != wanted {
         return Err(differs(&what, &found, &wanted));

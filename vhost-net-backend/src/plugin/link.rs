@@ -43,6 +43,12 @@ impl Name {
         Self(link.as_str().to_owned())
     }
 
+    /// The link that a file in the folder for sockets is a note of.
+    pub(super) fn of_note(file: &Path) -> Option<Self> {
+        let name = file.file_name()?.to_str()?.strip_suffix(".asked")?;
+        Some(Self(name.to_owned()))
+    }
+
     /// The file that is there from before the daemon is asked for the link until the link has ended.
     pub(super) fn note(&self, config: &Config) -> PathBuf {
         config.sockets.join(format!("{}.asked", self.0))
