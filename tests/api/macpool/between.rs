@@ -93,10 +93,18 @@ impl Between {
 
     /// Waits until so many requests that begin like this, and go on with `what`, have come.
     pub(super) fn await_asked(&self, method: &str, what: &str, count: usize) {
-        eventually("it asks", PATIENCE, || {
-            let state = self.shared.state.lock().unwrap();
-            (matching(&state.asked, method, what).count() >= count).then_some(())
-        });
+        eventually("it asks", PATIENCE, || (self.asked(method, what) >= count).then_some(()));
+    }
+
+    /// How many such requests have come.
+    pub(super) fn asked(&self, method: &str, what: &str) -> usize {
+        matching(&self.shared.state.lock().unwrap().asked, method, what).count()
+    }
+
+    /// How many such requests the API server has answered with this status.
+    pub(super) fn answered(&self, method: &str, what: &str, status: &str) -> usize {
+        let state = self.shared.state.lock().unwrap();
+        matching(&state.answered, method, what).filter(|line| line.ends_with(status)).count()
     }
 
     /// Waits for the API server's answer to one; its status.

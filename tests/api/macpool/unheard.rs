@@ -7,6 +7,7 @@ use super::*;
 
 const LEASES: &str = "/leases";
 const BLOCKS: &str = "/macblocks";
+const BLOCK: &str = "/apis/macpool.guestwire.io/v1/macblocks/02-00-00-00-00";
 const GRACE: &[&str] = &["--grace", "2"];
 
 /// Requests of this kind have this fate, all others pass.
@@ -134,7 +135,7 @@ fn who_is_deposed_while_taking_a_block_does_not_have_it() {
     });
     between.rule(|_| Fate::Pass);
     eventually("it gives", PATIENCE, || replica.review("one"));
-    let block = cluster.get("/apis/macpool.guestwire.io/v1/macblocks/02-00-00-00-00");
+    let block = cluster.get(BLOCK);
     let holder = block["spec"]["holder"].as_str();
     assert!(holder.is_some_and(|holder| in_office(&cluster).contains(holder)), "{block}");
 }
@@ -181,4 +182,33 @@ fn a_watch_that_does_not_begin_is_begun_again() {
     eventually("the guest is seen", PATIENCE, || {
         (replica.metric("macpool_objects") == Some(1)).then_some(())
     });
+}
+
+#[test]
+fn a_block_of_which_it_is_not_known_whether_it_has_gone_back_is_not_taken_again() {
+    let cluster = one_block();
+    let first = Watched::start(&cluster, &[]);
+    let mut given = HashSet::from([eventually("it gives", PATIENCE, || first.replica.review("before"))]);
+    first.between.rule(|line| match line {
+        line if is(line, "PUT", BLOCKS) => Fate::Lost,
+        line if is(line, "GET", "/macblocks/") => Fate::Held,
+        _ => Fate::Pass,
+    });
+    // As another replica asks for it. It goes back, and nobody tells.
+    let recall = json!({"spec": {"recall": true}}).to_string();
+    assert_eq!(cluster.api.request("PATCH", BLOCK, Some(&recall)).0, 200);
+    first.between.await_asked("GET", "/macblocks/", 1);
+    first.between.rule(only("GET", "/macblocks/", Fate::Refused));
+    eventually("it has tried more than once", PATIENCE, || {
+        let tried = first.between.asked("GET", "/macblocks/") > 3;
+        (tried || first.between.answered("PUT", BLOCKS, "200") > 2).then_some(())
+    });
+    first.between.rule(|_| Fate::Pass);
+    let second = cluster.replica(&[]);
+    for n in 0..8 {
+        for (at, replica) in [&first.replica, &second].into_iter().enumerate() {
+            let macs = eventually("it gives", PATIENCE, || replica.review(&format!("vm-{n}-{at}")));
+            assert!(given.insert(macs.clone()), "{macs:?} was given twice");
+        }
+    }
 }

@@ -120,7 +120,9 @@ async fn round(shared: &Arc<Shared>, yielded: &mut Yielded) -> Outcome {
         if free >= shared.stock_wanted().max(waiting) {
             return Outcome::Supplied;
         }
-        let left_alone = yielded.left_alone(shared);
+        let mut left_alone = yielded.left_alone(shared);
+        // Nor those of which it is not known yet whether they have gone back: they would do so once they are ours again.
+        left_alone.extend(lock(&shared.owed).keys());
         let urgent = waiting > 0 || free < shared.stock_wanted() / 4;
         let candidates = shared.blocks.candidates(if urgent { AT_ONCE } else { 1 }, &left_alone);
         if candidates.is_empty() {
