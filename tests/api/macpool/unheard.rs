@@ -1,6 +1,7 @@
 //! What a replica asks of the API server comes late, or not at all, or its answer does: still nobody gives what another has.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::between::{Between, Fate, is};
 use super::*;
@@ -181,6 +182,27 @@ fn a_watch_that_does_not_begin_is_begun_again() {
     cluster.api.create(VMIS, &vmi_of(&vm("one", &[("red", "06:00:00:00:00:01")])).to_string());
     eventually("the guest is seen", PATIENCE, || {
         (replica.metric("macpool_objects") == Some(1)).then_some(())
+    });
+}
+
+#[test]
+fn the_blocks_of_one_that_is_deposed_are_taken_from_it_without_another_look() {
+    let cluster = one_block();
+    let first = Watched::start(&cluster, GRACE);
+    eventually("it holds the block", PATIENCE, || first.replica.review("before"));
+    let deposed = the_one_in_office(&cluster);
+    let second = Watched::start(&cluster, GRACE);
+    let deleted = AtomicBool::new(false);
+    second.between.rule(move |line| {
+        if is(line, "DELETE", LEASES) {
+            deleted.store(true, Ordering::Relaxed);
+        }
+        let looks = is(line, "GET", "/leases?") && deleted.load(Ordering::Relaxed);
+        if looks { Fate::Held } else { Fate::Pass }
+    });
+    first.between.rule(only("PUT", LEASES, Fate::Held));
+    eventually("its block is another's, or nobody's", PATIENCE, || {
+        (cluster.get(BLOCK)["spec"]["holder"] != *deposed).then_some(())
     });
 }
 

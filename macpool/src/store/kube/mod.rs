@@ -151,7 +151,7 @@ impl KubeStore {
         tasks.spawn(supply::watch_over(Arc::clone(&shared)));
         tasks.spawn(sweep::run(Arc::clone(&shared)));
         let keeper = Arc::clone(&shared);
-        tasks.spawn(async move { keeper.tenure.keep(|| keeper.deposed()).await });
+        tasks.spawn(async move { keeper.tenure.keep(|begin_anew| keeper.deposed(begin_anew)).await });
         Self { shared, tasks: Arc::new(Mutex::new(tasks)) }
     }
 
@@ -190,9 +190,11 @@ impl KubeStore {
 }
 
 impl Shared {
-    /// The tenure has ended: nothing here is ours any more.
-    fn deposed(&self) {
+    /// The tenure has ended: nothing here is ours any more. All at once to whoever has the pool's lock, under which a block is
+    /// put into the pool: one that the old identity was still taking would be given from by the new one otherwise.
+    fn deposed(&self, begin_anew: &dyn Fn()) {
         let mut pool = lock(&self.pool);
+        begin_anew();
         let blocks: Vec<_> = pool.blocks().collect();
         for block in blocks {
             pool.let_go(block);

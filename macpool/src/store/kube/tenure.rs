@@ -77,15 +77,16 @@ impl Tenure {
         lock(&self.session).identity.clone()
     }
 
-    /// Renews for ever. When the lease is gone, `deposed` is called, after a new identity has begun that may not give yet.
-    pub(super) async fn keep(&self, mut deposed: impl FnMut()) {
+    /// Renews for ever. When the lease is gone, `deposed` is called with what begins a new identity, that may not give yet.
+    pub(super) async fn keep(&self, deposed: impl Fn(&dyn Fn())) {
         loop {
             let identity = self.identity();
             let error = self.serve(&identity).await;
             tracing::warn!(%identity, error = &error as &dyn std::error::Error, "the lease is lost; beginning anew");
-            *lock(&self.session) =
-                Session { identity: fresh_identity(&self.pod), valid_until: Instant::now() };
-            deposed();
+            deposed(&|| {
+                *lock(&self.session) =
+                    Session { identity: fresh_identity(&self.pod), valid_until: Instant::now() };
+            });
         }
     }
 
