@@ -175,6 +175,13 @@ impl Replica {
 
     /// By this command, which begins with what runs it; listening there.
     fn run(command: &mut Command, listen: &str, kubeconfig: &Path, arguments: &[&str]) -> Self {
+        let replica = Self::launch(command, listen, kubeconfig, arguments);
+        eventually("the replica is ready", PATIENCE, || replica.is_ready().then_some(()));
+        replica
+    }
+
+    /// The same, as soon as it listens.
+    fn launch(command: &mut Command, listen: &str, kubeconfig: &Path, arguments: &[&str]) -> Self {
         let mut process = Daemon::start(
             command
                 .args(["--listen", listen, "--listen-metrics", listen])
@@ -197,9 +204,7 @@ impl Replica {
         // Into the test's report, and lest the replica blocks on a full pipe.
         std::thread::spawn(move || lines.for_each(|line| eprintln!("{line}")));
         let pid = process.child().id();
-        let replica = Self { process, pid, reviews, metrics };
-        eventually("the replica is ready", PATIENCE, || replica.is_ready().then_some(()));
-        replica
+        Self { process, pid, reviews, metrics }
     }
 
     fn is_ready(&self) -> bool {

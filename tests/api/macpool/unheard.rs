@@ -234,3 +234,26 @@ fn a_block_of_which_it_is_not_known_whether_it_has_gone_back_is_not_taken_again(
         }
     }
 }
+
+#[test]
+fn who_does_not_know_the_cluster_yet_lets_nobody_have_what_another_has() {
+    let cluster = one_block();
+    // Past macpool: its namespace is the cluster's own.
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
+        "name": "system", "labels": {"runlevel": "1"},
+    }});
+    cluster.api.create("/api/v1/namespaces", &namespace.to_string());
+    let mut vm = vm("one", &[("red", "06:00:00:00:00:01")]);
+    vm["metadata"]["namespace"] = json!("system");
+    cluster.api.create(&VMS.replace("/default/", "/system/"), &vm.to_string());
+    let between = Between::start(&cluster);
+    between.rule(only("GET", "/virtualmachines?", Fate::Held));
+    let arguments = &["--on-duplicate", "reject"];
+    let mut command = Command::new(binary("macpool"));
+    let replica = Replica::launch(&mut command, "127.0.0.1:0", &between.kubeconfig, arguments);
+    let named = super::vm("two", &[("red", "06:00:00:00:00:01")]);
+    assert_eq!(replica.answer("u", &named), None, "another replica can tell");
+    between.rule(|_| Fate::Pass);
+    let answer = eventually("it knows the cluster", PATIENCE, || replica.answer("u", &named));
+    assert_eq!(answer["status"]["code"], 409, "{answer}");
+}

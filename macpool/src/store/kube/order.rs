@@ -18,6 +18,8 @@ use crate::store::{OnDuplicate, Order, OrderError, Owner, Store, Supplied, lock,
 
 /// How long a review may wait for a hand-over, within a webhook's default timeout of 10 s.
 const PATIENCE: Duration = Duration::from_secs(9);
+/// Why nothing can be said of what others have.
+const UNSYNCED: &str = "the cluster's objects have not been listed yet";
 
 impl Store for KubeStore {
     async fn order(&self, order: Order<'_>) -> Result<Supplied, OrderError> {
@@ -53,7 +55,7 @@ impl Store for KubeStore {
 
     fn ready(&self) -> Result<(), String> {
         if !self.shared.is_synced() {
-            return Err("the cluster's objects have not been listed yet".to_owned());
+            return Err(UNSYNCED.to_owned());
         }
         match self.shared.tenure.current() {
             Some(_) => Ok(()),
@@ -87,6 +89,9 @@ impl Shared {
     /// A warning, or a refusal, if somebody has been seen with the address whom the NIC can meet.
     fn check_duplicate(&self, want: &Want, nic: &Nic, owner: &Owner) -> Result<Option<String>, OrderError> {
         let mac = nic.mac;
+        if self.settings.on_duplicate == OnDuplicate::Reject && !self.is_synced() {
+            return Err(OrderError::Unavailable(UNSYNCED.to_owned()));
+        }
         let others = lock(&self.index).rivals(owner, nic);
         let Some(other) = others.first() else { return Ok(None) };
         match self.settings.on_duplicate {
