@@ -173,11 +173,17 @@ mod tests {
     #[test]
     fn only_what_the_object_lacks_is_written() {
         let mac = Mac([2, 0, 0, 0, 0, 1]);
-        let all = [Address::Any, Address::Named(mac), Address::Restored(mac), Address::Moved(mac)];
+        let all = [
+            Address::Any,
+            Address::Named(mac),
+            Address::Restored(mac),
+            Address::Carried(mac),
+            Address::Moved(mac),
+        ];
         let wants =
             all.map(|address| Want { index: 0, nic: String::new(), address, segment: Segment::Alone });
-        let written: Vec<_> = changes(&wants, &[mac; 4]).map(|(want, _)| want.address).collect();
-        assert_eq!(written, [Address::Any, Address::Restored(mac)]);
+        let written: Vec<_> = changes(&wants, &[mac; 5]).map(|(want, _)| want.address).collect();
+        assert_eq!(written, [Address::Any, Address::Restored(mac), Address::Carried(mac)]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod hand_over;
 mod operations;
 mod replicas;
 mod unheard;
+mod updates;
 mod versions;
 
 const ACCOUNT: &str = "macpool:macpool";

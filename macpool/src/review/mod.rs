@@ -35,6 +35,8 @@ pub enum Address {
     Restored(Mac),
     /// This one, by name, new to the object.
     Named(Mac),
+    /// The same, but its NIC goes to another network, where it may meet others.
+    Carried(Mac),
     /// The one that the stored object has, on another network than before: no claim is needed, but it may meet others there.
     Moved(Mac),
 }

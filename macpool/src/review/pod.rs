@@ -181,7 +181,7 @@ fn parse(text: &str, namespace: &str) -> Result<PodWants, Refusal> {
         .iter()
         .filter_map(|want| match want.address {
             Address::Named(mac) => Some((want.nic.as_str(), mac)),
-            Address::Any | Address::Restored(_) | Address::Moved(_) => None,
+            Address::Any | Address::Restored(_) | Address::Carried(_) | Address::Moved(_) => None,
         })
         .collect();
     refuse_shared(named.iter().copied())?;

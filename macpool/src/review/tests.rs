@@ -112,6 +112,15 @@ fn a_nic_that_moves_to_another_network_may_meet_others_there() {
         segment: Segment::network("ns", "br2"),
     };
     assert_eq!(wants, [expected]);
+    // Nor does it get past that by leaving the address out.
+    moved["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"][0]
+        .as_object_mut()
+        .unwrap()
+        .remove("macAddress");
+    assert_eq!(
+        vm_wants(&review("UPDATE", &moved, &old)).unwrap(),
+        [(0, "red".into(), Address::Carried(OLD))]
+    );
     // A guest that has arrived stays where its VM was going to have it.
     let mut waiting = old.clone();
     waiting["spec"]["runStrategy"] = json!("WaitAsReceiver");
@@ -154,6 +163,23 @@ fn an_update_is_judged_by_what_it_changes() {
     leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     assert_eq!(vm_wants(&review("UPDATE", &leaving, &machine(&[]))).unwrap(), []);
     assert_eq!(vm_wants(&review("DELETE", &Value::Null, &machine(&bad))).unwrap(), []);
+}
+
+#[test]
+fn a_nic_that_was_stored_without_an_address_is_left_alone_until_it_changes() {
+    let without = [nic("red", None), json!({"name": "nat", "masquerade": {}})];
+    assert_eq!(update(&without, &without).unwrap(), []);
+    let more = [without[0].clone(), without[1].clone(), nic("blue", None)];
+    assert_eq!(update(&more, &without).unwrap(), [(2, "blue".into(), Address::Any)]);
+    // Its address was not macpool's to give, and now is.
+    let bridged = [nic("pod", None)];
+    let nat = json!({"name": "pod", "masquerade": {}});
+    assert_eq!(update(&[nat], &bridged).unwrap(), [(0, "pod".into(), Address::Any)]);
+    // Who leaves out an address that no NIC can have means another.
+    for bad in ["junk", "01:00:5e:00:00:01", "00-00-00-00-00-00"] {
+        let old = [nic("red", Some(bad))];
+        assert_eq!(update(&without[..1], &old).unwrap(), [(0, "red".into(), Address::Any)], "{bad}");
+    }
 }
 
 #[test]

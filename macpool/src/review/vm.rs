@@ -198,7 +198,8 @@ pub fn wants(request: &Request<'_, Vm<'_>>) -> Result<Vec<Want>, Refusal> {
     if nics.len() > MAX_NICS {
         return Err(Refusal::TooMany(nics.len()));
     }
-    let old_mac = |name: &str| old.interfaces().iter().find(|old| old.name == name)?.mac_text();
+    let old_nic = |name: &str| old.interfaces().iter().find(|old| old.name == name);
+    let old_mac = |name: &str| old_nic(name)?.mac_text();
     let old_macs = old.macs();
     let old_nics = old.nics(&request.namespace);
 
@@ -206,11 +207,12 @@ pub fn wants(request: &Request<'_, Vm<'_>>) -> Result<Vec<Want>, Refusal> {
     let mut names = HashSet::with_capacity(nics.len());
     for (index, nic) in nics.iter().enumerate() {
         let segment = new.segment(nic, &request.namespace);
-        let address = match (nic.mac_text(), old_mac(&nic.name).map(str::parse)) {
+        let stays = |mac| old_nics.iter().any(|old| old.mac == mac && old.segment == segment);
+        let address = match (nic.mac_text(), old_mac(&nic.name).map(str::parse::<Mac>)) {
             (Some(text), _) => match text.parse() {
                 Ok(mac) if old_macs.contains(&mac) => {
                     // Perhaps on another interface, or written differently.
-                    if old_nics.iter().any(|old| old.mac == mac && old.segment == segment) {
+                    if stays(mac) {
                         continue;
                     }
                     Address::Moved(mac)
@@ -219,7 +221,10 @@ pub fn wants(request: &Request<'_, Vm<'_>>) -> Result<Vec<Want>, Refusal> {
                 Err(_) if old_mac(&nic.name) == Some(text) => continue,
                 Ok(_) | Err(_) => Address::Named(parse_mac(&nic.name, text)?),
             },
-            (None, Some(Ok(mac))) => Address::Restored(mac),
+            (None, Some(Ok(mac))) if mac.is_unicast() && stays(mac) => Address::Restored(mac),
+            (None, Some(Ok(mac))) if mac.is_unicast() => Address::Carried(mac),
+            // Stored without one before macpool was there, or asked: the guest has had another one ever since.
+            (None, None) if old_nic(&nic.name).is_some_and(|nic| old.is_ours(nic)) => continue,
             (None, _) if new.is_ours(nic) => Address::Any,
             (None, _) => continue,
         };
@@ -237,7 +242,7 @@ pub fn wants(request: &Request<'_, Vm<'_>>) -> Result<Vec<Want>, Refusal> {
 fn check_shared(nics: &[Interface<'_>], wants: &[Want], old_macs: &[Mac]) -> Result<(), Refusal> {
     let written = nics.iter().filter_map(|nic| Some((&*nic.name, nic.mac_text()?.parse().ok()?)));
     let restored = wants.iter().filter_map(|want| match want.address {
-        Address::Restored(mac) => Some((want.nic.as_str(), mac)),
+        Address::Restored(mac) | Address::Carried(mac) => Some((want.nic.as_str(), mac)),
         Address::Any | Address::Named(_) | Address::Moved(_) => None,
     });
     let all: Vec<(&str, Mac)> = written.chain(restored).collect();

@@ -54,6 +54,36 @@ fn networks_that_never_meet_may_share_an_address() {
 }
 
 #[test]
+fn a_nic_that_moves_to_another_network_is_judged_there() {
+    let (cluster, replica) = strict();
+    let domains =
+        json!({"data": {"L2_DOMAINS": "prod=default/red lab=default/blue,default/green"}}).to_string();
+    assert_eq!(cluster.api.request("PATCH", CONFIG, Some(&domains)).0, 200);
+    cluster.create(&on("red", "one"));
+    eventually("the domains count", PATIENCE, || {
+        (cluster.try_create(&on("blue", "two")).0 == 201).then_some(())
+    });
+    await_objects(&replica, 2);
+    // By a manifest that names the address, and by one that leaves it out.
+    for named in [true, false] {
+        let put = |network: &str| {
+            let mut two = cluster.get(&format!("{VMS}/two"));
+            let spec = &mut two["spec"]["template"]["spec"];
+            spec["networks"][0]["multus"]["networkName"] = json!(network);
+            if !named {
+                spec["domain"]["devices"]["interfaces"][0].as_object_mut().unwrap().remove("macAddress");
+            }
+            cluster.api.request("PUT", &format!("{VMS}/two"), Some(&two.to_string()))
+        };
+        let (status, answer) = put("red");
+        assert_eq!(status, 409, "{answer}");
+        assert!(answer["message"].as_str().unwrap().contains("already used by default/one"), "{answer}");
+        let (status, answer) = put(if named { "green" } else { "blue" });
+        assert_eq!((status, macs(&answer)), (200, vec![MAC.to_owned()]), "{answer}");
+    }
+}
+
+#[test]
 fn the_target_of_a_migration_has_the_sources_address() {
     let (cluster, replica) = strict();
     let source = on("red", "source");

@@ -253,7 +253,7 @@ impl State {
                 }
                 return Ok((mac, None));
             }
-            Address::Restored(mac) | Address::Named(mac) | Address::Moved(mac) => mac,
+            Address::Restored(mac) | Address::Carried(mac) | Address::Named(mac) | Address::Moved(mac) => mac,
         };
         let other = self.reserved.rival(owner, mac, &want.segment, &policy.domains);
         match (other, policy.on_duplicate) {

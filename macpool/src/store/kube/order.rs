@@ -26,7 +26,7 @@ impl Store for KubeStore {
         let shared = &*self.shared;
         let mut warnings = Vec::new();
         for want in order.wants {
-            if let Address::Named(mac) | Address::Moved(mac) = want.address {
+            if let Address::Named(mac) | Address::Carried(mac) | Address::Moved(mac) = want.address {
                 let nic = Nic { mac, segment: want.segment.clone() };
                 warnings.extend(shared.check_duplicate(want, &nic, order.owner)?);
                 // The stored object has the other ones.
@@ -39,7 +39,9 @@ impl Store for KubeStore {
         let mut given = shared.any(any, order.dry_run).await?.into_iter();
         let macs = order.wants.iter().filter_map(|want| match want.address {
             Address::Any => given.next(),
-            Address::Named(mac) | Address::Restored(mac) | Address::Moved(mac) => Some(mac),
+            Address::Named(mac) | Address::Restored(mac) | Address::Carried(mac) | Address::Moved(mac) => {
+                Some(mac)
+            }
         });
         Ok(Supplied { macs: macs.collect(), warnings })
     }
