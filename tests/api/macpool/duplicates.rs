@@ -45,12 +45,29 @@ fn networks_that_never_meet_may_share_an_address() {
     assert_eq!(status, 409, "{answer}");
     assert!(answer["message"].as_str().unwrap().contains("already used by default/one"), "{answer}");
     await_duplicates(&replica, 0);
-    // Behind NAT nobody sees it.
-    let mut nat = on("red", "nat");
-    let spec = &mut nat["spec"]["template"]["spec"];
+    assert_eq!(cluster.create(&behind_nat("nat")), [MAC]);
+}
+
+/// A VM with this one address, which nobody sees.
+fn behind_nat(name: &str) -> Value {
+    let mut vm = on("", name);
+    let spec = &mut vm["spec"]["template"]["spec"];
     spec["networks"][0] = json!({"name": "nic", "pod": {}});
     spec["domain"]["devices"]["interfaces"][0] = json!({"name": "nic", "masquerade": {}, "macAddress": MAC});
-    assert_eq!(cluster.create(&nat), [MAC]);
+    vm
+}
+
+#[test]
+fn who_meets_nobody_may_have_an_address_of_which_it_is_not_known_who_has_it() {
+    let (_cluster, replica) = strict();
+    let response = |vm: &Value| replica.answer("u", vm).unwrap();
+    assert_eq!(response(&on("red", "one"))["allowed"], true);
+    let other = response(&on("red", "two"));
+    assert_eq!(other["status"]["code"], 409, "nobody has seen the first one yet: {other}");
+    assert_eq!(response(&behind_nat("nat"))["allowed"], true);
+    let mut waiting = on("red", "target");
+    waiting["spec"]["runStrategy"] = json!("WaitAsReceiver");
+    assert_eq!(response(&waiting)["allowed"], true);
 }
 
 #[test]
@@ -83,6 +100,39 @@ fn a_nic_that_moves_to_another_network_is_judged_there() {
     }
 }
 
+/// The event about this object that its address is another's too, once there is one.
+fn await_event(cluster: &Cluster, object: &Value) -> String {
+    eventually("an event on the object", PATIENCE, || {
+        let events = cluster.get("/api/v1/namespaces/default/events");
+        let events = events["items"].as_array().unwrap().iter();
+        let event = events.filter(|event| event["reason"] == "MACCollision").find(|event| {
+            event["involvedObject"]["uid"] == object["metadata"]["uid"]
+                && event["involvedObject"]["kind"] == object["kind"]
+        })?;
+        Some(event["message"].as_str().unwrap().to_owned())
+    })
+}
+
+#[test]
+fn a_duplicate_is_told_on_each_object_that_comes_with_it() {
+    let cluster = Cluster::start("02:00:00:00:00:00", "02:00:00:00:ff:ff");
+    let replica = cluster.replica(&[]);
+    cluster.create(&on("red", "one"));
+    await_objects(&replica, 1);
+    let by_one = format!("macAddress {MAC} is also used by default/one");
+    let (_, two) = cluster.try_create(&on("red", "two"));
+    assert_eq!(await_event(&cluster, &two), by_one);
+    // Its guest, which users look at as well; and one that belongs to no VM.
+    for name in ["two", "solitary"] {
+        let instance = cluster.api.create(VMIS, &vmi_of(&on("red", name)).to_string());
+        assert_eq!(await_event(&cluster, &instance), by_one);
+    }
+    // Another object under a name of which something was told.
+    cluster.delete(&format!("{VMS}/two"));
+    let (_, again) = cluster.try_create(&on("red", "two"));
+    assert_eq!(await_event(&cluster, &again), by_one);
+}
+
 #[test]
 fn the_target_of_a_migration_has_the_sources_address() {
     let (cluster, replica) = strict();
@@ -109,6 +159,8 @@ fn the_target_of_a_migration_has_the_sources_address() {
     let (status, answer) = cluster.api.request("PATCH", &format!("{VMIS}/target"), Some(&patch));
     assert_eq!(status, 200, "{answer}");
     await_duplicates(&replica, 1);
+    let told = await_event(&cluster, &answer);
+    assert_eq!(told, format!("macAddress {MAC} is also used by default/source"));
 }
 
 #[test]

@@ -31,8 +31,8 @@ impl Events {
         Self { api }
     }
 
-    /// Logs and sends a Warning. Replicas that see the same thing say it once: `what` makes the event's name. Who is about to
-    /// end waits for what is returned.
+    /// Logs and sends a Warning. Replicas that see the same thing say it once: `what` makes the event's name, with the object's
+    /// uid, since one that is made again under its name is another. Who is about to end waits for what is returned.
     pub(super) fn warn(
         &self,
         regarding: &Regarding,
@@ -42,12 +42,15 @@ impl Events {
     ) -> JoinHandle<()> {
         let Regarding { api_version, kind, namespace, name, uid } = regarding;
         tracing::warn!(kind, namespace, name, reason, message);
+        // The first part of a uid is random enough.
+        let which = uid.split('-').next().filter(|part| !part.is_empty()).map(|part| format!(".{part}"));
+        let event_name = format!("{name}.{what}{}", which.unwrap_or_default());
         let now =
             OffsetDateTime::now_utc().replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok());
         let event = json!({
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": format!("{name}.{what}"), "namespace": namespace},
+            "metadata": {"name": event_name, "namespace": namespace},
             "involvedObject": {
                 "apiVersion": api_version, "kind": kind, "namespace": namespace, "name": name, "uid": uid,
             },

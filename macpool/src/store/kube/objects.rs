@@ -130,11 +130,11 @@ pub(super) struct AnyMeta<'a> {
 }
 
 impl AnyMeta<'_> {
-    /// The VirtualMachine with this metadata, for an event.
-    pub(super) fn virtual_machine(&self) -> Regarding {
+    /// The object of this kind of KubeVirt's with this metadata, for an event.
+    pub(super) fn regarding(&self, kind: &'static str) -> Regarding {
         Regarding {
             api_version: "kubevirt.io/v1",
-            kind: "VirtualMachine",
+            kind,
             namespace: self.namespace.clone().into_owned(),
             name: self.name.clone().into_owned(),
             uid: self.uid.clone().into_owned(),

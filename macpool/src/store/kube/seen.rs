@@ -44,8 +44,13 @@ impl Sight {
 }
 
 impl Sight {
-    /// An event on the VM for each address that somebody has whom it can meet.
+    /// An event on the VM or its instance for each address that somebody has whom it can meet.
     fn tell_collisions(&self, meta: &AnyMeta<'_>, nics: &[Nic]) {
+        let kind = match self.place {
+            Place::Vm => "VirtualMachine",
+            Place::Vmi => "VirtualMachineInstance",
+            Place::Pod => return,
+        };
         let owner = Owner { kind: Kind::Vm, key: meta.key().into() };
         for nic in nics {
             let mac = nic.mac;
@@ -53,7 +58,7 @@ impl Sight {
             if let Some(other) = others.first() {
                 let what = format!("mac-{}", mac.to_string().replace(':', ""));
                 let message = format!("macAddress {mac} is also used by {other}");
-                self.events.warn(&meta.virtual_machine(), "MACCollision", &what, message);
+                self.events.warn(&meta.regarding(kind), "MACCollision", &what, message);
             }
         }
     }
@@ -80,7 +85,7 @@ impl Sink for Sight {
             nics.iter().for_each(|nic| pool.seen(nic.mac));
         }
         // What a start finds was told when it came.
-        if news && self.listed && self.place == Place::Vm {
+        if news && self.listed {
             self.tell_collisions(&meta, &nics);
         }
         Ok(())
