@@ -112,13 +112,20 @@ fn changes<'a>(
         .map(|(w, m)| (w, *m))
 }
 
+/// What the API server keeps of the start of a name that it makes up (maxGeneratedNameLength in k8s.io/apiserver's
+/// storage/names).
+const MAX_GENERATED: usize = 58;
+
 /// Whose review it is. Two objects whose names are still to be made up are two owners; one that is reviewed again, as its first
 /// answer got lost, is the same.
 fn owner<T>(request: &Request<'_, T>, kind: Kind, named: &str, generate_name: &str) -> Owner {
     let Request { namespace, name, uid, .. } = request;
     let key = match [name, named].into_iter().find(|name| !name.is_empty()) {
         Some(name) => format!("{namespace}/{name}"),
-        None => format!("{namespace}/{generate_name}*{uid}"),
+        None => {
+            let start = generate_name.get(..MAX_GENERATED).unwrap_or(generate_name);
+            format!("{namespace}/{start}*{uid}")
+        }
     };
     Owner { kind, key: key.into() }
 }

@@ -19,6 +19,7 @@ mod deployment;
 mod duplicates;
 mod hand_over;
 mod operations;
+mod pods;
 mod replicas;
 mod unheard;
 mod updates;

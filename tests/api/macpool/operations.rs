@@ -7,9 +7,10 @@ use super::*;
 /// So short that a test can wait for it; nothing is on its way to etcd for that long here.
 const SHORT: &[&str] = &["--grace", "2"];
 
-fn inspect(cluster: &Cluster) -> String {
+pub(super) fn inspect(cluster: &Cluster, arguments: &[&str]) -> String {
     let admin = cluster.api.admin();
-    let printed = output(Command::new(binary("macpool")).arg("inspect").env("KUBECONFIG", admin));
+    let mut inspect = Command::new(binary("macpool"));
+    let printed = output(inspect.arg("inspect").args(arguments).env("KUBECONFIG", admin));
     assert!(printed.status.success(), "{printed:?}");
     String::from_utf8(printed.stdout).unwrap()
 }
@@ -27,7 +28,7 @@ fn an_address_is_free_again_only_when_the_guest_is_gone() {
         let (status, answer) = cluster.try_create(&second);
         assert_eq!(status, 507, "{answer}");
     }
-    assert!(inspect(&cluster).contains("in use    vmi default/one"));
+    assert!(inspect(&cluster, &[]).contains("in use    vmi default/one"));
     cluster.delete(&format!("{VMIS}/one"));
     eventually("the address is free", PATIENCE, || (cluster.try_create(&second).0 == 201).then_some(()));
     assert_eq!(cluster.all_macs().len(), 1);
@@ -214,18 +215,18 @@ fn duplicates_are_reported_or_refused() {
     let (status, answer) = cluster.try_create(&vm("three", &[("red", &mac)]));
     assert_eq!(status, 409, "{answer}");
     assert!(answer["message"].as_str().unwrap().contains("already used by default/"), "{answer}");
-    let table = inspect(&cluster);
+    let table = inspect(&cluster, &[]);
     assert!(table.contains(&format!("{mac}  in use    vm default/two\n")), "{table}");
     // And why else an address is not free: nobody has these.
     for address in ["", "06:00:00:00:00:01"] {
         assert_eq!(cluster.try_create(&vm("Not_A_Name", &[("red", address)])).0, 422);
     }
     let four = cluster.create(&vm("four", &[("red", "")])).remove(0);
-    let table = inspect(&cluster);
+    let table = inspect(&cluster, &[]);
     assert!(table.contains("06:00:00:00:00:01  claimed   default/Not_A_Name\n"), "{table}");
     assert!(table.contains(&format!("{four}  held      its block, by replica macpool-")), "{table}");
     strict.terminate();
-    let table = inspect(&cluster);
+    let table = inspect(&cluster, &[]);
     assert!(table.contains("  reserved  no object with it is seen; freed after the grace time\n"), "{table}");
     assert!(!table.contains(&format!("{four}  reserved")), "{table}");
 }
