@@ -122,4 +122,33 @@ mod tests {
             assert!(page.contains(line), "{line} is missing in\n{page}");
         }
     }
+
+    #[test]
+    fn the_histogram_counts_what_is_at_most_its_bound_and_adds_up() {
+        let metrics = Metrics::default();
+        let times: Vec<u64> = BOUNDS.iter().flat_map(|bound| [*bound, bound + 1]).collect();
+        for (at, micros) in times.iter().enumerate() {
+            let path = if at % 2 == 0 { Path::Pod } else { Path::VirtualMachine };
+            metrics.review(path, &Answer::Bad(String::new()), Duration::from_micros(*micros));
+        }
+        let page = metrics.render();
+        let value = |name: &str| {
+            let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            value.unwrap_or_else(|| panic!("{name} is missing in\n{page}"))
+        };
+        for bound in BOUNDS {
+            let below = times.iter().filter(|micros| **micros <= bound).count();
+            let le = format!("{}.{:06}", bound / 1_000_000, bound % 1_000_000);
+            assert_eq!(value(&format!("macpool_review_seconds_bucket{{le=\"{le}\"}}")), below.to_string());
+        }
+        let count = times.len().to_string();
+        assert_eq!(value("macpool_review_seconds_bucket{le=\"+Inf\"}"), count);
+        assert_eq!(value("macpool_review_seconds_count"), count);
+        let sum = value("macpool_review_seconds_sum").replace('.', "");
+        assert_eq!(sum.parse(), Ok(times.iter().sum::<u64>()));
+        assert_eq!(
+            page.lines().filter(|line| line.starts_with("macpool_review_seconds_bucket")).count(),
+            BOUNDS.len() + 1
+        );
+    }
 }

@@ -59,7 +59,7 @@ pub(super) fn create_more(
     });
 }
 
-fn wait_for(done: &AtomicUsize, count: usize) {
+pub(super) fn wait_for(done: &AtomicUsize, count: usize) {
     eventually("that many are done", PATIENCE, || (done.load(Ordering::Relaxed) >= count).then_some(()));
 }
 
