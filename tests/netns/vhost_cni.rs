@@ -179,6 +179,21 @@ fn what_the_network_says_of_a_guest_is_what_the_daemon_is_asked_for() {
 }
 
 #[test]
+fn an_interface_whose_frames_are_longer_than_af_xdps_is_refused() {
+    let node = Node::new();
+    let pod = node.pod.as_ref().unwrap();
+    pod.sh("ip link set net1 mtu 3823");
+    let (code, message) = node.plugin.call("ADD").error();
+    assert_eq!((code, message.as_str()), (141, "net1 has an MTU of 3823; AF_XDP carries up to 3822"));
+    node.assert_nothing_is_left();
+    pod.sh("ip link set net1 mtu 3822");
+    node.add();
+    assert!(links()[0]["ends"][0]["end"].as_str().unwrap().contains("&mtu=3822&"));
+    node.plugin.call("DEL").success();
+    node.assert_nothing_is_left();
+}
+
+#[test]
 fn a_crash_anywhere_in_add_or_del_leaves_nothing_that_del_does_not_find() {
     let node = Node::new();
     let whole = |verb: &str| {

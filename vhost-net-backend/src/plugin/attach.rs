@@ -16,6 +16,10 @@ use super::ethtool;
 use super::link::{self, Interface, Name};
 use crate::control::client::{ClientError, ask};
 use crate::control::message::{Command, Done, ErrorCode};
+use crate::xdp::MOST_RECEIVED;
+
+/// The largest MTU of an interface: longer frames would be lost where they arrive. Leaves room for an Ethernet header and a tag.
+const MOST_MTU: u32 = MOST_RECEIVED - 14 - 4;
 
 /// Joins the interface, and says where the socket is.
 pub(super) fn add(config: &Config, request: &Request) -> Result<Success, PluginError> {
@@ -27,6 +31,10 @@ pub(super) fn add(config: &Config, request: &Request) -> Result<Success, PluginE
         device_info::exists(path, &Device::VhostUser { socket: socket.clone() })?;
     }
     let nic = interface(netns, &attachment.if_name)?;
+    if nic.mtu > MOST_MTU {
+        let (name, mtu) = (attachment.if_name.clone(), nic.mtu);
+        return Err(PluginError::Mtu { name, mtu, most: MOST_MTU });
+    }
     let ends = ends(config, &socket, &attachment.if_name, &nic, netns)?;
     std::fs::create_dir_all(&config.sockets)
         .map_err(|source| PluginError::Folder { folder: config.sockets.clone(), source })?;

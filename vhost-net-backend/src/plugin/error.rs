@@ -30,6 +30,16 @@ pub(super) enum PluginError {
     /// There is nothing to join.
     #[error("the container has no Ethernet interface {0}")]
     NoInterface(IfName),
+    /// Its frames are longer than AF_XDP's.
+    #[error("{name} has an MTU of {mtu}; AF_XDP carries up to {most}")]
+    Mtu {
+        /// The interface.
+        name: IfName,
+        /// Its MTU.
+        mtu: u32,
+        /// The largest that is possible.
+        most: u32,
+    },
     /// Netlink refused.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
@@ -91,6 +101,7 @@ impl PluginError {
             Self::NoNetns | Self::NetnsPath(_) => Code::InvalidEnvironment,
             Self::Netns(_) => Code::UnknownContainer,
             Self::NoInterface(_) => Code::Plugin(110),
+            Self::Mtu { .. } => Code::Plugin(141),
             Self::Netlink(_) => Code::Plugin(104),
             Self::Checksums { .. } => Code::Plugin(112),
             Self::Folder { .. } | Self::File { .. } | Self::Name(_) => Code::Io,

@@ -22,6 +22,8 @@ use crate::memory::{Mapping, Readable, Writable};
 const ENTRIES: u32 = 2048;
 /// Bytes of a chunk: holds frames of up to 3840 bytes, behind the headroom of 256 that XDP keeps.
 const CHUNK: u32 = 4096;
+/// The longest frame that is received, in bytes.
+pub const MOST_RECEIVED: u32 = CHUNK - 256;
 const CHUNKS: u32 = 2 * ENTRIES;
 const MEMORY: u64 = CHUNK as u64 * CHUNKS as u64;
 /// The longest frame to send.
