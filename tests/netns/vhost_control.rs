@@ -1,12 +1,14 @@
 //! `vhost-net-backend` as an administrator runs it: from a file, watched by Prometheus, changed while it runs.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::Duration;
 
-use e2e::{Daemon, Sandbox, binary, eventually, output, run, sh};
+use e2e::{Daemon, Namespace, Sandbox, binary, eventually, output, run, sh};
 use serde_json::Value;
 
 use crate::vhost_guests::Guest;
@@ -214,6 +216,143 @@ fn a_capture_can_be_read_by_tcpdump() {
     assert_eq!(text.lines().count(), 2, "{text}");
 }
 
+/// Starts a capture to a file, and waits until it has begun.
+fn begin(node: &Node, file: &Path, more: &[&str]) -> Child {
+    let words = [&["capture", "wire", "--output", file.to_str().unwrap()], more].concat();
+    let capture = node.ctl_command(&words).spawn().unwrap();
+    eventually("the capture has begun", LIMIT, || {
+        file.metadata().is_ok_and(|file| file.len() >= 24).then_some(())
+    });
+    capture
+}
+
+#[test]
+fn a_capture_ends_with_its_link_or_daemon_and_keeps_as_much_of_a_frame_as_it_is_told() {
+    let mut node = Node::new(&[]);
+    taps();
+    sh("ip addr add 192.0.2.1/24 dev tap0");
+    // Nobody has that address: ARP requests go out.
+    let ping = || output(Command::new("ping").args(["-c", "1", "-W", "1", "192.0.2.2"]));
+    node.ctl(&["add", "wire=tap:tap0,tap:tap1"]);
+    let file = node.path("snapped.pcap");
+    let mut capture = begin(&node, &file, &["--snap", "20", "--count", "1"]);
+    ping();
+    assert!(capture.wait().unwrap().success());
+    assert_eq!(std::fs::metadata(&file).unwrap().len(), 24 + 16 + 20);
+    sh(&format!("tcpdump -nn -r {}", file.display()));
+
+    for end in ["removed", "killed"] {
+        let file = node.path(end);
+        let mut capture = begin(&node, &file, &[]);
+        ping();
+        if end == "removed" {
+            node.ctl(&["remove", "wire"]);
+        } else {
+            node.daemon.child().kill().unwrap();
+        }
+        assert!(capture.wait().unwrap().success());
+        assert!(sh(&format!("tcpdump -nn -r {}", file.display())).contains("192.0.2.2"), "{end}");
+        if end == "removed" {
+            node.ctl(&["add", "wire=tap:tap0,tap:tap1"]);
+        }
+    }
+}
+
+#[test]
+fn a_capture_that_cannot_be_written_or_had_is_told() {
+    let node = Node::new(&[]);
+    taps();
+    node.ctl(&["add", "wire=tap:tap0,tap:tap1"]);
+    for (words, reason) in [
+        (["wire", "--output", "/dev/full"], "copy the capture: No space left on device"),
+        (["wire", "--output", "/no/such/file"], "create /no/such/file: No such file or directory"),
+        (["none", "--output", "/run/none.pcap"], "there is no link none"),
+    ] {
+        let refused = output(&mut node.ctl_command(&[["capture"].as_slice(), &words].concat()));
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && told.contains(reason), "{words:?}: {told}");
+    }
+    assert!(!Path::new("/run/none.pcap").exists(), "no file without a capture");
+}
+
+/// Reads a page as Prometheus does (text format 0.0.4): each sample with its value, and which are counters. Panics at what is
+/// not allowed: a name or label that is none, a sample without its type or apart from others of its name, one that is there twice.
+fn samples(page: &str) -> BTreeMap<String, f64> {
+    let is_name = |name: &str| {
+        name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    let (mut found, mut named, mut current) = (BTreeMap::new(), BTreeSet::new(), String::new());
+    for line in page.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            assert!(matches!(kind, "counter" | "gauge") && named.insert(name.to_owned()), "{line}");
+            name.clone_into(&mut current);
+            continue;
+        }
+        if line.starts_with("# HELP ") {
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+        assert!(is_name(name) && name == current, "{line}");
+        let mut rest = labels;
+        while rest != "}" {
+            let (label, text) = rest.split_once("=\"").unwrap();
+            assert!(is_name(label), "{line}");
+            let mut escaped = false;
+            let end = text.find(|next| {
+                let ends = next == '"' && !escaped;
+                assert!(!escaped || matches!(next, '"' | '\\' | 'n'), "{line}");
+                escaped = next == '\\' && !escaped;
+                ends
+            });
+            rest = &text[end.unwrap() + 1..];
+            rest = rest.strip_prefix(',').unwrap_or(rest);
+        }
+        assert!(found.insert(series.to_owned(), value.parse().unwrap()).is_none(), "{line} is there twice");
+    }
+    found
+}
+
+#[test]
+fn each_page_is_what_prometheus_reads_and_its_counters_only_grow() {
+    let node = Node::new(&[]);
+    // Two taps of one name, and a socket with all that has to be escaped.
+    let pods = ["one", "two"].map(Namespace::new);
+    let ends = pods.each_ref().map(|pod| {
+        pod.sh("ip tuntap add dev tap0 mode tap vnet_hdr");
+        pod.sh("ip link set tap0 up");
+        format!("tap:tap0?netns={}", pod.path().display())
+    });
+    node.ctl(&["add", &format!("twins={}", ends.join(","))]);
+    node.ctl(&["add", "odd=vhost-user:/run/a \"b\\c,vhost-user:/run/d"]);
+    let mut before = samples(&node.page("metrics").unwrap().1);
+    let moved = |page: &BTreeMap<String, f64>| {
+        let twins =
+            page.iter().filter(|(series, _)| series.starts_with("vhost_net_packets_total{link=\"twins\""));
+        assert_eq!(twins.clone().count(), 2);
+        twins.map(|(_, value)| value).sum::<f64>()
+    };
+    // VMMs come, say nonsense and go, while the kernel's first frames pass.
+    for came in 1..=3 {
+        let mut stream = UnixStream::connect("/run/a \"b\\c").unwrap();
+        stream.write_all(&[0xff; 12]).unwrap();
+        drop(stream);
+        let fault =
+            "vhost_net_faults_total{link=\"odd\",end=\"vhost-user:/run/a \\\"b\\\\c\",reason=\"message\"}";
+        let now = eventually("the fault is counted, and frames passed", LIMIT, || {
+            let now = samples(&node.page("metrics").unwrap().1);
+            (now.get(fault) == Some(&f64::from(came)) && moved(&now) > 0.0).then_some(now)
+        });
+        for (series, value) in before.iter().filter(|(series, _)| series.contains("_total")) {
+            assert!(now[series] >= *value, "{series} was {value} and is {}", now[series]);
+        }
+        before = now;
+    }
+}
+
 #[test]
 fn sigterm_ends_a_daemon_and_leaves_no_socket() {
     let mut node = Node::new(&["vm=vhost-user:/run/vm.sock,vhost-user:/run/vm2.sock?observe"]);
@@ -244,6 +383,14 @@ fn a_mistake_in_the_file_is_named() {
         ("cores: 0", "nothing to do"),
         ("state: /tmp\nlinks: [\"tap:a,tap:b\"]", "--state is only for links added by --control"),
         ("links: [\"tap:none,vhost-user:/run/x\"]", "there is no tap none"),
+        ("metrics: 9105\nlinks: []", "metrics: is \"9105\"; allowed: ADDRESS:PORT"),
+        ("control: ''", "control: is empty"),
+        ("cores: 99\nlinks: [\"tap:a,tap:b\"]", "may not run on CPU 99, only on "),
+        (
+            "links: [\"x=vhost-user:/run/a,vhost-user:/run/b\", \"x=tap:a,tap:b\"]",
+            "there is a link x already",
+        ),
+        ("links: [\"tap:a,tap:a\"]", "links[0]: link \"tap:a,tap:a\" has tap:a at both ends"),
     ] {
         let answer = refusal(text);
         assert!(answer.contains(reason), "{text}: {answer}");
