@@ -141,3 +141,25 @@ fn what_cannot_be_done_is_refused_before_anything_is() {
         output(std::process::Command::new(binary("cnv-bridge")).args(["policy", "apply", "-f", "/run/none"]));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("cannot read /run/none"));
 }
+
+#[test]
+fn a_kernel_that_filters_no_vlans_is_told_by_what_it_lacks() {
+    let _sandbox = Sandbox::enter();
+    sh("ip link add eth1 type veth peer name far");
+    let before = Snapshot::take(&[]);
+    // By default a port is a trunk.
+    let wanted = "{name: br1, type: linux-bridge, state: up, bridge: {port: [{name: eth1}]}}";
+    let mut probe = std::process::Command::new("ip");
+    if output(probe.args(["link", "add", "probe", "type", "bridge", "vlan_filtering", "1"])).status.success()
+    {
+        sh("ip link delete probe");
+        applied(wanted, &[]);
+        return;
+    }
+    assert!(refused(wanted).contains("CONFIG_BRIDGE_VLAN_FILTERING"));
+    before.assert_unchanged();
+    sh("ip link add br1 up type bridge");
+    assert!(
+        refused(wanted).contains("cannot set VLAN filtering of bridge br1: the kernel has no bridges that")
+    );
+}

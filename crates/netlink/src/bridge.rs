@@ -137,13 +137,15 @@ impl Netlink {
         if let Some(mtu) = mtu {
             link = link.mtu(mtu);
         }
-        self.wait("add bridge", name, self.handle.link().add(link.build()).execute())
+        let added = self.wait("add bridge", name, self.handle.link().add(link.build()).execute());
+        if vlan_filtering { added.map_err(Error::without_vlan_filtering) } else { added }
     }
 
     /// Makes a bridge keep VLANs apart, or not.
     pub fn set_vlan_filtering(&self, name: &IfName, on: bool) -> Result<(), Error> {
         let bridge = LinkMessageBuilder::<LinkBridge>::new(name.as_str()).vlan_filtering(on).build();
         self.wait("set VLAN filtering of bridge", name, self.handle.link().change(bridge).execute())
+            .map_err(Error::without_vlan_filtering)
     }
 
     /// Switches a setting of a bridge port.

@@ -27,6 +27,19 @@ pub enum Error {
         /// The errno.
         source: io::Error,
     },
+    /// The kernel cannot keep VLANs apart on a bridge.
+    #[error(
+        "cannot {verb} {object}: the kernel has no bridges that filter VLANs \
+         (CONFIG_BRIDGE, CONFIG_BRIDGE_VLAN_FILTERING)"
+    )]
+    NoVlanFiltering {
+        /// What was asked, in the words of ip(8).
+        verb: &'static str,
+        /// Of what.
+        object: String,
+        /// The errno.
+        source: io::Error,
+    },
     /// An IPv6 route by way of an IPv4 neighbour.
     #[error("route to {destination} via {gateway}: the gateway is of the other address family")]
     MixedFamilies {
@@ -78,10 +91,20 @@ impl Error {
         }
     }
 
+    /// The same of a request for VLAN filtering: "not supported" says nothing to whoever has not got it.
+    pub(crate) fn without_vlan_filtering(self) -> Self {
+        match self {
+            Self::Refused { verb, object, source } if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                Self::NoVlanFiltering { verb, object, source }
+            }
+            other => other,
+        }
+    }
+
     /// The errno the kernel answered with, if it answered.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Refused { source, .. } => source.raw_os_error(),
+            Self::Refused { source, .. } | Self::NoVlanFiltering { source, .. } => source.raw_os_error(),
             Self::Open(_)
             | Self::Namespace(_)
             | Self::MixedFamilies { .. }
