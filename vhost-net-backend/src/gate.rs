@@ -168,10 +168,11 @@ fn charge(
     }
 }
 
-/// How many frames it will be. Options of TCP that a guest makes up for this look hide one of them at most.
+/// How many frames it will be. Headers that a guest makes up for this look are believed as far as they may be honest: they hide
+/// what is in a hundred bytes at most.
 fn on_the_wire(frame: &Frame, pieces: &[Readable<'_>]) -> u64 {
     let Header { gso_type, gso_size, checksum_start, .. } = frame.header;
-    let (start, size) = (u32::from(checksum_start), u32::from(gso_size).max(1));
+    let (start, size) = (u32::from(checksum_start).min(MOST_HEADERS), u32::from(gso_size).max(1));
     let (transport, options) = match gso_type {
         gso::NONE => return 1,
         gso::UDP => (8, 0),
@@ -181,6 +182,9 @@ fn on_the_wire(frame: &Frame, pieces: &[Readable<'_>]) -> u64 {
     let count = data.saturating_sub(options).div_ceil(size);
     count.max(data / size).max(1).into()
 }
+
+/// The most bytes in front of a header of TCP or UDP: Ethernet's with two tags, IPv4's with all options.
+const MOST_HEADERS: u32 = 14 + 8 + 60;
 
 /// Bytes of a TCP header without options, and where in it its length is (RFC 9293, 3.1).
 const TCP: u32 = 20;

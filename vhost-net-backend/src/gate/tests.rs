@@ -171,6 +171,14 @@ fn a_frame_to_be_cut_up_counts_as_the_frames_that_it_becomes() {
     let lying = large(&bytes, 1000);
     let (first, pieces) = lying.iter().next().unwrap();
     assert_eq!(on_the_wire(first, pieces), 2);
+    // One that says its data begins near its end hides next to nothing.
+    let bytes = frame(OWN, 60_000);
+    let header =
+        Header { flags: 1, gso_type: gso::TCP4, gso_size: 100, checksum_start: 59_900, ..Header::NONE };
+    let mut lying = Batch::new();
+    lying.push(header, Offloads::CHECKSUM.with(Offloads::TSO4), 60_000, &[Readable::own(&bytes)]).unwrap();
+    let (first, pieces) = lying.iter().next().unwrap();
+    assert_eq!(on_the_wire(first, pieces), 599);
     // 100 a second, of which 5 at once: behind one that becomes 20, others wait.
     let bytes = frame(OWN, 14 + 20 + 32 + 20_000);
     let (mut gate, drops) = (gate(None, 0, 100), Drops::default());
