@@ -99,7 +99,6 @@ fn a_guest_on_a_pods_interface_is_reached_and_its_address_observed() {
         links()[0]["ends"][0]["addresses"].as_array().filter(|seen| !seen.is_empty()).cloned()
     });
     assert_eq!((&seen[0]["address"], &seen[0]["mac"]), (&json!("192.0.2.2"), &json!(node.mac)));
-    // The kernel must not leave checksums to a guest.
     let (code, message) = node.plugin.call("ADD").error();
     assert!(code == 103 && message.contains("vhost-net-backend"), "{code} {message}");
     for _ in 0..2 {
@@ -175,6 +174,47 @@ fn what_the_network_says_of_a_guest_is_what_the_daemon_is_asked_for() {
     // Nobody is asked but the daemon that the network names.
     let (code, _) = node.plugin.clone().with("control", json!("/run/nobody.sock")).call("ADD").error();
     assert_eq!(code, 11);
+    node.assert_nothing_is_left();
+}
+
+#[test]
+fn the_nodes_end_of_a_veth_finishes_its_checksums() {
+    let node = Node::new();
+    let end = sh("ls /sys/class/net/br1/brif");
+    let offload = || sh(&format!("ethtool -k {}", end.trim()));
+    assert!(offload().contains("tx-checksumming: on"));
+    node.add();
+    assert!(offload().contains("tx-checksumming: off"));
+}
+
+#[test]
+fn check_names_what_is_not_as_add_made_it() {
+    let node = Node::new();
+    node.add();
+    let (pod, name) = (node.pod.as_ref().unwrap(), links()[0]["name"].as_str().unwrap().to_owned());
+    let expect = |plugin: &CniCall, reasons: &[&str]| {
+        let (code, message) = plugin.call("CHECK").error();
+        assert!(code == 105 && reasons.iter().all(|reason| message.contains(reason)), "{code} {message}");
+    };
+    node.plugin.call("CHECK").success();
+    // What the network or the interface says by now.
+    expect(&node.plugin.clone().with("queues", json!(2)), &[&name, "queues=1", "queues=2"]);
+    expect(&node.plugin.clone().with("bytes", json!(5)), &[&name, "&bytes=5"]);
+    pod.sh("ip link set net1 mtu 1400");
+    expect(&node.plugin, &["mtu=1500", "mtu=1400"]);
+    pod.sh("ip link set net1 mtu 1500");
+    node.plugin.call("CHECK").success();
+    std::fs::remove_file(DEVICE_INFO).unwrap();
+    expect(&node.plugin, &["device-info file", "is absent, expected present"]);
+    // An interface that went, and another that came: the link has the one that is gone.
+    let mac = &node.mac;
+    pod.sh("ip link del net1");
+    pod.sh(&format!("ip link add net1 address {mac} type veth peer name other"));
+    eventually("the link's end has ended", LIMIT, || {
+        (links()[0]["ends"][1]["running"] == false).then_some(())
+    });
+    expect(&node.plugin, &["end at the interface is closed, expected running"]);
+    node.plugin.call("DEL").success();
     node.assert_nothing_is_left();
 }
 
