@@ -22,6 +22,8 @@
 //!    first (nothing is given from it any more), then one swap to `holder: nobody, taken ∪= given`. Who hands a recalled
 //!    block back leaves it alone until the record has changed, or for as long as a living replica can be silent: a courtesy,
 //!    without which the former holder could be faster than the one who asked, again and again.
+//!    A holder that finds its record deleted or written over, which none but an administrator does, or an etcd that was
+//!    restored, lets the block go too, and adds what it gave to the record if nobody holds it.
 //! 3. **Claim.** An address that a user asks for by name is put into `taken` and `claims` by a swap before the review is
 //!    answered, whether or not it lies in the range and whether or not it was there before (`turn` changes). If the
 //!    holder is another replica the claimer sets `recall` and waits for rule 2 or 4. If the holder is the claimer itself,

@@ -57,10 +57,13 @@ impl Record {
         self.holder.is_none().then(|| Self { holder: Some(me.clone()), recall: false, ..self.clone() })
     }
 
-    /// Rule 2: hands a block back with what was given of it. `None` if it is not ours (any more).
+    /// Rule 2: hands a block back with what was given of it. `None` if it is not ours (any more). One that nobody holds, because
+    /// somebody has deleted the record or put an older one in its place, is told what was given of it.
     pub fn retire(&self, me: &Identity, given: Bits, claims: &BTreeMap<u8, Box<str>>) -> Option<Self> {
-        if self.holder.as_ref() != Some(me) {
-            return None;
+        match &self.holder {
+            Some(holder) if holder == me => {}
+            None if !given.without(self.taken).is_empty() => {}
+            Some(_) | None => return None,
         }
         let mut record = self.clone();
         record.holder = None;
@@ -140,6 +143,16 @@ mod tests {
         let back = before.hold(&a).unwrap().retire(&a, [2].into_iter().collect(), &BTreeMap::new()).unwrap();
         assert_eq!((back.holder.clone(), back.taken), (None, [1, 2].into_iter().collect()));
         assert!(back.turn > before.turn, "a sweeper's observation begins anew");
+    }
+
+    #[test]
+    fn a_record_that_was_lost_is_told_what_was_given() {
+        let a = replica("a");
+        let given = [2].into_iter().collect();
+        let told = Record::default().retire(&a, given, &BTreeMap::new()).unwrap();
+        assert_eq!((&told.holder, told.taken), (&None, given));
+        assert_eq!(told.retire(&a, given, &BTreeMap::new()), None, "it knows");
+        assert_eq!(told.hold(&replica("b")).unwrap().retire(&a, Bits::ALL, &BTreeMap::new()), None);
     }
 
     #[test]

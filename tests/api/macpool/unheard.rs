@@ -257,3 +257,22 @@ fn who_does_not_know_the_cluster_yet_lets_nobody_have_what_another_has() {
     let answer = eventually("it knows the cluster", PATIENCE, || replica.answer("u", &named));
     assert_eq!(answer["status"]["code"], 409, "{answer}");
 }
+
+#[test]
+fn a_block_whose_record_is_deleted_is_let_go_with_what_was_given_of_it() {
+    let cluster = one_block();
+    let first = cluster.replica(&[]);
+    let give = |replica: &Replica, name: &str| eventually("it gives", PATIENCE, || replica.review(name));
+    let mut given: HashSet<_> = (0..3).map(|n| give(&first, &format!("before-{n}"))).collect();
+    cluster.delete(BLOCK);
+    eventually("it is made again", PATIENCE, || {
+        (cluster.api.request("GET", BLOCK, None).0 == 200).then_some(())
+    });
+    let second = cluster.replica(&[]);
+    for n in 0..8 {
+        for (at, replica) in [&first, &second].into_iter().enumerate() {
+            let macs = give(replica, &format!("vm-{n}-{at}"));
+            assert!(given.insert(macs.clone()), "{macs:?} was given twice");
+        }
+    }
+}

@@ -174,9 +174,32 @@ async fn reread(shared: &Shared, block: BlockId) -> Outcome {
     }
 }
 
-/// Rule 2, for exhausted and recalled blocks, and for those that are ours by record only: an answer got lost.
+/// The blocks that we hold in memory only: somebody has deleted their records, or written over them.
+async fn lost(shared: &Shared, me: &Identity) -> Vec<BlockId> {
+    let is_ours = |read: &Versioned| read.record.holder.as_ref() == Some(me);
+    let held: Vec<_> = lock(&shared.pool).blocks().collect();
+    let mut lost = Vec::new();
+    for block in held {
+        // The cache may not show our own holding yet.
+        if !is_ours(&shared.blocks.cached(block))
+            && shared.blocks.read(block).await.is_ok_and(|read| !is_ours(&read))
+        {
+            tracing::warn!(%block, "a block's record is not as this replica wrote it; the block is let go");
+            lost.push(block);
+        }
+    }
+    lost
+}
+
+/// Rule 2, for exhausted and recalled blocks, for those that are ours by record only, as an answer got lost, and for those
+/// that are by memory only.
 async fn hand_back(shared: &Arc<Shared>, me: &Identity, yielded: &mut Yielded) {
-    let mut returned = lock(&shared.pool).let_go_of_exhausted();
+    let lost = lost(shared, me).await;
+    let mut returned: Vec<_> = {
+        let mut pool = lock(&shared.pool);
+        let lost: Vec<_> = lost.into_iter().filter_map(|block| pool.let_go(block)).collect();
+        lost.into_iter().chain(pool.let_go_of_exhausted()).collect()
+    };
     let ours = shared.blocks.held(|holder| holder == me);
     let recalled: Vec<BlockId> =
         ours.iter().filter(|(_, read)| read.record.recall).map(|(block, _)| *block).collect();
