@@ -108,6 +108,11 @@ impl Pool {
         (taken, held.and_then(|held| held.claims.get(&offset)).map(|owner| &**owner))
     }
 
+    /// The addresses of a block that are taken in it while it is ours.
+    pub fn taken_in(&self, block: BlockId) -> Bits {
+        self.held.get(&block).map(|held| held.taken.or(held.given)).unwrap_or_default()
+    }
+
     /// Gives the next free address.
     pub fn give(&mut self) -> Option<Mac> {
         let block = *self.stock.front()?;

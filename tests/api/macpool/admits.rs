@@ -100,8 +100,11 @@ fn what_cannot_be_is_refused_with_its_reason() {
 #[test]
 fn a_full_range_says_so_and_named_addresses_still_work() {
     let cluster = Cluster::start("02:00:00:00:00:01", "02:00:00:00:00:02");
-    let _replica = cluster.replica(&[]);
+    let replica = cluster.replica(&[]);
+    let taken = || replica.metric("macpool_taken_addresses");
+    assert_eq!(taken(), Some(0), "its block is held, and nothing of it is taken");
     cluster.create(&vm("one", &[("red", ""), ("blue", "")]));
+    assert_eq!(taken(), Some(2));
     let (status, answer) = cluster.try_create(&vm("two", &[("red", "")]));
     assert_eq!(status, 507, "{answer}");
     let message = answer["message"].as_str().unwrap();

@@ -184,12 +184,11 @@ impl Blocks {
         self.changed.notify_one();
     }
 
-    /// Addresses of the range that are taken according to the records; all of a held block.
-    pub(super) fn taken(&self) -> u64 {
+    /// Addresses of the range that are taken according to the records, which of a held block say what was before, and to `more`.
+    pub(super) fn taken(&self, more: &HashMap<BlockId, Bits>) -> u64 {
         let state = lock(&self.state);
         let taken = state.cache.iter().map(|(block, cached)| {
-            let Record { holder, taken, .. } = &cached.versioned.record;
-            let taken = if holder.is_some() { Bits::ALL } else { *taken };
+            let taken = cached.versioned.record.taken.or(more.get(block).copied().unwrap_or_default());
             u64::from(state.ranges.mask(*block).and(taken).len())
         });
         taken.sum()

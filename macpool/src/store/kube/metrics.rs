@@ -1,6 +1,9 @@
 //! The store's gauges, ours and KubeMacPool's.
 
+use std::collections::HashMap;
+
 use super::Shared;
+use crate::block::{Bits, BlockId};
 use crate::metrics::{header, sample};
 use crate::store::lock;
 
@@ -19,8 +22,8 @@ pub(super) fn render(shared: &Shared, page: &mut String) {
     gauge("macpool_range_addresses", "Addresses that may be given.", size);
     gauge(
         "macpool_taken_addresses",
-        "Addresses of the range that are taken or in a held block.",
-        shared.blocks.taken(),
+        "Addresses of the range that are taken, as far as this replica knows.",
+        taken(shared),
     );
     gauge("macpool_stock_addresses", "Addresses that this replica can give at once.", free);
     gauge("macpool_held_blocks", "Blocks of 256 addresses that this replica holds.", held as u64);
@@ -44,4 +47,18 @@ pub(super) fn render(shared: &Shared, page: &mut String) {
     for (mac, owners) in duplicates.into_iter().take(MAX_COLLISIONS) {
         sample(page, "kmp_mac_collisions", &format!("mac=\"{mac}\""), owners);
     }
+}
+
+/// By the records, and of held blocks by what is seen in use, and by our own memory.
+fn taken(shared: &Shared) -> u64 {
+    let held = shared.blocks.held(|_| true);
+    let mut more: HashMap<BlockId, Bits> = {
+        let pool = lock(&shared.pool);
+        held.iter().map(|(block, _)| (*block, pool.taken_in(*block))).collect()
+    };
+    {
+        let index = lock(&shared.index);
+        more.iter_mut().for_each(|(block, taken)| *taken = taken.or(index.used(*block)));
+    }
+    shared.blocks.taken(&more)
 }
