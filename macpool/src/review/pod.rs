@@ -25,6 +25,15 @@ pub const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 pub struct Pod<'a> {
     #[serde(borrow)]
     metadata: Metadata<'a>,
+    #[serde(borrow)]
+    status: Status<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Status<'a> {
+    #[serde(borrow)]
+    phase: Cow<'a, str>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -101,13 +110,20 @@ impl<'a> Pod<'a> {
         self.metadata.labels.as_ref().and_then(|labels| labels.0.as_deref()) == Some("virt-launcher")
     }
 
-    /// The NICs with addresses it asks for or was given. None of a VM's pod: they are the VM's.
+    /// It has ended, and never runs again.
+    fn is_over(&self) -> bool {
+        matches!(&*self.status.phase, "Succeeded" | "Failed")
+    }
+
+    /// The NICs with addresses it asks for or was given. None of a VM's pod: they are the VM's. Those of one that has ended
+    /// meet nobody, and are its own until it is deleted.
     pub(crate) fn nics(&self, namespace: &str) -> Vec<Nic> {
         let annotation = self.networks().filter(|_| !self.is_launcher());
         let entries = annotation.and_then(|text| entries(text).ok()).unwrap_or_default();
         let nic = |entry: &Map<String, Value>| {
             let mac = entry.get("mac")?.as_str()?.parse().ok()?;
-            Some(Nic { mac, segment: segment(entry, namespace) })
+            let segment = if self.is_over() { Segment::Alone } else { segment(entry, namespace) };
+            Some(Nic { mac, segment })
         };
         entries.iter().filter_map(nic).collect()
     }

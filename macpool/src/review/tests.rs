@@ -265,6 +265,17 @@ fn the_addresses_in_a_vms_pod_are_the_vms() {
 }
 
 #[test]
+fn a_pod_that_has_ended_meets_nobody() {
+    let annotation = r#"[{"name": "red", "mac": "02:00:00:00:00:01"}]"#;
+    for (phase, over) in [("Pending", false), ("Running", false), ("Succeeded", true), ("Failed", true)] {
+        let metadata = json!({"annotations": {pod::NETWORKS: annotation}});
+        let text = json!({"metadata": metadata, "status": {"phase": phase}}).to_string();
+        let [nic] = &serde_json::from_str::<pod::Pod<'_>>(&text).unwrap().nics("ns")[..] else { panic!() };
+        assert_eq!((nic.mac, nic.segment == Segment::Alone), (OLD, over), "{phase}");
+    }
+}
+
+#[test]
 fn who_waits_for_a_guest_and_who_is_behind_nat_meets_nobody() {
     let mut waiting = machine(&[nic("red", Some("02:00:00:00:00:01"))]);
     waiting["spec"]["runStrategy"] = json!("WaitAsReceiver");

@@ -77,3 +77,24 @@ fn a_pod_is_known_by_the_start_of_its_name_until_it_has_one() {
     let (status, answer) = create(&elsewhere);
     assert_eq!((status, &answer["message"]), (201, &Value::Null), "the first one is known");
 }
+
+#[test]
+fn a_pod_that_has_ended_keeps_its_address_and_hinders_nobody() {
+    let (cluster, replica) = strict();
+    let create = |name: &str, network: &str, mac: &str| {
+        let pod = pod(json!({"name": name}), &with(network, mac)).to_string();
+        cluster.api.request("POST", PODS, Some(&pod))
+    };
+    let address = "06:00:00:00:00:01";
+    assert_eq!(create("job-1", "red", address).0, 201);
+    eventually("it is seen", PATIENCE, || (replica.metric("macpool_objects") == Some(1)).then_some(()));
+    assert_eq!(create("job-2", "red", address).0, 409, "it runs");
+    let ended = json!({"status": {"phase": "Succeeded"}}).to_string();
+    assert_eq!(cluster.api.request("PATCH", &format!("{PODS}/job-1/status"), Some(&ended)).0, 200);
+    // As the next run of a job that has its address by name.
+    eventually("it may have it", PATIENCE, || (create("job-2", "red", address).0 == 201).then_some(()));
+    eventually("both are seen", PATIENCE, || (replica.metric("macpool_objects") == Some(2)).then_some(()));
+    assert_eq!(replica.metric("kubevirt_kmp_duplicate_macs"), Some(0));
+    let table = inspect(&cluster, &[address]);
+    assert!(table.contains("pods/job-1\n") && table.contains("pods/job-2\n"), "{table}");
+}
