@@ -132,7 +132,7 @@ async fn serve<S: Store>(
     tracing::info!(
         address = %reviews.local_addr()?, metrics = %operations.local_addr()?, version = telemetry::VERSION, "serving"
     );
-    let server = Server::new(store, Arc::new(Metrics::default()), phases);
+    let server = Server::new(store, Arc::new(Metrics::default()), phases, !args.no_pods);
     let acceptor = TlsAcceptor::from(certificate.server_config()?);
     let reviews = reviewers.spawn(Arc::clone(&server).reviews(reviews, acceptor));
     let operations = tokio::spawn(server.operations(operations));

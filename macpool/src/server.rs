@@ -41,6 +41,8 @@ pub struct Server<S> {
     store: S,
     metrics: Arc<Metrics>,
     phase: watch::Receiver<Phase>,
+    /// Whether pods are served.
+    pods: bool,
 }
 
 /// How a server ends: in this order.
@@ -55,9 +57,9 @@ pub enum Phase {
 }
 
 impl<S: Store> Server<S> {
-    /// Serves from `store` until `phase` says [`Phase::Closing`].
-    pub fn new(store: S, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>) -> Arc<Self> {
-        Arc::new(Self { store, metrics, phase })
+    /// Serves from `store` until `phase` says [`Phase::Closing`]; pods too, or VMs only.
+    pub fn new(store: S, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>, pods: bool) -> Arc<Self> {
+        Arc::new(Self { store, metrics, phase, pods })
     }
 
     /// Serves reviews; ends when stopping, with every review answered that had begun.
@@ -148,7 +150,8 @@ impl<S: Store> Server<S> {
     async fn review(&self, request: Request<Incoming>) -> Reply {
         let path = match request.uri().path() {
             "/mutate-virtualmachines" => Path::VirtualMachine,
-            "/mutate-pods" => Path::Pod,
+            // Of pods that are not watched it would be unknown which addresses they have.
+            "/mutate-pods" if self.pods => Path::Pod,
             _ => return text(StatusCode::NOT_FOUND, "no such path"),
         };
         if request.method() != Method::POST {

@@ -75,6 +75,16 @@ fn a_pod_is_told_what_it_gets_and_only_if_it_gets_something() {
 }
 
 #[test]
+fn pods_are_not_served_where_they_are_left_alone() {
+    let macpool = Macpool::start(&["--no-pods"]);
+    let mut review = create("pod", &[]);
+    review["request"]["resource"] = json!({"group": "", "version": "v1", "resource": "pods"});
+    let (status, text) = macpool.post("/mutate-pods", review.to_string().as_bytes());
+    assert_eq!((status, text.as_str()), (404, "no such path\n"));
+    macpool.assert_serves();
+}
+
+#[test]
 fn an_entry_that_the_disk_has_half_room_for_is_cut_off_and_its_address_free() {
     let macpool = Macpool::start_after("trap '' XFSZ");
     let limit = |size: &str| {
