@@ -247,4 +247,23 @@ mod tests {
         assert_eq!(addresses(&observer, MOST).len(), MOST);
         assert!(lock(&observer.book).get(&(1, 0)).unwrap().len() <= MOST);
     }
+
+    #[test]
+    fn an_address_that_shows_again_replaces_itself_and_a_new_one_the_oldest_of_many() {
+        let seen = |number: u8, seconds: u64| Observed {
+            address: IpAddr::from([192, 0, 2, number]),
+            mac: Mac([2, 0, 0, 0, 0, number]),
+            seen: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
+        };
+        let mut known = Vec::new();
+        (1..=3).for_each(|number| note(&mut known, seen(number, 10)));
+        note(&mut known, seen(2, 20));
+        assert_eq!(known, [seen(1, 10), seen(2, 20), seen(3, 10)]);
+        // The same address with another MAC address is another's.
+        note(&mut known, Observed { mac: Mac([2, 0, 0, 0, 0, 9]), ..seen(1, 30) });
+        assert_eq!(known.len(), 4);
+        (4..100).for_each(|number| note(&mut known, seen(number, 40)));
+        assert_eq!(known.len(), MOST);
+        assert!(!known.contains(&seen(1, 10)) && known.contains(&seen(99, 40)));
+    }
 }

@@ -106,6 +106,16 @@ fn a_stopped_ring_says_where_it_was_and_goes_on_from_there() {
 }
 
 #[test]
+fn a_stopped_ring_stays_stopped_when_memory_is_mapped_anew() {
+    let joined = Joined::new();
+    let (alice, _bob) = joined.vms();
+    assert_eq!(joined.daemon.report()[0].running, [true, true]);
+    alice.frontend.get_vring_base(0).unwrap();
+    alice.share_memory();
+    assert_eq!(joined.daemon.report()[0].running, [false, true]);
+}
+
+#[test]
 fn memory_may_be_mapped_anew_while_rings_run() {
     let joined = Joined::new();
     let (mut alice, mut bob) = joined.vms();

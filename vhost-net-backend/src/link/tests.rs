@@ -201,3 +201,20 @@ fn a_guest_whose_frames_become_thousands_leaves_the_worker_to_others_in_between(
     }
     assert_eq!((arrived, counters.directions[0].packets.get()), (FRAMES * SEGMENTS, FRAMES));
 }
+
+#[test]
+fn each_pause_of_a_receiver_is_waited_for_anew() {
+    let ((mut alice, from), (mut bob, to)) = (Sender::new(1), Receiver::new(1, &[]));
+    let (mut link, poller, counters) = join([from, to]);
+    let dropped = || counters.directions[0].drops.no_room.get();
+    for pause in 1..=3 {
+        // 32 find room. For the others the receiver is waited for, from the next round on.
+        (0..40).for_each(|number| alice.send(0, 1, number));
+        (0..2).for_each(|_| _ = link.turn(0, &poller));
+        assert_eq!(dropped(), (pause - 1) * 8);
+        std::thread::sleep(Duration::from_millis(6));
+        (0..2).for_each(|_| _ = link.turn(0, &poller));
+        assert_eq!(dropped(), pause * 8);
+        assert_eq!(bob.receive().len(), 32);
+    }
+}

@@ -155,6 +155,37 @@ mod tests {
     }
 
     #[test]
+    fn each_offload_has_its_bit_and_receiving_udp_segments_two() {
+        use virtio_net::{
+            VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+            VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
+        };
+        let features = |bits: &[u32]| Features(bits.iter().fold(0, |all, bit| all | 1 << bit));
+        for (bits, expected) in [
+            (&[VIRTIO_NET_F_HOST_TSO4][..], Offloads::TSO4),
+            (&[VIRTIO_NET_F_HOST_TSO6], Offloads::TSO6),
+            (&[VIRTIO_NET_F_HOST_ECN], Offloads::ECN),
+            (&[HOST_USO], Offloads::USO),
+        ] {
+            let acknowledged = features(&[bits, &[VIRTIO_NET_F_CSUM]].concat());
+            assert_eq!(acknowledged.sends(), Offloads::CHECKSUM.with(expected));
+            assert_eq!(acknowledged.receives(), Offloads::NONE);
+        }
+        for (bits, expected) in [
+            (&[VIRTIO_NET_F_GUEST_TSO4][..], Offloads::TSO4),
+            (&[VIRTIO_NET_F_GUEST_TSO6], Offloads::TSO6),
+            (&[VIRTIO_NET_F_GUEST_ECN], Offloads::ECN),
+            (&[GUEST_USO4], Offloads::NONE),
+            (&[GUEST_USO6], Offloads::NONE),
+            (&[GUEST_USO4, GUEST_USO6], Offloads::USO),
+        ] {
+            let acknowledged = features(&[bits, &[VIRTIO_NET_F_GUEST_CSUM]].concat());
+            assert_eq!(acknowledged.receives(), Offloads::CHECKSUM.with(expected));
+            assert_eq!(acknowledged.sends(), Offloads::NONE);
+        }
+    }
+
+    #[test]
     fn a_legacy_guest_has_the_short_header() {
         assert_eq!(Features(0).rings().header_length, Header::SHORT);
         assert_eq!(Features(1 << virtio_config::VIRTIO_F_VERSION_1).rings().header_length, Header::LONG);

@@ -102,4 +102,11 @@ fn a_log_that_is_set_while_rings_run_shows_what_is_written() {
     let page = usize::try_from(BUFFERS >> 12).unwrap();
     // The second buffer of 2 KiB is in the first page.
     assert_eq!(bits[page / 8] & 1 << (page % 8), 1 << (page % 8));
+    // Only while that is negotiated.
+    bob.frontend.set_features(BASIC | MERGEABLE).unwrap();
+    rustix::io::pwrite(&file, &[0; 4096], 0).unwrap();
+    alice.send(3);
+    bob.expect(3);
+    rustix::io::pread(&file, &mut bits, 0).unwrap();
+    assert_eq!(bits, [0; 4096]);
 }
