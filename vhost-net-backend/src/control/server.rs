@@ -5,7 +5,6 @@ use std::io::{self, BufWriter, Read as _, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -38,8 +37,8 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Shared {
     daemon: Mutex<Daemon>,
     state: Option<State>,
-    requests: Places,
-    captures: Places,
+    requests: Arc<Places>,
+    captures: Arc<Places>,
 }
 
 /// So many at once.
@@ -50,24 +49,25 @@ struct Places {
 }
 
 /// One of them, until dropped.
-struct Place<'p>(&'p Places);
+#[derive(Debug)]
+struct Place(Arc<Places>);
 
 impl Places {
-    fn new(count: usize) -> Self {
-        Self { free: Mutex::new(count), freed: Condvar::new() }
+    fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { free: Mutex::new(count), freed: Condvar::new() })
     }
 
     /// One that is free within that time.
-    fn take(&self, patience: Duration) -> Option<Place<'_>> {
+    fn take(self: &Arc<Self>, patience: Duration) -> Option<Place> {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.freed.wait_timeout_while(free, patience, |free| *free == 0);
         let (mut free, _) = waited.unwrap_or_else(PoisonError::into_inner);
         *free = free.checked_sub(1)?;
-        Some(Place(self))
+        Some(Place(Arc::clone(self)))
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.0.freed.notify_one();
@@ -104,10 +104,10 @@ impl RequestError {
 }
 
 /// Frames to send.
-struct Capture<'s> {
+struct Capture {
     viewer: Viewer,
     snap: u32,
-    _place: Place<'s>,
+    _place: Place,
 }
 
 impl Shared {
@@ -202,7 +202,7 @@ impl Shared {
     }
 
     /// Does what was asked for; frames to send after the answer, if any.
-    fn carry_out(&self, line: &[u8]) -> Result<(Done, Option<Capture<'_>>), RequestError> {
+    fn carry_out(&self, line: &[u8]) -> Result<(Done, Option<Capture>), RequestError> {
         #[derive(serde::Deserialize)]
         struct Version {
             version: u32,
@@ -248,28 +248,24 @@ impl Server {
     }
 }
 
-/// Serves a connection in a thread of its own. Waits for a place in this one, so that others wait in the socket's queue.
+/// Serves a connection in a thread of its own, once there is a place; others wait in the socket's queue meanwhile.
 fn accept(shared: &Arc<Shared>, stream: UnixStream) {
+    let Some(place) = shared.requests.take(2 * PATIENCE) else {
+        tracing::warn!("too many control connections at once: one is refused");
+        return;
+    };
     let for_thread = Arc::clone(shared);
-    let (taken, has_place) = sync_channel(1);
     let serve = move || {
-        let place = for_thread.requests.take(2 * PATIENCE);
-        let _heard = taken.send(());
-        let Some(place) = place else {
-            tracing::warn!("too many control connections at once: one is refused");
-            return;
-        };
         if let Err(error) = connection(&for_thread, &stream, place) {
             tracing::debug!(%error, "control connection");
         }
     };
-    match std::thread::Builder::new().name("control-client".to_owned()).spawn(serve) {
-        Ok(_) => drop(has_place.recv()),
-        Err(error) => tracing::error!(%error, "cannot start a thread for a control connection"),
+    if let Err(error) = std::thread::Builder::new().name("control-client".to_owned()).spawn(serve) {
+        tracing::error!(%error, "cannot start a thread for a control connection");
     }
 }
 
-fn connection(shared: &Shared, stream: &UnixStream, place: Place<'_>) -> io::Result<()> {
+fn connection(shared: &Shared, stream: &UnixStream, place: Place) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let line = request(stream)?;
