@@ -12,7 +12,7 @@ use net_types::Mac;
 
 use crate::counters::Drops;
 use crate::frame::{BATCH, Batch, Frame, Header, MAX_FRAME, PIECES, gso};
-use crate::memory::Readable;
+use crate::memory::{Readable, read_front};
 
 /// Bytes of an Ethernet header.
 const HEADER: usize = 14;
@@ -110,7 +110,7 @@ impl Gate {
                 if pieces.len() >= PIECES {
                     return Verdict::TooManyPieces;
                 }
-                read_head(pieces, head);
+                read_front(pieces, head);
                 if head.get(6..12) != Some(source.as_slice()) {
                     return Verdict::Spoofed;
                 }
@@ -176,7 +176,7 @@ fn on_the_wire(frame: &Frame, pieces: &[Readable<'_>]) -> u64 {
     let (transport, options) = match gso_type {
         gso::NONE => return 1,
         gso::UDP => (8, 0),
-        _ => (TCP, (u32::from(byte_at(pieces, start + TCP_DATA_OFFSET) >> 4) * 4).saturating_sub(TCP)),
+        _ => (TCP, tcp_length(pieces, start).saturating_sub(TCP)),
     };
     let data = frame.length.saturating_sub(start + transport);
     let count = data.saturating_sub(options).div_ceil(size);
@@ -190,29 +190,11 @@ const MOST_HEADERS: u32 = 14 + 8 + 60;
 const TCP: u32 = 20;
 const TCP_DATA_OFFSET: u32 = 12;
 
-/// A byte of a frame; 0 if it is shorter.
-fn byte_at(pieces: &[Readable<'_>], mut at: u32) -> u8 {
-    let mut byte = [0];
-    for piece in pieces {
-        if at < piece.len() {
-            piece.skip(at).read(&mut byte);
-            break;
-        }
-        at -= piece.len();
-    }
-    let [byte] = byte;
-    byte
-}
-
-/// Copies the Ethernet header; every frame has one.
-fn read_head(pieces: &[Readable<'_>], head: &mut [u8; HEADER]) {
-    let mut have = 0;
-    for piece in pieces {
-        have += piece.read(head.get_mut(have..).unwrap_or_default());
-        if have == HEADER {
-            break;
-        }
-    }
+/// Bytes of the TCP header that begins there, as it says itself; 0 if the frame ends before it says so.
+fn tcp_length(pieces: &[Readable<'_>], start: u32) -> u32 {
+    let mut front = [0; (MOST_HEADERS + TCP_DATA_OFFSET + 1) as usize];
+    let data_offset = read_front(pieces, &mut front).get((start + TCP_DATA_OFFSET) as usize);
+    u32::from(data_offset.map_or(0, |byte| byte >> 4)) * 4
 }
 
 /// A frame's pieces with its first bytes replaced by `head`.

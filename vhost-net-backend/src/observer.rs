@@ -22,7 +22,7 @@ use net_types::Mac;
 use sightings::Sighting;
 
 use crate::frame::Batch;
-use crate::memory::Readable;
+use crate::memory::{Readable, read_front};
 
 /// The most addresses remembered of one end; the one seen longest ago makes room.
 const MOST: usize = 32;
@@ -134,7 +134,7 @@ impl Sentinel {
     pub(crate) fn look(&mut self, batch: &Batch<'_>, taken: usize) {
         for (_, pieces) in batch.iter().take(taken) {
             let mut front = [0; 21];
-            let front = read(pieces, &mut front);
+            let front = read_front(pieces, &mut front);
             let interesting = match front.get(12..14) {
                 Some(kind) if kind == ARP => true,
                 Some(kind) if kind == IPV6 => front.get(20) == Some(&ICMPV6),
@@ -149,7 +149,7 @@ impl Sentinel {
     #[cold]
     fn report(&mut self, pieces: &[Readable<'_>]) {
         let mut front = [0; FRONT];
-        let front = read(pieces, &mut front);
+        let front = read_front(pieces, &mut front);
         let Some(mac) = front.get(6..12).and_then(|mac| mac.try_into().ok()).map(Mac) else { return };
         let Some(Sighting::Uses(address)) = sightings::from_guest(front, mac) else { return };
         let now = Instant::now();
@@ -164,18 +164,6 @@ impl Sentinel {
             self.recent = Some((since, count + 1));
         }
     }
-}
-
-/// Copies the front of a frame.
-fn read<'b, const N: usize>(pieces: &[Readable<'_>], into: &'b mut [u8; N]) -> &'b [u8] {
-    let mut have = 0;
-    for piece in pieces {
-        have += piece.read(into.get_mut(have..).unwrap_or_default());
-        if have == N {
-            break;
-        }
-    }
-    into.get(..have).unwrap_or_default()
 }
 
 #[cfg(test)]

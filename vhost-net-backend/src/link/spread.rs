@@ -8,7 +8,7 @@
 //! Only a guest's frames are spread: it is the guest's CPUs that then share the work. A NIC's queues and a tap are all
 //! served by this one.
 
-use crate::memory::Readable;
+use crate::memory::{Readable, read_front};
 use crate::offload::{field, network_at};
 
 /// Bytes in front of a frame in which addresses and ports are: Ethernet with two tags, IPv4 with all options.
@@ -38,14 +38,7 @@ impl Spread {
     /// The queue for a frame.
     pub(super) fn queue_for(&self, pieces: &[Readable<'_>]) -> usize {
         let mut head = [0; HEAD];
-        let mut have = 0;
-        for piece in pieces {
-            have += piece.read(head.get_mut(have..).unwrap_or_default());
-            if have == HEAD {
-                break;
-            }
-        }
-        let hash = flow(head.get(..have).unwrap_or_default()).unwrap_or(0);
+        let hash = flow(read_front(pieces, &mut head)).unwrap_or(0);
         // The upper bits of a product depend on all bits of its factors.
         let choice = ((hash >> 32) * self.choices as u64) >> 32;
         self.first + self.step * usize::try_from(choice).unwrap_or(0)

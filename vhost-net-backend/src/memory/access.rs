@@ -183,6 +183,19 @@ impl Writable<'_> {
     }
 }
 
+/// Copies the front of a frame that is in pieces, as much as both have; what was copied.
+#[inline]
+pub(crate) fn read_front<'b, const N: usize>(pieces: &[Readable<'_>], into: &'b mut [u8; N]) -> &'b [u8] {
+    let mut have = 0;
+    for piece in pieces {
+        have += piece.read(into.get_mut(have..).unwrap_or_default());
+        if have == N {
+            break;
+        }
+    }
+    into.get(..have).unwrap_or_default()
+}
+
 /// Copies as much as both have; returns how many bytes.
 ///
 /// Two guests may share pages behind different mappings; then the bytes are theirs to spoil, but the two ranges of

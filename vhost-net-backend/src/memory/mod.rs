@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 pub use access::{Readable, Writable, copy};
-pub(crate) use access::{RingMemory, set_words, write_pieces};
+pub(crate) use access::{RingMemory, read_front, set_words, write_pieces};
 pub use log::{DirtyLog, LogError};
 pub use mapping::{MapError, Mapping};
 
