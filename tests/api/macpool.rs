@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -112,6 +113,26 @@ impl Cluster {
     fn leases(&self) -> usize {
         let leases = self.get("/apis/coordination.k8s.io/v1/namespaces/macpool/leases");
         leases["items"].as_array().unwrap().len()
+    }
+
+    /// Four clients create VMs while something happens; how many, each of them with success.
+    fn create_while(&self, happens: impl FnOnce()) -> usize {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let client = |client: usize| {
+                let over = &over;
+                scope.spawn(move || {
+                    let vms = (0..5000).map(|n| vm(&format!("vm-{client}-{n}"), &[("red", "")]));
+                    vms.take_while(|_| !over.load(Ordering::Relaxed))
+                        .inspect(|vm| drop(self.create(vm)))
+                        .count()
+                })
+            };
+            let clients: Vec<_> = (0..4).map(client).collect();
+            happens();
+            over.store(true, Ordering::Relaxed);
+            clients.into_iter().map(|client| client.join().unwrap()).sum()
+        })
     }
 
     /// Every address of every VM, with the VMs that have it.

@@ -177,14 +177,19 @@ fn a_killed_backend_comes_back_to_guests_that_went_on() {
     }
 }
 
+/// Makes `tap0`, by which the host has 192.0.2.1.
+pub(crate) fn tap_of_host() {
+    sh("ip tuntap add dev tap0 mode tap vnet_hdr");
+    sh("ip addr add 192.0.2.1/24 dev tap0");
+    sh("ip link set tap0 up");
+}
+
 #[test]
 fn the_host_reaches_a_guest_through_a_tap() {
     let _sandbox = Sandbox::enter();
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("guest");
-    sh("ip tuntap add dev tap0 mode tap vnet_hdr");
-    sh("ip addr add 192.0.2.1/24 dev tap0");
-    sh("ip link set tap0 up");
+    tap_of_host();
     let _backend = backend(&[&format!("vhost-user:{},tap:tap0", socket.display())]);
     await_socket(&socket);
     let port = format!("path={},queue_size=256", socket.display());

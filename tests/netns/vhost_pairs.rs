@@ -7,7 +7,7 @@ use std::time::Duration;
 use e2e::{Sandbox, eventually, sh};
 
 use crate::vhost_af_xdp::wired;
-use crate::vhost_guests::{Guest, await_socket, backend};
+use crate::vhost_guests::{Guest, await_socket, backend, tap_of_host};
 use crate::vhost_steering::{Wire, frame};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -45,43 +45,35 @@ fn a_nic_and_a_nic() {
     }
 }
 
-#[test]
-fn a_guest_whose_vmm_listens_and_a_tap_whoever_is_killed() {
-    let _sandbox = Sandbox::enter();
+/// A guest whose VMM listens is reached through the other end, also after either side was killed.
+fn whoever_is_killed(other: &str, ping: impl Fn(&str) -> String) {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("guest");
-    sh("ip tuntap add dev tap0 mode tap vnet_hdr");
-    sh("ip addr add 192.0.2.1/24 dev tap0");
-    sh("ip link set tap0 up");
-    let link = format!("vhost-user:{}?client,tap:tap0", socket.display());
+    let link = format!("vhost-user:{}?client,{other}", socket.display());
     let mut daemon = backend(&[&link]);
     for life in ["first.log", "second.log"] {
         let _guest = listening(directory.path(), life, &socket);
-        sh("ping -c 3 -i 0.2 -w 20 192.0.2.2");
+        ping("ping -c 3 -i 0.2 -w 20 192.0.2.2");
         drop(daemon);
         daemon = backend(&[&link]);
-        sh("ping -c 3 -i 0.2 -w 20 192.0.2.2");
+        ping("ping -c 3 -i 0.2 -w 20 192.0.2.2");
         // The VMM is killed and leaves its socket.
         std::fs::remove_file(&socket).unwrap();
     }
 }
 
 #[test]
+fn a_guest_whose_vmm_listens_and_a_tap_whoever_is_killed() {
+    let _sandbox = Sandbox::enter();
+    tap_of_host();
+    whoever_is_killed("tap:tap0", sh);
+}
+
+#[test]
 fn a_guest_whose_vmm_listens_and_a_nic_whoever_is_killed() {
     let _sandbox = Sandbox::enter();
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("guest");
     let peer = wired();
-    let link = format!("vhost-user:{}?client,af_xdp:nic", socket.display());
-    let mut daemon = backend(&[&link]);
-    for life in ["first.log", "second.log"] {
-        let _guest = listening(directory.path(), life, &socket);
-        peer.sh("ping -c 3 -i 0.2 -w 20 192.0.2.2");
-        drop(daemon);
-        daemon = backend(&[&link]);
-        peer.sh("ping -c 3 -i 0.2 -w 20 192.0.2.2");
-        std::fs::remove_file(&socket).unwrap();
-    }
+    whoever_is_killed("af_xdp:nic", |command| peer.sh(command));
 }
 
 #[test]

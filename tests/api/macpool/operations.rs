@@ -1,7 +1,5 @@
 //! Running macpool: its range, its certificates, leaks, duplicates and what it tells.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use super::*;
 
 /// So short that a test can wait for it; nothing is on its way to etcd for that long here.
@@ -238,18 +236,7 @@ fn certificates_are_replaced_under_load_without_a_failed_write() {
     let lifetime = &["--ca-lifetime", "0.0006"];
     let _replicas = [cluster.replica(lifetime), cluster.replica(lifetime)];
     let secret = || cluster.get("/api/v1/namespaces/macpool/secrets/macpool-authority")["data"].clone();
-    let rotated = AtomicBool::new(false);
-    let created: usize = std::thread::scope(|scope| {
-        let client = |client: usize| {
-            let (cluster, rotated) = (&cluster, &rotated);
-            scope.spawn(move || {
-                let vms = (0..5000).map(|n| vm(&format!("vm-{client}-{n}"), &[("red", "")]));
-                vms.take_while(|_| !rotated.load(Ordering::Relaxed))
-                    .inspect(|vm| drop(cluster.create(vm)))
-                    .count()
-            })
-        };
-        let clients: Vec<_> = (0..4).map(client).collect();
+    let created = cluster.create_while(|| {
         let mut last = secret();
         // Trusted, signing, the old one forgotten.
         for _ in 0..3 {
@@ -257,8 +244,6 @@ fn certificates_are_replaced_under_load_without_a_failed_write() {
                 Some(secret()).filter(|now| *now != last)
             });
         }
-        rotated.store(true, Ordering::Relaxed);
-        clients.into_iter().map(|client| client.join().unwrap()).sum()
     });
     cluster.assert_unique(created);
 }

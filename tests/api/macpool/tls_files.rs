@@ -1,7 +1,6 @@
 //! A certificate by file, as cert-manager's Secret is mounted: replaced under load, all at once, by a symbolic link.
 
 use std::os::unix::fs::symlink;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
@@ -74,18 +73,7 @@ fn certificates_by_file_are_replaced_under_load_without_a_failed_write() {
         let url = format!("https://{}/mutate-virtualmachines", replica.reviews);
         output(Command::new("curl").arg("-s").arg("--cacert").arg(certificate).arg(url)).status.success()
     };
-    let replaced = AtomicBool::new(false);
-    let created: usize = std::thread::scope(|scope| {
-        let client = |client: usize| {
-            let (cluster, replaced) = (&cluster, &replaced);
-            scope.spawn(move || {
-                let vms = (0..5000).map(|n| vm(&format!("vm-{client}-{n}"), &[("red", "")]));
-                vms.take_while(|_| !replaced.load(Ordering::Relaxed))
-                    .inspect(|vm| drop(cluster.create(vm)))
-                    .count()
-            })
-        };
-        let clients: Vec<_> = (0..4).map(client).collect();
+    let created = cluster.create_while(|| {
         for (number, certificate) in certificates.iter().enumerate() {
             if number > 0 {
                 volume.write(number, certificate);
@@ -96,8 +84,6 @@ fn certificates_by_file_are_replaced_under_load_without_a_failed_write() {
                 });
             }
         }
-        replaced.store(true, Ordering::Relaxed);
-        clients.into_iter().map(|client| client.join().unwrap()).sum()
     });
     cluster.assert_unique(created);
     assert!(replicas.iter().all(|replica| !presents(replica, &certificates[0])));

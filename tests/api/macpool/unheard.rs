@@ -1,7 +1,6 @@
 //! What a replica asks of the API server comes late, or not at all, or its answer does: still nobody gives what another has.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::between::{Between, Fate, is};
 use super::*;
