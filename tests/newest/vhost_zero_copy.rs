@@ -4,30 +4,31 @@
 //! The NIC is the node VM's. What is behind it, QEMU's network for its user, answers pings to 10.0.2.2.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use e2e::{Daemon, Namespace, Sandbox, binary, eventually, output, sh};
 use tempfile::NamedTempFile;
 
+use crate::sriov_nic::Nic;
+
 const LIMIT: Duration = Duration::from_secs(60);
 const GATEWAY: &str = "10.0.2.2";
 
 /// The node's NIC with two queues, and a pod whose frames come by the tap `tap0`.
 struct Bench {
-    nic: String,
+    nic: Nic,
     pod: Namespace,
     _sandbox: Sandbox,
 }
 
 impl Bench {
     fn new() -> Self {
-        let nic = nic();
+        let nic = Nic::bare();
         let sandbox = Sandbox::enter();
         // The kernel gives it back to the node when this namespace ends.
         let here = nix::unistd::gettid();
-        sh(&format!("nsenter --net=/proc/1/ns/net ip link set {nic} netns {here}"));
+        sh(&format!("nsenter --net=/proc/1/ns/net ip link set {} netns {here}", nic.link));
         let pod = Namespace::new("pod");
         sh("ip link add guest type bridge");
         sh("ip tuntap add dev tap0 mode tap vnet_hdr");
@@ -38,14 +39,14 @@ impl Bench {
         sh("ip link set guest up");
         pod.sh("ip link set eth0 up address 02:00:00:00:00:07");
         pod.sh("ip address add 10.0.2.15/24 dev eth0");
-        sh(&format!("ip link set {nic} up promisc on"));
+        sh(&format!("ip link set {} up promisc on", nic.link));
         Self { nic, pod, _sandbox: sandbox }
     }
 
     /// The backend between both, once it runs.
     fn backend(&self) -> (Daemon, String) {
         let log = NamedTempFile::new().unwrap();
-        let link = format!("af_xdp:{}:0-1?mac=02:00:00:00:00:07&groups,tap:tap0", self.nic);
+        let link = format!("af_xdp:{}:0-1?mac=02:00:00:00:00:07&groups,tap:tap0", self.nic.link);
         let mut command = Command::new(binary("vhost-net-backend"));
         command.args(["--link", &link]).stderr(Stdio::from(log.reopen().unwrap()));
         let mut backend = Daemon::start(&mut command);
@@ -72,15 +73,6 @@ impl Bench {
     }
 }
 
-/// The name of the node's NIC.
-fn nic() -> String {
-    let mut devices = fs::read_dir("/sys/bus/pci/devices").unwrap().map(|entry| entry.unwrap().path());
-    let device = devices.find(|device| device.join("sriov_totalvfs").exists()).expect("an SR-IOV NIC");
-    let links = fs::read_dir(Path::new(&device).join("net")).unwrap();
-    let link = links.map(|entry| entry.unwrap().file_name()).next().expect("an interface");
-    link.into_string().unwrap()
-}
-
 #[test]
 fn frames_pass_without_copies_after_a_kill_and_a_loss_of_carrier() {
     let bench = Bench::new();
@@ -89,8 +81,8 @@ fn frames_pass_without_copies_after_a_kill_and_a_loss_of_carrier() {
     bench.pings(56);
     bench.pings(1400);
 
-    sh(&format!("ip link set {} down", bench.nic));
-    sh(&format!("ip link set {} up", bench.nic));
+    sh(&format!("ip link set {} down", bench.nic.link));
+    sh(&format!("ip link set {} up", bench.nic.link));
     bench.pings(1400);
 
     backend.child().kill().unwrap();
@@ -100,7 +92,7 @@ fn frames_pass_without_copies_after_a_kill_and_a_loss_of_carrier() {
     bench.pings(1400);
 
     drop(backend);
-    assert!(!sh(&format!("ip link show {}", bench.nic)).contains("xdp"), "no program stays");
-    sh(&format!("ip address add 10.0.2.16/24 dev {}", bench.nic));
+    assert!(!sh(&format!("ip link show {}", bench.nic.link)).contains("xdp"), "no program stays");
+    sh(&format!("ip address add 10.0.2.16/24 dev {}", bench.nic.link));
     sh(&format!("ping -c 3 -i 0.2 -W 10 {GATEWAY}"));
 }
