@@ -214,12 +214,14 @@ pub(crate) fn state(nf_tables: &NfTables, port: &IfName) -> Result<State, NfTabl
         }
     }
     let written = elements(port, &guard);
+    // Each by itself: while other ports come and go, the kernel can leave some out of a long list.
+    for own in &written {
+        if !own.is_there(nf_tables)? {
+            return Ok(State::Foreign);
+        }
+    }
     let found = look_through(nf_tables, port, &SETS)?;
-    let all_in = |some: &[Own], others: &[Own]| some.iter().all(|own| others.contains(own));
-    Ok(match all_in(&written, &found) && all_in(&found, &written) {
-        true => State::Allows(guard),
-        false => State::Foreign,
-    })
+    Ok(if found.iter().all(|own| written.contains(own)) { State::Allows(guard) } else { State::Foreign })
 }
 
 /// An element of a set that is about one port.

@@ -1,9 +1,11 @@
 //! nf_tables answers a transaction at once, also one that it refuses as a whole.
 
 use std::io;
+use std::thread;
+use std::time::Duration;
 
 use e2e::{Sandbox, sh};
-use nf_tables::{Chain, Family, Hook, NfTables, NfTablesError, Place, Table, Transaction};
+use nf_tables::{Chain, Expression, Family, Hook, NfTables, NfTablesError, Place, Rule, Table, Transaction};
 use nix::unistd::{Uid, seteuid};
 
 const TABLE: Table<'_> = Table { family: Family::Inet, name: "t" };
@@ -56,4 +58,34 @@ fn a_chain_is_in_force_only_where_packets_meet_it_as_wanted() {
     assert!(!in_force(), "the table is dormant");
     nf_tables.commit(&Transaction::default().add_table(TABLE)).unwrap();
     assert!(in_force(), "it was made again");
+}
+
+#[test]
+fn a_list_is_of_one_moment_though_others_rewrite_it() {
+    // The kernel sends as many in one part. Of a longer list it loses some without telling, where a transaction ends
+    // between two parts.
+    const RULES: usize = 200;
+    let _sandbox = Sandbox::enter();
+    let nf_tables = NfTables::open().unwrap();
+    let chain = Chain { table: TABLE, name: "c", hook: None };
+    let rewrite = || {
+        let ground = Transaction::default().add_table(TABLE).add_chain(&chain).flush_chain(&chain);
+        (0..RULES).fold(ground, |transaction, _| {
+            transaction.add_rule(&chain, &Rule { expressions: vec![Expression::counter()], comment: "" })
+        })
+    };
+    nf_tables.commit(&rewrite()).unwrap();
+    thread::scope(|scope| {
+        // Threads are in the sandbox of the one that starts them.
+        let writer = scope.spawn(|| {
+            let nf_tables = NfTables::open().unwrap();
+            for _ in 0..500 {
+                nf_tables.commit(&rewrite()).unwrap();
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        while !writer.is_finished() {
+            assert_eq!(nf_tables.rules(&chain).unwrap().len(), RULES);
+        }
+    });
 }

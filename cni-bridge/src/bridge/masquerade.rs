@@ -75,13 +75,30 @@ pub(super) fn install(
     if !nf_tables.rules(&chain(port.host_name.as_str()))?.is_empty() {
         remove_chain(nf_tables, port.host_name.as_str())?;
     }
-    let transaction = installation(port.host_name.as_str(), &port.alias, addresses);
-    match nf_tables.commit(&transaction) {
+    // What all ports share is left alone while it is whole: rewritten by each ADD, another port's CHECK could see it half.
+    if stands(nf_tables)? {
+        match install_on(nf_tables, Transaction::default, port, addresses) {
+            // The node's last port went meanwhile, and the table with it.
+            Err(error) if error.is_not_found() => {}
+            other => return other,
+        }
+    }
+    install_on(nf_tables, ground, port, addresses)
+}
+
+fn install_on(
+    nf_tables: &NfTables,
+    ground: impl Fn() -> Transaction,
+    port: &Port,
+    addresses: &[IpNetwork],
+) -> Result<(), NfTablesError> {
+    let install = || nf_tables.commit(&with(ground(), port.host_name.as_str(), &port.alias, addresses));
+    match install() {
         Err(error) if error.already_exists() => {
             for address in addresses {
                 dispossess(nf_tables, address.ip())?;
             }
-            nf_tables.commit(&transaction)
+            install()
         }
         other => other,
     }
@@ -89,26 +106,33 @@ pub(super) fn install(
 
 /// Has the kernel look at what [`install`] would do for any port.
 pub(super) fn try_out(nf_tables: &NfTables) -> Result<(), NfTablesError> {
-    nf_tables.try_out(&installation("any", "", &[]))
+    nf_tables.try_out(&with(ground(), "any", "", &[]))
 }
 
-fn installation(host_name: &str, comment: &str, addresses: &[IpNetwork]) -> Transaction {
+/// True if packets meet what stands for any number of ports.
+fn stands(nf_tables: &NfTables) -> Result<bool, NfTablesError> {
+    let rules = nf_tables.rules(&POSTROUTING)?;
+    let is_whole = rules.len() == 2
+        && rules.iter().zip([&V4, &V6]).all(|(rule, version)| same(&rule.expressions, &look_up(version)));
+    Ok(is_whole && nf_tables.is_in_force(&POSTROUTING)?)
+}
+
+/// Makes what stands for any number of ports; what is there of it is made anew, at no moment without effect.
+fn ground() -> Transaction {
+    let transaction = Transaction::default().add_table(TABLE).add_set(&V4.map).add_set(&V6.map);
+    let transaction = transaction.add_chain(&POSTROUTING).flush_chain(&POSTROUTING);
+    [&V4, &V6].into_iter().fold(transaction, |transaction, version| {
+        transaction.add_rule(&POSTROUTING, &Rule { expressions: look_up(version), comment: "" })
+    })
+}
+
+fn with(transaction: Transaction, host_name: &str, comment: &str, addresses: &[IpNetwork]) -> Transaction {
     let own = chain(host_name);
-    let mut transaction = Transaction::default().add_table(TABLE);
-    transaction =
-        transaction.add_set(&V4.map).add_set(&V6.map).add_chain(&POSTROUTING).flush_chain(&POSTROUTING);
-    for version in [&V4, &V6] {
-        transaction =
-            transaction.add_rule(&POSTROUTING, &Rule { expressions: look_up(version), comment: "" });
-    }
-    transaction = transaction.add_chain(&own);
-    for address in addresses {
+    addresses.iter().fold(transaction.add_chain(&own), |transaction, address| {
         let rule = Rule { expressions: masquerade(*address), comment };
         let (set, key) = (&Version::of(address.ip()).map, octets(address.ip()));
-        transaction =
-            transaction.add_rule(&own, &rule).add_element(&Element { set, key: &key }, own.name, "");
-    }
-    transaction
+        transaction.add_rule(&own, &rule).add_element(&Element { set, key: &key }, own.name, "")
+    })
 }
 
 /// Removes whichever port's chain has `address` in the map.
@@ -172,10 +196,7 @@ fn remove_chain_by_target(nf_tables: &NfTables, own: &Chain<'_>) -> Result<(), N
 /// Compares with what [`install`] made of `addresses`.
 pub(super) fn check(nf_tables: &NfTables, port: &Port, addresses: &[IpNetwork]) -> Result<(), BridgeError> {
     let what = || format!("masquerading of {}", port.host_name);
-    let general = nf_tables.rules(&POSTROUTING)?;
-    let whole = general.len() == 2
-        && general.iter().zip([&V4, &V6]).all(|(rule, version)| same(&rule.expressions, &look_up(version)));
-    if !whole || !nf_tables.is_in_force(&POSTROUTING)? {
+    if !stands(nf_tables)? {
         return Err(difference(what(), "not looked up", "looked up in chain postrouting").into());
     }
     let rules = nf_tables.rules(&chain(port.host_name.as_str()))?;

@@ -38,6 +38,9 @@ const PLAIN_BATCH: usize = 65536;
 /// What a look-up asks for.
 const LIST: &str = "list";
 
+/// How often something is listed whose list others keep changing. A list takes less time than most transactions.
+const MOST_LISTS: u32 = 100;
+
 /// Why a transaction or a look-up failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NfTablesError {
@@ -60,6 +63,12 @@ pub enum NfTablesError {
     /// An answer that ends too early.
     #[error("nf_tables did not answer")]
     NoAnswer,
+    /// No list was of one state.
+    #[error("others change nf_tables too often to list {object}, tried {MOST_LISTS} times")]
+    Changing {
+        /// Of what.
+        object: String,
+    },
 }
 
 impl NfTablesError {
@@ -78,7 +87,7 @@ impl NfTablesError {
         match self {
             Self::Socket(source) => source.raw_os_error() == Some(nix::Error::EPROTONOSUPPORT as i32),
             Self::Refused { verb, .. } => *verb == LIST && self.is(nix::Error::EINVAL),
-            Self::Answer | Self::NoAnswer => false,
+            Self::Answer | Self::NoAnswer | Self::Changing { .. } => false,
         }
     }
 
@@ -264,15 +273,29 @@ impl NfTables {
         }
     }
 
-    /// What `request` finds, up to the end of the answer; nothing if `object` is not there.
+    /// What `request` finds; nothing if `object` is not there. All of it was there at one moment, if it fits into one part (32
+    /// KiB); of a longer list the kernel can leave some out, where a transaction ends between two parts.
     fn list(&self, request: &[u8], object: &impl ToString) -> Result<Vec<Reply>, NfTablesError> {
+        for _ in 0..MOST_LISTS {
+            if let Some(found) = self.list_once(request, object)? {
+                return Ok(found);
+            }
+        }
+        Err(NfTablesError::Changing { object: object.to_string() })
+    }
+
+    /// What `request` finds, up to the end of the answer; none if a transaction came between its parts.
+    fn list_once(&self, request: &[u8], object: &impl ToString) -> Result<Option<Vec<Reply>>, NfTablesError> {
         self.send(request)?;
-        let mut found = Vec::new();
+        let (mut found, mut is_whole) = (Vec::new(), true);
         while let Some(replies) = self.receive()? {
             for reply in replies {
                 match reply? {
-                    Reply::Done | Reply::Answer { errno: 0, .. } => return Ok(found),
-                    Reply::Answer { errno, .. } if errno == nix::Error::ENOENT as i32 => return Ok(found),
+                    Reply::Done { is_torn } => return Ok((is_whole && !is_torn).then_some(found)),
+                    Reply::Answer { errno: 0, .. } => return Ok(Some(found)),
+                    Reply::Answer { errno, .. } if errno == nix::Error::ENOENT as i32 => {
+                        return Ok(Some(found));
+                    }
                     Reply::Answer { errno, .. } => {
                         let source = io::Error::from_raw_os_error(errno);
                         return Err(NfTablesError::Refused {
@@ -281,6 +304,7 @@ impl NfTables {
                             source,
                         });
                     }
+                    Reply::Torn => is_whole = false,
                     reply => found.push(reply),
                 }
             }

@@ -15,6 +15,7 @@ use super::{Attributes, NfTablesError};
 // linux/netlink.h
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+const NLM_F_DUMP_INTR: u16 = 0x10;
 
 /// What the kernel sends.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,8 +32,10 @@ pub(super) enum Reply {
     Counter(FoundCounter),
     /// A table.
     Table(FoundTable),
-    /// End of a dump.
-    Done,
+    /// Some of a dump, where a transaction was carried out since the dump's previous part.
+    Torn,
+    /// End of a dump, and whether a transaction was carried out since its last part.
+    Done { is_torn: bool },
 }
 
 /// A table that is there.
@@ -111,14 +114,17 @@ fn parse(bytes: &[u8]) -> Option<(Reply, usize)> {
     let field = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
     let length = usize::try_from(field(0)?).ok()?;
     let body = bytes.get(NETLINK_HEADER..length)?;
-    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let half = |at: usize| bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes);
+    let (kind, flags) = (half(4)?, half(6)?);
+    let is_torn = flags & NLM_F_DUMP_INTR != 0;
     let attributes = || Some(Attributes::new(body.get(NFNETLINK_HEADER..)?));
     let reply = match kind {
-        NLMSG_DONE => Reply::Done,
+        NLMSG_DONE => Reply::Done { is_torn },
         NLMSG_ERROR => {
             let errno = i32::from_ne_bytes(body.get(..4)?.try_into().ok()?).checked_neg()?;
             Reply::Answer { sequence: field(8)?, errno }
         }
+        _ if is_torn => Reply::Torn,
         _ if kind == own(NFT_MSG_NEWRULE) => Reply::Rule(rule(&attributes()?)),
         _ if kind == own(NFT_MSG_NEWCHAIN) => Reply::Chain(chain(body.get(NFNETLINK_HEADER..)?)),
         _ if kind == own(NFT_MSG_NEWSETELEM) => Reply::Elements(elements(&attributes()?)),
