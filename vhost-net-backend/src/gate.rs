@@ -11,8 +11,9 @@ use arrayvec::ArrayVec;
 use net_types::Mac;
 
 use crate::counters::Drops;
-use crate::frame::{BATCH, Batch, Frame, Header, MAX_FRAME, PIECES, gso};
+use crate::frame::{BATCH, Batch, Frame, Header, MAX_FRAME, Offloads, PIECES, gso};
 use crate::memory::{Readable, read_front};
+use crate::offload::headers;
 
 /// Bytes of an Ethernet header.
 const HEADER: usize = 14;
@@ -25,7 +26,7 @@ const BURST: Duration = Duration::from_millis(50);
 pub struct Policy {
     /// Only frames from this address pass.
     pub source: Option<Mac>,
-    /// At most so many bytes a second, Ethernet headers included.
+    /// At most so many bytes a second, Ethernet headers included. Of a frame that is to be cut up, those of all that it becomes.
     pub bytes: Option<NonZeroU64>,
     /// At most so many frames a second. One that is to be cut up counts as those that it becomes.
     pub packets: Option<NonZeroU64>,
@@ -111,7 +112,7 @@ impl Gate {
                     return Verdict::TooManyPieces;
                 }
                 read_front(pieces, head);
-                if head.get(6..12) != Some(source.as_slice()) {
+                if head.get(6..12) != Some(source.as_slice()) || rewrites_ethernet(frame) {
                     return Verdict::Spoofed;
                 }
             }
@@ -160,42 +161,52 @@ fn charge(
     frame: &Frame,
     pieces: &[Readable<'_>],
 ) {
+    let (count, length) = on_the_wire(frame, pieces);
     if let Some(rate) = bytes {
-        rate.charge(now, frame.length.into());
+        rate.charge(now, length);
     }
     if let Some(rate) = packets {
-        rate.charge(now, on_the_wire(frame, pieces));
+        rate.charge(now, count);
     }
 }
 
-/// How many frames it will be. Headers that a guest makes up for this look are believed as far as they may be honest: they hide
-/// what is in a hundred bytes at most.
-fn on_the_wire(frame: &Frame, pieces: &[Readable<'_>]) -> u64 {
-    let Header { gso_type, gso_size, checksum_start, .. } = frame.header;
-    let (start, size) = (u32::from(checksum_start).min(MOST_HEADERS), u32::from(gso_size).max(1));
-    let (transport, options) = match gso_type {
-        gso::NONE => return 1,
-        gso::UDP => (8, 0),
-        _ => (TCP, tcp_length(pieces, start).saturating_sub(TCP)),
+/// Whether the checksum that is still to be stored would be stored into the header that was checked: whoever finishes the frame
+/// would give it another address.
+fn rewrites_ethernet(frame: &Frame) -> bool {
+    let Header { checksum_start, checksum_offset, .. } = frame.header;
+    frame.needs != Offloads::NONE && usize::from(checksum_start) + usize::from(checksum_offset) < HEADER
+}
+
+/// What a frame comes to where it is cut up: how many frames, and how many bytes they have together.
+///
+/// A guest may change its headers after this look. Where segments are so small that this could hide many, they are counted as
+/// if all but the shortest headers were data, each behind the longest.
+fn on_the_wire(frame: &Frame, pieces: &[Readable<'_>]) -> (u64, u64) {
+    let Header { gso_type, gso_size, .. } = frame.header;
+    let whole = u64::from(frame.length);
+    if gso_type == gso::NONE {
+        return (1, whole);
+    }
+    let mut front = [0; MOST_HEADERS];
+    let (before_data, each) = if gso_size < SMALL {
+        (LEAST_HEADERS, MOST_HEADERS)
+    } else {
+        let length = headers(read_front(pieces, &mut front), gso_type).unwrap_or(LEAST_HEADERS);
+        (length, length)
     };
-    let data = frame.length.saturating_sub(start + transport);
-    let count = data.saturating_sub(options).div_ceil(size);
-    count.max(data / size).max(1).into()
+    let data = whole.saturating_sub(before_data as u64);
+    let count = data.div_ceil(u64::from(gso_size).max(1)).max(1);
+    (count, whole + (count - 1) * each as u64)
 }
 
-/// The most bytes in front of a header of TCP or UDP: Ethernet's with two tags, IPv4's with all options.
-const MOST_HEADERS: u32 = 14 + 8 + 60;
+/// The most bytes in front of a segment's data: Ethernet's header with two tags, IPv4's and TCP's with all options.
+const MOST_HEADERS: usize = 14 + 8 + 60 + 60;
 
-/// Bytes of a TCP header without options, and where in it its length is (RFC 9293, 3.1).
-const TCP: u32 = 20;
-const TCP_DATA_OFFSET: u32 = 12;
+/// The fewest: Ethernet's, IPv4's and UDP's.
+const LEAST_HEADERS: usize = 14 + 20 + 8;
 
-/// Bytes of the TCP header that begins there, as it says itself; 0 if the frame ends before it says so.
-fn tcp_length(pieces: &[Readable<'_>], start: u32) -> u32 {
-    let mut front = [0; (MOST_HEADERS + TCP_DATA_OFFSET + 1) as usize];
-    let data_offset = read_front(pieces, &mut front).get((start + TCP_DATA_OFFSET) as usize);
-    u32::from(data_offset.map_or(0, |byte| byte >> 4)) * 4
-}
+/// Segments of fewer bytes are smaller than headers may be, and than any stack's.
+const SMALL: u16 = 128;
 
 /// A frame's pieces with its first bytes replaced by `head`.
 fn with_head<'m>(head: &'m [u8; HEADER], pieces: &[Readable<'m>]) -> ArrayVec<Readable<'m>, PIECES> {

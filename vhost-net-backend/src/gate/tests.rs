@@ -139,52 +139,108 @@ fn frames_over_the_limit_are_dropped_and_counted() {
     assert_eq!((done, passed, drops.rate_limit.get()), (3, 1, 2));
 }
 
-/// A TCP segment over IPv4 with 12 bytes of options, to be cut up into segments of `size` bytes.
-fn large(bytes: &[u8], size: u16) -> Batch<'_> {
-    let header = Header { flags: 1, gso_type: gso::TCP4, gso_size: size, checksum_start: 34, ..Header::NONE };
+/// A packet of TCP over IPv4 with so many bytes of options and of data.
+fn tcp(options: usize, data: usize) -> Vec<u8> {
+    let mut bytes = [[0xff; 6].as_slice(), &OWN, &[0x08, 0, 0x45]].concat();
+    bytes.resize(14 + 20 + 20 + options + data, 0);
+    bytes[14 + 9] = 6;
+    bytes[14 + 20 + 12] = u8::try_from((20 + options) * 4).unwrap();
+    bytes
+}
+
+/// A frame to be cut up into segments of `size` bytes, whose header says that TCP begins at `start`.
+fn large(bytes: &[u8], size: u16, start: u16) -> Batch<'_> {
+    let header =
+        Header { flags: 1, gso_type: gso::TCP4, gso_size: size, checksum_start: start, ..Header::NONE };
     let needs = Offloads::CHECKSUM.with(Offloads::TSO4);
     let mut batch = Batch::new();
     batch.push(header, needs, u32::try_from(bytes.len()).unwrap(), &[Readable::own(bytes)]).unwrap();
     batch
 }
 
+/// How many frames, and bytes, a gate counts, and a finisher makes.
+fn counted_and_made(bytes: &[u8], size: u16, start: u16) -> [(u64, u64); 2] {
+    let batch = large(bytes, size, start);
+    let (frame, pieces) = batch.iter().next().unwrap();
+    let mut finisher = crate::offload::Finisher::default();
+    let made = finisher.finish(frame, pieces).unwrap();
+    let made = made.fold((0, 0), |(count, all), segment| (count + 1, all + segment.len() as u64));
+    [on_the_wire(frame, pieces), made]
+}
+
 #[test]
 fn a_frame_to_be_cut_up_counts_as_the_frames_that_it_becomes() {
-    let count = |payload: usize, size: u16| {
-        let mut bytes = frame(OWN, 14 + 20 + 32 + payload);
-        bytes[14 + 20 + 12] = 0x80;
-        let batch = large(&bytes, size);
-        let (frame, pieces) = batch.iter().next().unwrap();
-        on_the_wire(frame, pieces)
-    };
-    assert_eq!((count(20_000, 1000), count(20_001, 1000), count(20_999, 1000)), (20, 21, 21));
-    assert_eq!((count(1, 1448), count(1448, 1448), count(1449, 1448)), (1, 1, 2));
-    // Segments that are smaller than the options: as if those were data.
-    assert_eq!(count(60_000, 1), 60_012);
+    for (options, data, size) in [
+        (12, 20_000, 1000),
+        (12, 20_001, 1000),
+        (12, 20_999, 1000),
+        (40, 1, 1448),
+        (12, 1448, 1448),
+        (0, 1449, 1448),
+        (40, 60_000, 128),
+    ] {
+        // Wherever its header says that TCP begins.
+        for start in [34, 82, 1000, 0] {
+            let [counted, made] = counted_and_made(&tcp(options, data), size, start);
+            assert_eq!(counted, made, "{options} {data} {size} {start}");
+        }
+    }
     let plain = [frame(OWN, 1514)];
     let plain_batch = batch(&plain, 0);
     let (first, pieces) = plain_batch.iter().next().unwrap();
-    assert_eq!(on_the_wire(first, pieces), 1);
-    // A header that says it is all options hides one of two.
-    let mut bytes = frame(OWN, 14 + 20 + 20 + 1999);
-    bytes[14 + 20 + 12] = 0xf0;
-    let lying = large(&bytes, 1000);
+    assert_eq!(on_the_wire(first, pieces), (1, 1514));
+    // What is no TCP counts as if it had the shortest headers.
+    let bytes = frame(OWN, 14 + 20 + 8 + 2001);
+    let lying = large(&bytes, 1000, 34);
     let (first, pieces) = lying.iter().next().unwrap();
-    assert_eq!(on_the_wire(first, pieces), 2);
-    // One that says its data begins near its end hides next to nothing.
-    let bytes = frame(OWN, 60_000);
-    let header =
-        Header { flags: 1, gso_type: gso::TCP4, gso_size: 100, checksum_start: 59_900, ..Header::NONE };
-    let mut lying = Batch::new();
-    lying.push(header, Offloads::CHECKSUM.with(Offloads::TSO4), 60_000, &[Readable::own(&bytes)]).unwrap();
-    let (first, pieces) = lying.iter().next().unwrap();
-    assert_eq!(on_the_wire(first, pieces), 599);
+    assert_eq!(on_the_wire(first, pieces).0, 3);
     // 100 a second, of which 5 at once: behind one that becomes 20, others wait.
-    let bytes = frame(OWN, 14 + 20 + 32 + 20_000);
+    let bytes = tcp(12, 20_000);
     let (mut gate, drops) = (gate(None, 0, 100), Drops::default());
-    assert_eq!(gate.pass(&large(&bytes, 1000), &drops, |batch| batch.len()), 1);
+    assert_eq!(gate.pass(&large(&bytes, 1000, 34), &drops, |batch| batch.len()), 1);
     assert_eq!(gate.pass(&batch(&plain, 0), &drops, |_| panic!("nothing may pass")), 1);
     assert_eq!(drops.rate_limit.get(), 1);
+}
+
+#[test]
+fn tiny_segments_count_as_no_less_than_they_may_become() {
+    for (options, data, size) in [(0, 48, 1), (40, 100, 1), (12, 1000, 1), (0, 1000, 16), (40, 127, 127)] {
+        for start in [34, 82, 1000] {
+            let [(frames, bytes), (made, in_all)] = counted_and_made(&tcp(options, data), size, start);
+            assert!(frames >= made && bytes >= in_all, "{options} {data} {size} {start}: {frames} {bytes}");
+        }
+    }
+}
+
+#[test]
+fn headers_of_segments_count_against_a_rate_of_bytes() {
+    // A thousand bytes become 54,000, which take 54 ms, 50 of them in advance.
+    let bytes = tcp(0, 1000);
+    let (mut gate, drops) = (gate(None, 1_000_000, 0), Drops::default());
+    let passed = (0..100).filter(|_| {
+        let before = drops.rate_limit.get();
+        gate.pass(&large(&bytes, 1, 34), &drops, |batch| batch.len());
+        drops.rate_limit.get() == before
+    });
+    assert!(passed.count() < 10);
+}
+
+#[test]
+fn a_checksum_to_be_stored_in_the_ethernet_header_gives_no_other_address() {
+    let bytes = frame(OWN, 60);
+    let passes = |start, offset, needs| {
+        let header = Header { flags: 1, checksum_start: start, checksum_offset: offset, ..Header::NONE };
+        let mut lent = Batch::new();
+        lent.push(header, needs, 60, &[Readable::own(&bytes)]).unwrap();
+        let (mut gate, drops) = (gate(Some(OWN), 0, 0), Drops::default());
+        assert_eq!(gate.pass(&lent, &drops, |batch| batch.len()), 1);
+        drops.spoofed.get() == 0
+    };
+    for (start, offset) in [(0, 0), (0, 6), (6, 0), (5, 0), (10, 1), (0, 13)] {
+        assert!(!passes(start, offset, Offloads::CHECKSUM), "{start} {offset}");
+    }
+    assert!(passes(14, 0, Offloads::CHECKSUM) && passes(0, 14, Offloads::CHECKSUM));
+    assert!(passes(0, 6, Offloads::NONE));
 }
 
 #[test]

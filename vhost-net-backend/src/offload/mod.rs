@@ -10,7 +10,7 @@ mod segment;
 
 use crate::frame::{Frame, MAX_FRAME, Offloads};
 use crate::memory::Readable;
-pub(crate) use packet::{field, network_at};
+pub(crate) use packet::{field, headers, network_at};
 
 /// The most segments made of one frame: 64 KiB at the smallest segment size that TCP stacks use (64 bytes).
 const MAX_SEGMENTS: usize = 1024;

@@ -75,6 +75,11 @@ impl Packet {
     }
 }
 
+/// How many bytes are in front of a large segment's data; `None` unless it is what `gso_type` says.
+pub(crate) fn headers(frame: &[u8], gso_type: u8) -> Option<usize> {
+    Packet::parse(frame, gso_type).map(|packet| packet.payload_at)
+}
+
 /// The IP header's offset and the EtherType in front of it, behind up to two VLAN tags.
 pub(crate) fn network_at(frame: &[u8]) -> Option<(usize, u16)> {
     let mut at = ETHERNET;
