@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use telemetry::LogFormat;
 
+use crate::inspect::Inspect;
 use crate::range::MacRange;
 use crate::store::OnDuplicate;
 
@@ -42,7 +43,7 @@ pub struct Args {
 
     /// Networks that never meet those of other domains: NAME=NAMESPACE/NETWORK,… One address on two of them is no
     /// duplicate. May be repeated. In a cluster only with --range: without it the ConfigMap's L2_DOMAINS count.
-    #[arg(long, value_name = "DOMAIN")]
+    #[arg(long, value_name = "DOMAIN", global = true)]
     pub l2_domain: Vec<String>,
 
     /// What happens to a VM that asks for an address another VM has.
@@ -98,11 +99,8 @@ pub struct Args {
 /// What else can be done.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print who holds which address and why, sorted by address.
-    Inspect {
-        /// Only this address.
-        mac: Option<net_types::Mac>,
-    },
+    /// Print who holds which address, since when and why, sorted by address.
+    Inspect(Inspect),
 }
 
 /// `--store`.

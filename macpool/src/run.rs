@@ -33,9 +33,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let reviewers = reviews.handle();
     store.block_on(async {
         match (&args.command, &args.store) {
-            (Some(Command::Inspect { mac }), StoreKind::Dir(path)) => crate::inspect::dir(path, *mac),
-            (Some(Command::Inspect { mac }), StoreKind::Kube) => {
-                crate::inspect::kube(::kube::Client::try_from(api_server().await?)?, *mac).await
+            (Some(Command::Inspect(inspect)), StoreKind::Dir(path)) => inspect.dir(path, &domains(&args)?),
+            (Some(Command::Inspect(inspect)), StoreKind::Kube) => {
+                let config = api_server().await?;
+                let named = (!args.l2_domain.is_empty()).then(|| domains(&args)).transpose()?;
+                let namespace = namespace(&args, &config);
+                inspect.kube(::kube::Client::try_from(config)?, &namespace, named).await
             }
             (None, StoreKind::Dir(path)) => serve_dir(&args, path, reviewers).await,
             (None, StoreKind::Kube) => serve_kube(&args, reviewers).await,
@@ -68,11 +71,7 @@ async fn serve_kube(args: &Args, reviewers: &Handle) -> anyhow::Result<()> {
         "--l2-domain needs --range: without it the ConfigMap's L2_DOMAINS count"
     );
     let config = api_server().await?;
-    let namespace = args
-        .namespace
-        .clone()
-        .or_else(|| std::env::var("POD_NAMESPACE").ok())
-        .unwrap_or_else(|| config.default_namespace.clone());
+    let namespace = namespace(args, &config);
     let pod = std::env::var("POD_NAME").unwrap_or_else(|_| "macpool".to_owned());
     let client = ::kube::Client::try_from(config).context("set up the client of the API server")?;
     let ranges = match args.range.is_empty() {
@@ -105,6 +104,12 @@ async fn serve_kube(args: &Args, reviewers: &Handle) -> anyhow::Result<()> {
 /// Where the API server is, by the pod's service account, or by KUBECONFIG or ~/.kube/config.
 async fn api_server() -> anyhow::Result<::kube::Config> {
     ::kube::Config::infer().await.context("find the API server (in a pod, or by KUBECONFIG)")
+}
+
+/// The namespace of leases, ConfigMap and Secret.
+fn namespace(args: &Args, config: &::kube::Config) -> String {
+    let named = args.namespace.clone().or_else(|| std::env::var("POD_NAMESPACE").ok());
+    named.unwrap_or_else(|| config.default_namespace.clone())
 }
 
 /// The networks that the command line says never meet.

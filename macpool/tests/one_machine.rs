@@ -107,7 +107,10 @@ fn an_entry_that_the_disk_has_half_room_for_is_cut_off_and_its_address_free() {
         .args(["inspect", "02:00:00:00:00:01"])
         .output()
         .unwrap();
-    assert_eq!(String::from_utf8(inspect.stdout).unwrap(), "02:00:00:00:00:01  reserved  ns/three (red)\n");
+    let table = String::from_utf8(inspect.stdout).unwrap();
+    let [_, row] = table.lines().collect::<Vec<_>>()[..] else { panic!("{table}") };
+    let cells: Vec<_> = row.split_whitespace().collect();
+    assert_eq!(cells, ["02:00:00:00:00:01", "reserved", "vm", "ns/three", "red", "ns/br1"]);
     let left = DirStore::read(macpool.store()).unwrap();
     let owners: Vec<_> = left.iter().map(|reservation| &*reservation.owner.key).collect();
     assert_eq!(owners, ["ns/one", "ns/three"]);

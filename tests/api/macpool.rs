@@ -19,6 +19,7 @@ mod cut_off;
 mod deployment;
 mod duplicates;
 mod hand_over;
+mod inspects;
 mod operations;
 mod pods;
 mod ranges;

@@ -100,7 +100,7 @@ fn a_vm_runs_with_the_address_that_macpool_gave_each_time_it_comes_up() {
     }
     let table = place.macpool.reservations();
     assert!(
-        table.starts_with("02:00:00:00:00:00  reserved  default/web") && table.lines().count() == 1,
+        table.contains("\n02:00:00:00:00:00  reserved  vm default/web") && table.lines().count() == 2,
         "{table}"
     );
 }

@@ -8,7 +8,8 @@ const SHORT: &[&str] = &["--grace", "2"];
 pub(super) fn inspect(cluster: &Cluster, arguments: &[&str]) -> String {
     let admin = cluster.api.admin();
     let mut inspect = Command::new(binary("macpool"));
-    let printed = output(inspect.arg("inspect").args(arguments).env("KUBECONFIG", admin));
+    inspect.args(["inspect", "--namespace", "macpool"]).args(arguments);
+    let printed = output(inspect.env("KUBECONFIG", admin));
     assert!(printed.status.success(), "{printed:?}");
     String::from_utf8(printed.stdout).unwrap()
 }
@@ -26,7 +27,7 @@ fn an_address_is_free_again_only_when_the_guest_is_gone() {
         let (status, answer) = cluster.try_create(&second);
         assert_eq!(status, 507, "{answer}");
     }
-    assert!(inspect(&cluster, &[]).contains("in use    vmi default/one"));
+    assert!(inspect(&cluster, &[]).contains("  vmi default/one  "));
     cluster.delete(&format!("{VMIS}/one"));
     eventually("the address is free", PATIENCE, || (cluster.try_create(&second).0 == 201).then_some(()));
     assert_eq!(cluster.all_macs().len(), 1);
@@ -213,20 +214,24 @@ fn duplicates_are_reported_or_refused() {
     let (status, answer) = cluster.try_create(&vm("three", &[("red", &mac)]));
     assert_eq!(status, 409, "{answer}");
     assert!(answer["message"].as_str().unwrap().contains("already used by default/"), "{answer}");
-    let table = inspect(&cluster, &[]);
-    assert!(table.contains(&format!("{mac}  in use    vm default/two\n")), "{table}");
+    let row = |mac: &str, name: &str| {
+        let table = inspect(&cluster, &[mac]);
+        let row = table.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{table}"));
+        row.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(row(&mac, "default/two")[..2], [mac.as_str(), "duplicate"]);
     // And why else an address is not free: nobody has these.
     for address in ["", "06:00:00:00:00:01"] {
         assert_eq!(cluster.try_create(&vm("Not_A_Name", &[("red", address)])).0, 422);
     }
     let four = cluster.create(&vm("four", &[("red", "")])).remove(0);
-    let table = inspect(&cluster, &[]);
-    assert!(table.contains("06:00:00:00:00:01  claimed   default/Not_A_Name\n"), "{table}");
-    assert!(table.contains(&format!("{four}  held      its block, by replica macpool-")), "{table}");
+    assert_eq!(row("06:00:00:00:00:01", "default/Not_A_Name")[1], "claimed");
+    let held = row(&four, "default/four");
+    assert_eq!(held[1..3], ["in", "use"]);
+    assert!(held.last().unwrap().starts_with("macpool-"), "{held:?}");
     strict.terminate();
-    let table = inspect(&cluster, &[]);
-    assert!(table.contains("  reserved  no object with it is seen; freed after the grace time\n"), "{table}");
-    assert!(!table.contains(&format!("{four}  reserved")), "{table}");
+    let table = inspect(&cluster, &["--state", "reserved"]);
+    assert!(table.contains("  reserved  ") && !table.contains(&four), "{table}");
 }
 
 #[test]

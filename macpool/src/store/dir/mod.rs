@@ -33,6 +33,8 @@ pub struct Reservation {
     pub nic: Box<str>,
     /// The address.
     pub mac: Mac,
+    /// Where its frames go. Not known of those in older journals.
+    pub segment: Option<Segment>,
 }
 
 /// How duplicates are told, and treated.
@@ -104,10 +106,11 @@ impl DirStore {
             .nics
             .into_iter()
             .flat_map(|(owner, nics)| {
-                nics.into_iter().map(move |Nic { name: nic, mac, .. }| Reservation {
+                nics.into_iter().map(move |Nic { name: nic, mac, segment }| Reservation {
                     owner: owner.clone(),
                     nic,
                     mac,
+                    segment,
                 })
             })
             .collect();

@@ -102,6 +102,12 @@ async fn attempt(api: &Api, namespace: &str) -> Result<ConfigMap, ApiError> {
     }
 }
 
+/// What the ConfigMap says.
+pub(super) async fn data(api: &Api, namespace: &str) -> Result<BTreeMap<String, String>, ApiError> {
+    let map: ConfigMap = api.get(&format!("/api/v1/namespaces/{namespace}/configmaps/{NAME}")).await?;
+    Ok(map.data)
+}
+
 /// Follows the ConfigMap for the life of the process.
 pub fn follow(client: kube::Client, namespace: String, store: KubeStore) {
     let api = Api::new(client);
