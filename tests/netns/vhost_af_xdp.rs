@@ -7,7 +7,10 @@ use std::time::Duration;
 use e2e::{Namespace, Sandbox, binary, eventually, output, sh};
 
 use crate::vhost_guests::{Guest, await_socket, backend};
+use crate::vhost_steering::{Wire, frame, label, start};
 
+/// Somebody on the wire.
+const PEER: [u8; 6] = [2, 0, 0, 0, 0, 8];
 const MAC: &str = "02:00:00:00:00:07";
 
 /// `nic` here is wired to `wire` in a namespace, which has 192.0.2.9.
@@ -71,6 +74,49 @@ fn a_link_that_goes_down_and_up_again_goes_on() {
         set("down");
         set("up");
         peer.sh("ping -c 1 -w 20 192.0.2.2");
+    }
+}
+
+/// A tap in a bridge of its own, whose frames the backend sends by `nic`; its peer `wire` is in another bridge.
+struct Road {
+    from: Wire,
+    to: Wire,
+    _sandbox: Sandbox,
+}
+
+impl Road {
+    fn new() -> Self {
+        let sandbox = Sandbox::enter();
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        let (from, to) = (Wire::at_bridge("guest"), Wire::at_bridge("far"));
+        sh("ip tuntap add dev tap0 mode tap vnet_hdr");
+        sh("ip link set tap0 up master guest");
+        sh("ip link add nic type veth peer name wire");
+        sh("ip link set wire up master far");
+        sh("ip link set nic up");
+        Self { from, to, _sandbox: sandbox }
+    }
+
+    /// The label of the next frame that arrives.
+    fn next(&self) -> u8 {
+        let arrived = eventually("the next frame arrives", Duration::from_secs(20), || self.to.next());
+        label(&arrived).unwrap()
+    }
+}
+
+#[test]
+fn the_end_of_a_burst_is_sent_when_a_nic_that_was_busy_is_not() {
+    let road = Road::new();
+    // It holds what waits to be sent on, more of which the socket's own limit does not let out.
+    sh("tc qdisc add dev far-look root tbf rate 4mbit burst 5000 limit 2000000");
+    let (_backend, _) = start("af_xdp:nic");
+    for label in 0..=250 {
+        let mut bytes = frame(label, PEER, None);
+        bytes.resize(1400, 0x5a);
+        road.from.send(0, &bytes);
+    }
+    for label in 0..=250 {
+        assert_eq!(road.next(), label);
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn frame(label: u8, to: [u8; 6], vlan: Option<u16>) -> Vec<u8> {
 }
 
 /// The label, if it is one of our frames.
-fn label(bytes: &[u8]) -> Option<u8> {
+pub(crate) fn label(bytes: &[u8]) -> Option<u8> {
     let at = if bytes.get(12..14)? == [0x81, 0x00] { 16 } else { 12 };
     (bytes.get(at..at + 2)? == EXPERIMENT).then(|| bytes.get(at + 2).copied())?
 }
@@ -59,7 +59,7 @@ impl Wire {
     }
 
     /// Makes a tap at a new bridge, where it sees what the bridge floods.
-    fn at_bridge(bridge: &str) -> Self {
+    pub(crate) fn at_bridge(bridge: &str) -> Self {
         sh(&format!("ip link add {bridge} type bridge"));
         sh(&format!("ip link set {bridge} up"));
         let wire = Self::new(&format!("{bridge}-look"), 1);
@@ -128,7 +128,7 @@ impl Bench {
 }
 
 /// Starts the backend with one link and waits until it says that it runs; returns what it logged till then.
-fn start(nic: &str) -> (Daemon, String) {
+pub(crate) fn start(nic: &str) -> (Daemon, String) {
     await_link(spawn(nic))
 }
 

@@ -7,7 +7,7 @@ use crate::fault::Fault;
 use crate::frame::{BATCH, Batch, Header, MIN_FRAME, Offloads};
 use crate::memory::copy;
 use crate::port::Unfit;
-use crate::xdp::{Attachment, LinkWatch, Sent, Socket, XdpError, XdpSettings};
+use crate::xdp::{Attachment, Flushed, LinkWatch, Sent, Socket, XdpError, XdpSettings};
 
 /// Our program on an interface, and a socket for each of its queues that we use.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub struct XdpPort {
     /// After the sockets it delivers to.
     attachment: Option<Attachment>,
     watch: LinkWatch,
+    /// Some socket has frames that the kernel did not take yet.
+    behind: bool,
 }
 
 impl XdpPort {
@@ -36,7 +38,7 @@ impl XdpPort {
             tracing::info!(interface, queue, ?mode, zero_copy = socket.is_zero_copy(), "AF_XDP");
             sockets.push(Some(socket));
         }
-        Ok(Self { sockets, attachment: Some(attachment), watch })
+        Ok(Self { sockets, attachment: Some(attachment), watch, behind: false })
     }
 
     pub(super) fn queues(&self) -> usize {
@@ -57,19 +59,37 @@ impl XdpPort {
     pub(super) fn close(&mut self) {
         self.sockets.fill_with(|| None);
         self.attachment = None;
+        self.behind = false;
     }
 
-    /// Whether frames are waiting.
+    /// Calls the kernel once more for frames that it did not take.
+    ///
+    /// # Returns
+    /// Whether it is to be called again; not while the interface is down, whose changes wake its first queue.
+    #[cold]
+    fn catch_up(&mut self) -> Result<bool, Fault> {
+        self.behind = false;
+        let mut busy = false;
+        for socket in self.sockets.iter().flatten() {
+            let flushed = socket.kick(1).map_err(not_sent)?;
+            self.behind |= flushed != Flushed::All;
+            busy |= flushed == Flushed::Busy;
+        }
+        Ok(busy)
+    }
+
+    /// Whether frames are waiting, to be received or to be sent.
     ///
     /// # Errors
     /// The interface is gone.
-    pub(super) fn has_frames(&self, queue: usize) -> Result<bool, Fault> {
+    pub(super) fn has_frames(&mut self, queue: usize) -> Result<bool, Fault> {
+        let busy = self.behind && self.catch_up()?;
         let Some(socket) = self.sockets.get(queue).and_then(Option::as_ref) else { return Ok(false) };
         if queue == 0 {
             self.watch.drain();
         }
         socket.check().map_err(|source| Fault::Io { operation: "receive from the AF_XDP socket", source })?;
-        Ok(socket.received() > 0)
+        Ok(busy || socket.received() > 0)
     }
 
     #[inline]
@@ -78,6 +98,9 @@ impl XdpPort {
         queue: usize,
         deliver: &mut dyn FnMut(&Batch<'_>) -> usize,
     ) -> Result<Polled, Fault> {
+        if self.behind {
+            self.catch_up()?;
+        }
         let Some(socket) = self.sockets.get_mut(queue).and_then(Option::as_mut) else {
             return Ok(Polled::default());
         };
@@ -130,7 +153,11 @@ impl XdpPort {
             }
             pushed.taken += 1;
         }
-        socket.flush().map_err(|source| Fault::Io { operation: "send to the AF_XDP socket", source })?;
+        self.behind |= socket.flush().map_err(not_sent)? != Flushed::All;
         Ok(pushed)
     }
+}
+
+fn not_sent(source: std::io::Error) -> Fault {
+    Fault::Io { operation: "send to the AF_XDP socket", source }
 }

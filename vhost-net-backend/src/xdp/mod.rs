@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use net_types::{IfName, Mac, VlanId};
 use rustix::net::{AddressFamily, SocketType, netdevice};
 
-pub use socket::{MOST_RECEIVED, Sent, Socket};
+pub use socket::{Flushed, MOST_RECEIVED, Sent, Socket};
 pub use watch::LinkWatch;
 
 /// Which frames of an interface go to the guest.

@@ -35,6 +35,17 @@ const FILL_PAGE: u64 = 0x1_0000_0000;
 const COMPLETION_PAGE: u64 = 0x1_8000_0000;
 /// Calls to the kernel for one batch: in copy mode each sends 32 frames, and none while the queue is busy.
 const KICKS: u32 = 16;
+
+/// Whether all that was handed over is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flushed {
+    /// It is, or the kernel sees to it.
+    All,
+    /// The queue is busy: the kernel is to be called again.
+    Busy,
+    /// The interface is down: the kernel is to be called when it is up.
+    Down,
+}
 /// How long a queue may stay taken after its last user has ended. The kernel gives it back in a worker of its own
 /// (`xp_release_deferred` in `net/xdp/xsk_buff_pool.c`), later than it reports the process's end, and nothing says when.
 const GIVEN_BACK: Duration = Duration::from_secs(2);
@@ -217,20 +228,34 @@ impl Socket {
     /// # Errors
     /// The interface is gone. One that is down is no error: its frames wait, and then find no room.
     #[inline]
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub fn flush(&mut self) -> io::Result<Flushed> {
         self.tx.produce(self.unsent);
         self.unsent = 0;
-        for _ in 0..KICKS {
-            if self.tx.filled() == 0 || !self.tx.needs_wakeup() {
-                break;
+        self.kick(KICKS)
+    }
+
+    /// Calls the kernel until it has taken all that was handed over, so often at most.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    #[inline]
+    pub fn kick(&self, times: u32) -> io::Result<Flushed> {
+        for _ in 0..times {
+            if self.has_gone_out() {
+                return Ok(Flushed::All);
             }
             match rustix::net::send(&self.socket, &[], SendFlags::DONTWAIT) {
                 Ok(_) | Err(Errno::AGAIN | Errno::BUSY | Errno::NOBUFS | Errno::INTR) => {}
-                Err(Errno::NETDOWN) => break,
+                Err(Errno::NETDOWN) => return Ok(Flushed::Down),
                 Err(errno) => return Err(errno.into()),
             }
         }
-        Ok(())
+        Ok(if self.has_gone_out() { Flushed::All } else { Flushed::Busy })
+    }
+
+    #[inline]
+    fn has_gone_out(&self) -> bool {
+        self.tx.filled() == 0 || !self.tx.needs_wakeup()
     }
 }
 
