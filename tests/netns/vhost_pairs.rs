@@ -1,10 +1,12 @@
 //! Any two kinds of end may be joined, whichever side of a guest's socket listens. The pairs that are not here are in the other
 //! files of the backend: two guests, a guest with a tap or a NIC, a NIC or a tap with a tap.
 
+use std::net::UdpSocket;
 use std::path::Path;
 use std::time::Duration;
 
-use e2e::{Sandbox, eventually, sh};
+use e2e::{Namespace, Sandbox, eventually, sh};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::vhost_af_xdp::wired;
 use crate::vhost_guests::{Guest, await_socket, backend, tap_of_host};
@@ -43,6 +45,39 @@ fn a_nic_and_a_nic() {
     for (from, queue, label) in [(0, 0, 1), (0, 1, 2), (1, 0, 3)] {
         arrives(from, queue, label);
     }
+}
+
+#[test]
+fn a_row_of_datagrams_goes_whole_from_a_tap_to_a_tap_and_is_cut_up_behind_it() {
+    let _sandbox = Sandbox::enter();
+    let far = Namespace::new("far");
+    for (line, address) in [("near", 1), ("far", 2)] {
+        let lines = [
+            format!("ip tuntap add dev {line} mode tap vnet_hdr"),
+            format!("ip addr add 192.0.2.{address}/24 dev {line}"),
+            format!("ip link set {line} up"),
+        ];
+        lines.iter().for_each(|line| drop(if address == 1 { sh(line) } else { far.sh(line) }));
+    }
+    far.sh("nft add table netdev seen");
+    far.sh("nft add chain netdev seen entering { type filter hook ingress device far priority 0 ; }");
+    far.sh("nft add rule netdev seen entering udp dport 9000 counter");
+    let _backend = backend(&[&format!("tap:near,tap:far?netns={}", far.path().display())]);
+    sh("ping -c 1 -w 20 192.0.2.2");
+
+    let receiver = far.netns().run(|| UdpSocket::bind("192.0.2.2:9000").unwrap()).unwrap();
+    receiver.set_read_timeout(Some(LIMIT)).unwrap();
+    let sender = UdpSocket::bind("192.0.2.1:0").unwrap();
+    setsockopt(&sender, sockopt::UdpGsoSegment, &1000).unwrap();
+    let sent: Vec<u8> = (0..4900_u16).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
+    sender.send_to(&sent, "192.0.2.2:9000").unwrap();
+    for datagram in sent.chunks(1000) {
+        let mut bytes = [0; 2000];
+        let length = receiver.recv(&mut bytes).unwrap();
+        assert_eq!(bytes[..length], *datagram);
+    }
+    let counted = far.sh("nft list chain netdev seen entering");
+    assert!(counted.contains("packets 1 bytes"), "{counted}");
 }
 
 /// A guest whose VMM listens is reached through the other end, also after either side was killed.

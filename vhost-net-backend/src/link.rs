@@ -108,7 +108,10 @@ impl Link {
         let lane = |side: usize| Lane::new(ports[1 - side].queues());
         let lanes = [0, 1].map(|side: usize| (0..ports[side].queues()).map(|_| lane(side)).collect());
         let (gates, mirrors) = (policies.map(Gate::new), Vec::new());
-        Self { name, ports, lanes, counters, gates, sentinels, mirrors, finisher: Finisher::default() }
+        let finisher = Finisher::default();
+        let mut link = Self { name, ports, lanes, counters, gates, sentinels, mirrors, finisher };
+        link.share_offloads();
+        link
     }
 
     /// Copies frames to a capture from now on, until that ends.
