@@ -44,7 +44,6 @@ fn at_random() -> impl Iterator<Item = Vec<u8>> {
 
 #[test]
 fn no_random_ring_does_harm() {
-    sigbus::install().unwrap();
     at_random().for_each(|input| rings(&input));
 }
 
@@ -55,12 +54,10 @@ fn no_random_message_does_harm() {
 
 #[test]
 fn no_ring_that_fuzzing_found_does_harm() {
-    sigbus::install().unwrap();
     with_variants(include_str!("../../fuzz/corpus/rings.hex")).for_each(|input| rings(&input));
 }
 
 #[test]
 fn no_message_that_fuzzing_found_does_harm() {
-    sigbus::install().unwrap();
     with_variants(include_str!("../../fuzz/corpus/messages.hex")).for_each(|input| messages(&input));
 }

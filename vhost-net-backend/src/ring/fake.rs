@@ -18,7 +18,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use super::layout::Descriptor;
 use super::{NewRing, QueueSize, Ring, RingAddresses, RingFeatures, RxQueue, TxQueue};
 use crate::frame::Offloads;
-use crate::memory::{GuestMemory, NewRegion, Readable, Region, copy};
+use crate::memory::{DirtyLog, GuestMemory, NewRegion, Readable, Region, copy};
 
 pub(crate) const MIB: u64 = 1 << 20;
 /// VMM addresses are guest addresses plus this.
@@ -138,6 +138,10 @@ impl Driver {
     }
 
     pub(crate) fn ring(&self, features: RingFeatures) -> Ring {
+        self.logged_ring(features, None)
+    }
+
+    pub(crate) fn logged_ring(&self, features: RingFeatures, log: Option<Arc<DirtyLog>>) -> Ring {
         Ring::new(NewRing {
             memory: Arc::clone(&self.guest.memory),
             addresses: self.addresses(),
@@ -146,7 +150,7 @@ impl Driver {
             features,
             kick: Arc::clone(&self.kick),
             call: Some(self.call.try_clone().unwrap()),
-            log: None,
+            log,
         })
         .unwrap()
     }
