@@ -1,9 +1,10 @@
 //! `cnv-bridge` in the place of the reference plugin: pods, bridges and networks as they are found work as with it, or better.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
-use e2e::{CniCall, Namespace, Sandbox, Snapshot, eventually, output, sh};
+use e2e::{CniCall, Daemon, Namespace, Sandbox, Snapshot, eventually, output, sh};
 use serde_json::{Value, json};
 
 use crate::cnv_bridge_ipam::{PLUGINS, answering};
@@ -72,6 +73,27 @@ fn each_subnet_of_a_network_has_its_gateway_on_the_bridge() {
             assert!(pings(&pod, gateway), "{gateway}");
         }
         call.clone().with("prevResult", result).call("CHECK").success();
+        call.call("DEL").success();
+    }
+}
+
+#[test]
+fn the_node_knows_its_gateways_addresses_when_add_returns() {
+    let _sandbox = Sandbox::enter();
+    assigning(&["2001:db8::9/64", "2001:db8:1::9/64"]);
+    // The kernel makes an address its own by a lock that these want too.
+    let lines: String = (0..50_000).map(|n| format!("link set lo mtu {}\n", 1400 + n % 2)).collect();
+    fs::write("/run/busy", lines).unwrap();
+    let _busy = [(); 3].map(|()| Daemon::start(Command::new("ip").args(["-batch", "/run/busy"])));
+    for _ in 0..20 {
+        let pod = Namespace::new("pod");
+        let call = call(&pod, json!({"isGateway": true, "ipam": {"type": "fixed"}}));
+        call.call("ADD").success();
+        for gateway in ["2001:db8::1", "2001:db8:1::1"] {
+            let route = sh(&format!("ip -6 route get {gateway} oif br1"));
+            assert!(route.starts_with("local"), "{route}");
+        }
+        // The last pod takes the bridge with it.
         call.call("DEL").success();
     }
 }

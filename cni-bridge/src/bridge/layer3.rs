@@ -19,6 +19,9 @@ const DETECTION_LIMIT: Duration = Duration::from_secs(5);
 /// How long the bridge may take to see that the port has its carrier; it takes about 1 ms.
 const CARRIER_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long the node may take to know a gateway's address for its own; it takes less than 1 ms.
+const OWN_LIMIT: Duration = Duration::from_secs(1);
+
 /// The pod's side of the port.
 pub(super) struct PodEnd<'a> {
     pub(super) namespace: &'a NetNs,
@@ -181,6 +184,7 @@ fn announce(events: &Events, host: &Netlink, pod: &PodEnd<'_>) -> Result<(), Bri
 /// The node answers to the gateways' addresses by `link`, and forwards.
 fn configure_gateway(config: &Config, ips: &[Ip], host: &Netlink, link: &Link) -> Result<(), BridgeError> {
     let gateways: Vec<_> = ips.iter().filter_map(address).collect();
+    let events = Events::of_routes()?;
     for wanted in &gateways {
         ensure_address(config, host, link, *wanted, &gateways)?;
         let forwarding = match wanted.ip() {
@@ -188,6 +192,13 @@ fn configure_gateway(config: &Config, ips: &[Ip], host: &Netlink, link: &Link) -
             IpAddr::V6(_) => "/proc/sys/net/ipv6/conf/all/forwarding",
         };
         write_setting(forwarding, "1")?;
+    }
+    for gateway in &gateways {
+        let IpAddr::V6(own) = gateway.ip() else { continue };
+        let is_known = || Ok::<_, BridgeError>(host.is_local(link.index, own)?.then_some(()));
+        if events.until(OWN_LIMIT, is_known)?.is_none() {
+            tracing::warn!("{own} is on {}, but the node does not take it for its own yet", link.name);
+        }
     }
     Ok(())
 }

@@ -17,6 +17,8 @@ use crate::Error;
 const LINKS: u32 = 1;
 /// `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
 const ADDRESSES: u32 = 0x10 | 0x100;
+/// `RTMGRP_IPV6_ROUTE`
+const ROUTES: u32 = 0x400;
 /// The group the kernel itself sends uevents to (`lib/kobject_uevent.c`); udev's are in 2.
 const DEVICES: u32 = 1;
 
@@ -36,6 +38,11 @@ impl Events {
     /// Addresses that come to links of the calling thread's network namespace, change and go.
     pub fn of_addresses() -> Result<Self, Error> {
         Self::open(None, ADDRESSES)
+    }
+
+    /// IPv6 routes that come and go in the calling thread's network namespace, those to its own addresses included.
+    pub fn of_routes() -> Result<Self, Error> {
+        Self::open(None, ROUTES)
     }
 
     /// Devices that come and go, and drivers that take and leave them. Links count as devices, in the calling thread's

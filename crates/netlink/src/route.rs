@@ -110,6 +110,21 @@ impl Netlink {
         self.wait("add local route to", address, self.handle.route().add(message).execute())
     }
 
+    /// True if the host takes packets for `address`, which the link has, as its own. It does so a moment after the address
+    /// was added; until then it looks for a neighbour that has it, for 3 s, and tells senders that there is none.
+    pub fn is_local(&self, index: u32, address: Ipv6Addr) -> Result<bool, Error> {
+        let question = RouteMessageBuilder::<Ipv6Addr>::new()
+            .output_interface(index)
+            .destination_prefix(address, 128)
+            .build();
+        let mut answers = self.handle.route().get(question).execute();
+        match self.wait("look up the route to", address, answers.try_next()) {
+            Ok(route) => Ok(route.is_some_and(|route| route.header.kind == RouteType::Local)),
+            Err(error) if error.errno() == Some(libc::ENETUNREACH) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// True if [`Netlink::add_local_route`] was done for the link.
     pub fn has_local_route(&self, index: u32, address: Ipv6Addr) -> Result<bool, Error> {
         let filter = RouteMessageBuilder::<Ipv6Addr>::new().table_id(libc::RT_TABLE_LOCAL.into()).build();
