@@ -1,6 +1,7 @@
 //! A NIC as a link's end, by AF_XDP. It takes finished frames only; the link finishes the others.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use super::{Polled, Pushed};
 use crate::fault::Fault;
@@ -8,6 +9,10 @@ use crate::frame::{BATCH, Batch, Header, MIN_FRAME, Offloads};
 use crate::memory::copy;
 use crate::port::Unfit;
 use crate::xdp::{Attachment, Flushed, LinkWatch, Sent, Socket, XdpError, XdpSettings};
+
+/// How long a NIC that takes no frame is called again and again: much longer than any that works needs for one. Then the
+/// worker may sleep, until the next frame, or a change of the interface such as its cable's.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Our program on an interface, and a socket for each of its queues that we use.
 #[derive(Debug)]
@@ -19,6 +24,8 @@ pub struct XdpPort {
     watch: LinkWatch,
     /// Some socket has frames that the kernel did not take yet.
     behind: bool,
+    /// Since when, as far as is known, so many frames wait.
+    stalled: Option<(Instant, u32)>,
 }
 
 impl XdpPort {
@@ -38,7 +45,7 @@ impl XdpPort {
             tracing::info!(interface, queue, ?mode, zero_copy = socket.is_zero_copy(), "AF_XDP");
             sockets.push(Some(socket));
         }
-        Ok(Self { sockets, attachment: Some(attachment), watch, behind: false })
+        Ok(Self { sockets, attachment: Some(attachment), watch, behind: false, stalled: None })
     }
 
     pub(super) fn queues(&self) -> usize {
@@ -75,7 +82,18 @@ impl XdpPort {
             self.behind |= flushed != Flushed::All;
             busy |= flushed == Flushed::Busy;
         }
+        if !busy {
+            self.stalled = None;
+        }
         Ok(busy)
+    }
+
+    /// Whether a busy NIC has taken a frame, or got one to take, within our patience.
+    fn moves(&mut self) -> bool {
+        let waiting = self.sockets.iter().flatten().map(Socket::waiting).sum();
+        let same = self.stalled.filter(|(_, before)| *before == waiting);
+        let (since, _) = *self.stalled.insert(same.unwrap_or_else(|| (Instant::now(), waiting)));
+        since.elapsed() < PATIENCE
     }
 
     /// Whether frames are waiting, to be received or to be sent.
@@ -83,7 +101,7 @@ impl XdpPort {
     /// # Errors
     /// The interface is gone.
     pub(super) fn has_frames(&mut self, queue: usize) -> Result<bool, Fault> {
-        let busy = self.behind && self.catch_up()?;
+        let busy = self.behind && self.catch_up()? && self.moves();
         let Some(socket) = self.sockets.get(queue).and_then(Option::as_ref) else { return Ok(false) };
         if queue == 0 {
             self.watch.drain();

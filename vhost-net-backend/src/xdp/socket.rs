@@ -253,6 +253,11 @@ impl Socket {
         Ok(if self.has_gone_out() { Flushed::All } else { Flushed::Busy })
     }
 
+    /// Frames handed over that the kernel did not take yet.
+    pub fn waiting(&self) -> u32 {
+        self.tx.filled()
+    }
+
     #[inline]
     fn has_gone_out(&self) -> bool {
         self.tx.filled() == 0 || !self.tx.needs_wakeup()
