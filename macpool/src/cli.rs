@@ -12,9 +12,16 @@ use crate::inspect::Inspect;
 use crate::range::MacRange;
 use crate::store::OnDuplicate;
 
+const ENVIRONMENT: &str = "\
+Environment:
+  POD_NAME       What the replica's lease is called after. Default: macpool
+  POD_NAMESPACE  Namespace of leases, ConfigMap and Secret, unless --namespace says otherwise
+  KUBECONFIG     How to reach the API server from outside a pod. Default: ~/.kube/config
+  GUESTWIRE_LOG  Log level, or levels of parts: debug, info,macpool=trace. Default: info";
+
 /// Unique MAC addresses for virtual machines and pods, as an admission webhook.
 #[derive(Debug, Parser)]
-#[command(name = "macpool", version = telemetry::VERSION)]
+#[command(name = "macpool", version = telemetry::VERSION, after_long_help = ENVIRONMENT)]
 pub struct Args {
     /// What to do; without a command, serve.
     #[command(subcommand)]
@@ -25,11 +32,11 @@ pub struct Args {
     pub store: StoreKind,
 
     /// Address and port for reviews (HTTPS).
-    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:8000")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:8000", value_parser = net_types::listen_address)]
     pub listen: SocketAddr,
 
     /// Address and port for /metrics, /healthz and /readyz (HTTP).
-    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:8080")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:8080", value_parser = net_types::listen_address)]
     pub listen_metrics: SocketAddr,
 
     /// Addresses to give: FIRST-LAST. May be repeated. Without it the ConfigMap kubemacpool-mac-range-config counts
@@ -50,12 +57,12 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     pub on_duplicate: OnDuplicate,
 
-    /// Seconds an address stays reserved although nothing has been seen with it. At least twice the API server's
-    /// --request-timeout.
+    /// Seconds an address stays reserved although nothing has been seen with it, 1 to 86400. At least twice the API
+    /// server's --request-timeout.
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub grace: Duration,
 
-    /// Seconds to go on serving after SIGTERM, not ready any more, until the Service sends nobody here.
+    /// Seconds to go on serving after SIGTERM, not ready any more, until the Service sends nobody here, 1 to 86400.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub leave: Duration,
 
@@ -75,7 +82,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     pub tls_name: Vec<String>,
 
-    /// Days the own CA is good for; a new one is made after half of them.
+    /// Days the own CA is good for, 0.0001 to 3650; a new one is made after half of them.
     #[arg(long, value_name = "DAYS", default_value = "365", value_parser = days)]
     pub ca_lifetime: time::Duration,
 

@@ -101,11 +101,11 @@ impl ZoneArgs {
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
     /// Address and port to answer on, UDP and TCP. May be repeated.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:5353")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:5353", value_parser = net_types::listen_address)]
     pub listen: Vec<SocketAddr>,
 
     /// Address and port of /metrics, /healthz and /readyz.
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = net_types::listen_address)]
     pub http: Option<SocketAddr>,
 
     /// UDP threads per address, 1 to 1024.

@@ -64,3 +64,38 @@ fn a_kubeconfig_that_is_missing_is_told_once() {
         assert_eq!(told.lines().count(), 1, "{told}");
     }
 }
+
+#[test]
+fn an_address_that_is_none_is_told_what_is_one() {
+    for (program, arguments) in [
+        ("macpool", &["--listen", "8000"][..]),
+        ("macpool", &["--listen-metrics", "localhost:8080"]),
+        ("secondary-dns", &["--domain", "x.org", "--source", "kube", "--http", ":8080"]),
+        ("vhost-net-backend", &["--metrics", "9105"]),
+    ] {
+        let output = output(Command::new(binary(program)).args(arguments));
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{program}: {told}");
+        assert!(told.contains("is not ADDRESS:PORT (such as 127.0.0.1:8080 or [::]:8080)"), "{told}");
+    }
+}
+
+#[test]
+fn a_mistake_in_a_file_is_told_on_one_line_with_the_file_and_the_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vhost.yaml");
+    let name = file.display();
+    for (text, expected) in [
+        ("cores: 0\ncore: 1", "line 2, column 1: unknown field `core`, expected one of cores, control, "),
+        ("{", "line 1, column 1: unclosed bracket '{'"),
+        ("links: [a]", "links[0]: link \"a\" has not two ends: write [NAME=]END,END"),
+        ("metrics: 9105", "metrics: \"9105\" is not ADDRESS:PORT (such as "),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let output = output(Command::new(binary("vhost-net-backend")).arg("--config").arg(&file));
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.starts_with(&format!("vhost-net-backend: {name}: {expected}")), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+}

@@ -13,9 +13,13 @@ use crate::spec::{LinkName, LinkSpec};
 /// Where a daemon's control socket is, unless said otherwise.
 pub const CONTROL_SOCKET: &str = "/run/guestwire/vhost.sock";
 
+const ENVIRONMENT: &str = "\
+Environment:
+  GUESTWIRE_LOG  Log level, or levels of parts: debug, info,vhost_net_backend=trace. Default: info";
+
 /// Joins guests' virtio-net rings to NICs, taps and one another.
 #[derive(Debug, Parser)]
-#[command(name = "vhost-net-backend", version = telemetry::VERSION, args_conflicts_with_subcommands = true)]
+#[command(name = "vhost-net-backend", version = telemetry::VERSION, args_conflicts_with_subcommands = true, after_long_help = ENVIRONMENT)]
 pub struct Args {
     /// Asks a running daemon instead of being one.
     #[command(subcommand)]
@@ -41,15 +45,16 @@ pub struct DaemonArgs {
     #[arg(long, value_name = "[NAME=]END,END", verbatim_doc_comment)]
     pub link: Vec<LinkSpec>,
 
-    /// A YAML file with links and the options here; an option here goes before.
+    /// A YAML file with the keys cores, control, state, metrics and links; an option here goes before, links are added.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// CPUs to run on, one worker each, such as 0-3,8; a link goes where fewest are. Default: one worker anywhere.
+    /// CPUs to run on, 0 to 4095, one worker each, such as 0-3,8; a link goes where fewest are. Default: one worker anywhere.
     #[arg(long, value_name = "LIST")]
     pub cores: Option<Cores>,
 
-    /// A socket to be changed and watched by, with the ctl command.
+    /// A socket to be changed and watched by, with the ctl command. Without, there is none; ctl and the CNI plugin
+    /// vhost-user look for /run/guestwire/vhost.sock.
     #[arg(long, value_name = "SOCKET")]
     pub control: Option<PathBuf>,
 
@@ -57,8 +62,8 @@ pub struct DaemonArgs {
     #[arg(long, value_name = "DIRECTORY")]
     pub state: Option<PathBuf>,
 
-    /// Where to serve /metrics, /healthz and /readyz.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    /// Where to serve /metrics, /healthz and /readyz. Without, nowhere.
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = net_types::listen_address)]
     pub metrics: Option<SocketAddr>,
 }
 

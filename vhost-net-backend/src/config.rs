@@ -12,6 +12,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use net_types::{ListenError, listen_address};
 use serde::Deserialize;
 
 use crate::cores::{Cores, CoresError};
@@ -19,6 +20,9 @@ use crate::spec::{LinkSpec, SpecError};
 
 /// The largest file that is read, in bytes.
 const MAX_SIZE: u64 = 4 << 20;
+
+/// As much of a line as is repeated with what is wrong with it, in characters.
+const MAX_QUOTED: usize = 100;
 
 /// A configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -50,8 +54,16 @@ pub enum ConfigError {
     #[error("{} has more than {MAX_SIZE} bytes", .0.display())]
     Size(PathBuf),
     /// It is no YAML, or has fields that do not exist.
-    #[error("configuration")]
-    Yaml(#[from] serde_saphyr::Error),
+    #[error("{0}")]
+    Yaml(String),
+    /// What is wrong with a file.
+    #[error("{}", path.display())]
+    In {
+        /// The file.
+        path: PathBuf,
+        /// What.
+        source: Box<ConfigError>,
+    },
     /// A link is not one.
     #[error("links[{index}]")]
     Link {
@@ -64,8 +76,8 @@ pub enum ConfigError {
     #[error("cores")]
     Cores(#[from] CoresError),
     /// Where metrics are served.
-    #[error("metrics: is {0:?}; allowed: ADDRESS:PORT, such as 127.0.0.1:9105 or [::1]:9105")]
-    Metrics(String),
+    #[error("metrics")]
+    Metrics(#[from] ListenError),
     /// A path that is none.
     #[error("{0}: is empty; allowed: a path")]
     Empty(&'static str),
@@ -89,11 +101,13 @@ impl Config {
             return Err(ConfigError::Size(path.to_owned()));
         }
         Self::parse(&std::fs::read_to_string(path).map_err(failed)?)
+            .map_err(|error| ConfigError::In { path: path.to_owned(), source: Box::new(error) })
     }
 
     fn parse(text: &str) -> Result<Self, ConfigError> {
         // An empty document is an empty configuration.
-        let raw: Option<Raw> = serde_saphyr::from_str(text)?;
+        let raw: Option<Raw> =
+            serde_saphyr::from_str(text).map_err(|error| ConfigError::Yaml(told(&error, text)))?;
         let Raw { cores, control, state, metrics, links } = raw.unwrap_or_default();
         let link = |(index, text): (usize, String)| {
             text.parse().map_err(|source| ConfigError::Link { index, source })
@@ -103,15 +117,28 @@ impl Config {
                 return Err(ConfigError::Empty(field));
             }
         }
-        let address = |text: String| text.parse().map_err(|_no_address| ConfigError::Metrics(text));
         Ok(Self {
             cores: cores.map(|cores| cores.parse()).transpose()?,
             control,
             state,
-            metrics: metrics.map(address).transpose()?,
+            metrics: metrics.as_deref().map(listen_address).transpose()?,
             links: links.into_iter().enumerate().map(link).collect::<Result<_, _>>()?,
         })
     }
+}
+
+/// What is wrong with a text, on one line: where, what, and how that line reads.
+fn told(error: &serde_saphyr::Error, text: &str) -> String {
+    let told = error.without_snippet().to_string();
+    // What follows is for programs that use the parser.
+    let told = told.split(", set DuplicateKeyPolicy").next().unwrap_or_default();
+    let at = error.location().filter(|location| location.line() > 0);
+    let Some(location) = at else { return told.to_owned() };
+    let (number, column) = (location.line(), location.column());
+    let index = usize::try_from(number).unwrap_or(usize::MAX).saturating_sub(1);
+    let line: String = text.lines().nth(index).unwrap_or_default().trim().chars().take(MAX_QUOTED).collect();
+    let what = told.strip_suffix(&format!(" at line {number}, column {column}")).unwrap_or(told);
+    format!("line {number}, column {column}: {what}: {line:?}")
 }
 
 #[cfg(test)]
@@ -141,9 +168,10 @@ mod tests {
         assert!(message("links: [tap:a]").contains("links[0]: link \"tap:a\" has not two ends"));
         assert!(message("cores: x").contains("core list \"x\""));
         assert!(message("core: 1").contains("unknown field `core`, expected one of cores, control, state, "));
-        assert!(message("cores: 0\ncores: 1").contains("duplicate mapping key: cores"));
-        for value in ["nowhere", "9105", ":9105", "127.0.0.1:65536", "localhost:9105"] {
-            let expected = format!("metrics: is {value:?}; allowed: ADDRESS:PORT");
+        let twice = message("cores: 0\ncores: 1");
+        assert!(twice.starts_with("line 2, column 1: duplicate mapping key: cores: \"cores: 1\""), "{twice}");
+        for value in ["nowhere", "9105"] {
+            let expected = format!("metrics: {value:?} is not ADDRESS:PORT");
             assert!(message(&format!("metrics: {value:?}")).contains(&expected), "{value}");
         }
         assert!(message("control: ''").contains("control: is empty; allowed: a path"));
@@ -157,7 +185,9 @@ mod tests {
             ("- a", "expected mapping"),
         ] {
             let told = message(text);
-            assert!(told.contains(expected) && told.contains(text), "{told}");
+            let line = format!("{text:?}");
+            assert!(told.starts_with("line 1, column ") && told.contains(expected), "{told}");
+            assert!(told.contains(&line) && told.lines().count() == 1, "{told}");
         }
     }
 }

@@ -4,11 +4,13 @@
 //! edge checks again. The crate parses and prints; it does no I/O and knows no kernel.
 
 mod if_name;
+mod listen;
 mod mac;
 mod pci;
 mod vlan;
 
 pub use if_name::{IfName, IfNameError};
+pub use listen::{ListenError, listen_address};
 pub use mac::{Mac, MacError};
 pub use pci::{PciAddress, PciAddressError};
 pub use vlan::{VlanId, VlanIdError};
