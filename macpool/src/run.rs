@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
@@ -40,8 +40,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 let namespace = namespace(&args, &config);
                 inspect.kube(::kube::Client::try_from(config)?, &namespace, named).await
             }
-            (None, StoreKind::Dir(path)) => serve_dir(&args, path, reviewers).await,
-            (None, StoreKind::Kube) => serve_kube(&args, reviewers).await,
+            (None, StoreKind::Dir(path)) => serve_dir(&args, path, reviewers, Signals::new()?).await,
+            (None, StoreKind::Kube) => serve_kube(&args, reviewers, Signals::new()?).await,
         }
     })
 }
@@ -51,7 +51,37 @@ fn runtime(name: &'static str) -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build()
 }
 
-async fn serve_dir(args: &Args, path: &Path, reviewers: &Handle) -> anyhow::Result<()> {
+/// SIGTERM and SIGINT. Heard from the start: the first process of a container is not ended by them otherwise.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt()).context("wait for SIGINT")? })
+    }
+
+    /// Waits for one.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    }
+
+    /// What `work` comes to; `None` if there is a signal first.
+    async fn or<T, E>(&mut self, work: impl Future<Output = Result<T, E>>) -> Result<Option<T>, E> {
+        tokio::select! {
+            result = work => result.map(Some),
+            () = self.any() => Ok(None),
+        }
+    }
+}
+
+async fn serve_dir(args: &Args, path: &Path, reviewers: &Handle, signals: Signals) -> anyhow::Result<()> {
     let ranges = match args.range.is_empty() {
         true => remembered_range(path)?,
         false => Ranges::new(&args.range, &args.exclude)?,
@@ -62,10 +92,10 @@ async fn serve_dir(args: &Args, path: &Path, reviewers: &Handle) -> anyhow::Resu
         Some(certificate) => certificate,
         None => own_certificate(args, path)?,
     };
-    serve(args, store, certificate, reviewers).await
+    serve(args, store, certificate, reviewers, signals).await
 }
 
-async fn serve_kube(args: &Args, reviewers: &Handle) -> anyhow::Result<()> {
+async fn serve_kube(args: &Args, reviewers: &Handle, mut signals: Signals) -> anyhow::Result<()> {
     anyhow::ensure!(
         args.l2_domain.is_empty() || !args.range.is_empty(),
         "--l2-domain needs --range: without it the ConfigMap's L2_DOMAINS count"
@@ -75,12 +105,18 @@ async fn serve_kube(args: &Args, reviewers: &Handle) -> anyhow::Result<()> {
     let pod = std::env::var("POD_NAME").unwrap_or_else(|_| "macpool".to_owned());
     let client = ::kube::Client::try_from(config).context("set up the client of the API server")?;
     let ranges = match args.range.is_empty() {
-        true => kube::config::initial(&client, &namespace).await?,
+        true => match signals.or(kube::config::initial(&client, &namespace)).await? {
+            Some(ranges) => ranges,
+            None => return Ok(()),
+        },
         false => Ranges::new(&args.range, &args.exclude)?,
     };
     let certificate = match certificate_files(args)? {
         Some(certificate) => certificate,
-        None => kube::trust::start(&client, trust(args, &namespace)).await?,
+        None => match signals.or(kube::trust::start(&client, trust(args, &namespace))).await? {
+            Some(certificate) => certificate,
+            None => return Ok(()),
+        },
     };
     let settings = kube::Settings {
         namespace: namespace.clone(),
@@ -96,7 +132,7 @@ async fn serve_kube(args: &Args, reviewers: &Handle) -> anyhow::Result<()> {
     if args.range.is_empty() {
         kube::config::follow(client, namespace, store.clone());
     }
-    let result = serve(args, store.clone(), certificate, reviewers).await;
+    let result = serve(args, store.clone(), certificate, reviewers, signals).await;
     store.stop().await;
     result
 }
@@ -123,9 +159,8 @@ async fn serve<S: Store>(
     store: S,
     certificate: Certificate,
     reviewers: &Handle,
+    mut signals: Signals,
 ) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
     let (phase, phases) = watch::channel(Phase::Serving);
     // On the threads that serve them.
     let reviews =
@@ -141,11 +176,7 @@ async fn serve<S: Store>(
     let acceptor = TlsAcceptor::from(certificate.server_config()?);
     let reviews = reviewers.spawn(Arc::clone(&server).reviews(reviews, acceptor));
     let operations = tokio::spawn(server.operations(operations));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!("stopping");
+    signals.any().await;
     phase.send_replace(Phase::Leaving);
     tokio::time::sleep(args.leave).await;
     phase.send_replace(Phase::Closing);
