@@ -275,6 +275,30 @@ fn a_capture_that_cannot_be_written_or_had_is_told() {
     assert!(!Path::new("/run/none.pcap").exists(), "no file without a capture");
 }
 
+#[test]
+fn an_unknown_name_is_told_and_whoever_reads_may_leave() {
+    let node = Node::new(&[]);
+    taps();
+    node.ctl(&["add", "wire=tap:tap0,tap:tap1"]);
+    for command in ["list", "stats"] {
+        let answer = output(&mut node.ctl_command(&[command, "none"]));
+        let told = String::from_utf8(answer.stderr).unwrap();
+        assert_eq!(answer.status.code(), Some(1), "{told}");
+        assert_eq!(
+            (told.as_str(), answer.stdout),
+            ("vhost-net-backend: there is no link none\n", Vec::new())
+        );
+    }
+    // Whoever reads has left before the answer comes.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    for words in [&["list"][..], &["capture", "wire"]] {
+        let mut command = node.ctl_command(words);
+        let answer = command.stdout(writer.try_clone().unwrap()).output().unwrap();
+        assert!(answer.status.success() && answer.stderr.is_empty(), "{answer:?}");
+    }
+}
+
 /// Reads a page as Prometheus does (text format 0.0.4): each sample with its value, and which are counters. Panics at what is
 /// not allowed: a name or label that is none, a sample without its type or apart from others of its name, one that is there twice.
 fn samples(page: &str) -> BTreeMap<String, f64> {
@@ -383,7 +407,7 @@ fn a_mistake_in_the_file_is_named() {
         ("cores: 0", "nothing to do"),
         ("state: /tmp\nlinks: [\"tap:a,tap:b\"]", "--state is only for links added by --control"),
         ("links: [\"tap:none,vhost-user:/run/x\"]", "there is no tap none"),
-        ("metrics: 9105\nlinks: []", "metrics: is \"9105\"; allowed: ADDRESS:PORT"),
+        ("metrics: 9105\nlinks: []", "vhost.yaml: metrics: \"9105\" is not ADDRESS:PORT"),
         ("control: ''", "control: is empty"),
         ("cores: 99\nlinks: [\"tap:a,tap:b\"]", "may not run on CPU 99, only on "),
         (

@@ -12,12 +12,16 @@ use crate::control::message::{Command, Done};
 
 /// Asks and prints.
 pub(crate) fn run(socket: &Path, question: Ask) -> anyhow::Result<()> {
+    let mut listed = None;
     let mut output = None;
     let mut most = None;
     let command = match question {
         Ask::Add { link } => Command::Add { ends: link.text(), name: link.name },
         Ask::Remove { name } => Command::Remove { name },
-        Ask::List { name } => Command::List { name },
+        Ask::List { name } => {
+            listed.clone_from(&name);
+            Command::List { name }
+        }
         Ask::Stats { name } => Command::Stats { name },
         Ask::Capture { name, output: file, snap, count } => {
             (output, most) = (file, count);
@@ -25,13 +29,18 @@ pub(crate) fn run(socket: &Path, question: Ask) -> anyhow::Result<()> {
         }
     };
     let (done, mut stream) = ask(socket, command)?;
+    if let (Done::Links(links), Some(name)) = (&done, listed)
+        && links.is_empty()
+    {
+        anyhow::bail!("there is no link {name}");
+    }
     let mut stdout = io::stdout().lock();
     match done {
         Done::Capturing(_) => {
             // Frames may be rare.
             stream.get_ref().set_read_timeout(None)?;
             match output {
-                None => copy(&mut stream, &mut stdout, most),
+                None => unless_left(copy(&mut stream, &mut stdout, most)),
                 Some(path) => {
                     let mut file =
                         File::create(&path).with_context(|| format!("create {}", path.display()))?;
@@ -41,10 +50,15 @@ pub(crate) fn run(socket: &Path, question: Ask) -> anyhow::Result<()> {
             .context("copy the capture")
         }
         done => {
-            serde_json::to_writer_pretty(&mut stdout, &done)?;
-            Ok(writeln!(stdout)?)
+            let text = serde_json::to_string_pretty(&done)? + "\n";
+            Ok(unless_left(stdout.write_all(text.as_bytes()))?)
         }
     }
+}
+
+/// Whoever reads what is printed may leave when he has seen enough: `| head`, `| tcpdump -c 1 -r -`.
+fn unless_left(written: io::Result<()>) -> io::Result<()> {
+    written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
 }
 
 /// Copies a pcap file, up to so many frames, each written at once.

@@ -103,6 +103,13 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     if let Some(pages) = &pages {
         pages.set_ready();
     }
+    let at = config.control.as_deref().map(|socket| tracing::field::display(socket.display()));
+    tracing::info!(
+        links = shared.daemon().counters().len(),
+        control = at,
+        version = telemetry::VERSION,
+        "serving"
+    );
     let signal = signals.wait().context("wait for SIGTERM")?;
     tracing::info!(%signal, "stopping");
     drop((control, pages));
