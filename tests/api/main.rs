@@ -4,3 +4,4 @@
 
 mod macpool;
 mod names_follow_the_cluster;
+mod vhost_net_backend_deploys;
