@@ -128,6 +128,19 @@ fn the_manifests_watch_and_protect_the_replicas_that_they_start() {
     for alert in ["KubemacpoolDown", "KubeMacPoolDuplicateMacsFound"] {
         assert!(alerts.contains(&format!("alert: {alert}\n")), "{alert}");
     }
+    // What scrapes them finds them.
+    let service = cluster.get("/api/v1/namespaces/macpool/services/macpool");
+    let (monitor, _) = alerts.split_once("---\n").unwrap();
+    let labels = service["metadata"]["labels"].as_object().unwrap();
+    assert!(
+        monitor.contains("kind: ServiceMonitor\n") && monitor.contains("    - port: metrics\n"),
+        "{monitor}"
+    );
+    let selected = monitor.split_once("matchLabels:\n").and_then(|(_, rest)| rest.lines().next()).unwrap();
+    assert!(
+        labels.iter().any(|(key, value)| selected.trim() == format!("{key}: {}", value.as_str().unwrap()))
+    );
+    assert_eq!(service["spec"]["ports"][1]["name"], "metrics");
     // The budget, the policy and the affinity mean the pods of the deployment. (This API server knows budgets as v1beta1.)
     let budget = manifest("pdb").replace("policy/v1\n", "policy/v1beta1\n");
     let budget = cluster.api.create("/apis/policy/v1beta1/namespaces/macpool/poddisruptionbudgets", &budget);
