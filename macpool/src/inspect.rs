@@ -298,7 +298,7 @@ fn printable(text: &str) -> String {
 /// What the states that somebody may wonder about ask for.
 fn advice(entries: &[Entry]) -> String {
     if entries.is_empty() {
-        return "no address is taken that this was asked for\n".to_owned();
+        return "no such address is taken\n".to_owned();
     }
     let is = |state: State| entries.iter().any(|entry| entry.state == state);
     let mut text = String::new();

@@ -96,7 +96,7 @@ fn the_table_stays_readable_whatever_it_shows() {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (text(printed.stdout), text(printed.stderr))
     };
-    assert_eq!(run(&[]), (String::new(), "no address is taken that this was asked for\n".to_owned()));
+    assert_eq!(run(&[]), (String::new(), "no such address is taken\n".to_owned()));
     // What a deposed replica leaves behind, many times over.
     for block in 0..118 {
         let object = json!({
