@@ -1,5 +1,7 @@
 //! Every program tells why it ended on one line of stderr, in the format of its log, and nothing else.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use e2e::{binary, output};
@@ -98,4 +100,36 @@ fn a_mistake_in_a_file_is_told_on_one_line_with_the_file_and_the_place() {
         assert!(told.starts_with(&format!("vhost-net-backend: {name}: {expected}")), "{told}");
         assert_eq!(told.lines().count(), 1, "{told}");
     }
+}
+
+/// The codes of plugins' own in a crate's sources, but not in their tests.
+fn codes(folder: &Path, found: &mut BTreeSet<u32>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            codes(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]").next().unwrap();
+            let numbers =
+                text.split("Plugin(").skip(1).filter_map(|rest| rest.split(')').next()?.parse::<u32>().ok());
+            found.extend(numbers);
+        }
+    }
+}
+
+#[test]
+fn every_error_code_is_listed_once_and_no_other() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut given = BTreeSet::new();
+    for room in ["crates/cni", "cni-bridge", "masquerade", "sriov", "vhost-net-backend"] {
+        codes(&root.join(room).join("src"), &mut given);
+    }
+    let page = std::fs::read_to_string(root.join("docs/errors.md")).unwrap();
+    let rows =
+        page.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse::<u32>().ok());
+    let rows: Vec<_> = rows.collect();
+    assert!(rows.is_sorted_by(|one, next| one < next), "{rows:?}");
+    let listed: BTreeSet<_> = rows.into_iter().filter(|code| *code >= 100).collect();
+    assert_eq!(listed, given, "listed, and in the sources");
 }
