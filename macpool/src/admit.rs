@@ -37,7 +37,10 @@ pub async fn virtual_machine<S: Store>(store: &S, body: &[u8]) -> Answer {
     let object = request.object.as_ref();
     let named = object.map(vm::Vm::name).unwrap_or_default();
     let generated = object.map(vm::Vm::generate_name).unwrap_or_default();
-    let owner = owner(&request, Kind::Vm, named, generated);
+    let owner = match owner(&request, Kind::Vm, named, generated) {
+        Ok(owner) => owner,
+        Err(refusal) => return refuse(&request.uid, &refusal),
+    };
     if request.operation == Operation::Delete {
         return forget(store, &request.uid, &owner, request.dry_run).await;
     }
@@ -68,7 +71,10 @@ pub async fn pod<S: Store>(store: &S, body: &[u8]) -> Answer {
         Err(refusal) => return refuse(&request.uid, &refusal),
     };
     let generated = request.object.as_ref().map(pod::Pod::generate_name).unwrap_or_default();
-    let owner = owner(&request, Kind::Pod, "", generated);
+    let owner = match owner(&request, Kind::Pod, "", generated) {
+        Ok(owner) => owner,
+        Err(refusal) => return refuse(&request.uid, &refusal),
+    };
     let wants = &pod_wants.wants;
     let order = Order { owner: &owner, wants, dry_run: request.dry_run.unwrap_or(false) };
     let Supplied { macs, warnings } = match supply(store, order).await {
@@ -115,10 +121,18 @@ fn changes<'a>(
 /// What the API server keeps of the start of a name that it makes up (maxGeneratedNameLength in k8s.io/apiserver's
 /// storage/names).
 const MAX_GENERATED: usize = 58;
+/// What a record takes (`claims` in deploy/macpool/crd.yaml), in bytes, without the word for the kind. A namespace has up to 63,
+/// a name up to 253; but names are reviewed before the API server looks at them.
+const MAX_KEY: usize = 500;
 
 /// Whose review it is. Two objects whose names are still to be made up are two owners; one that is reviewed again, as its first
 /// answer got lost, is the same.
-fn owner<T>(request: &Request<'_, T>, kind: Kind, named: &str, generate_name: &str) -> Owner {
+fn owner<T>(
+    request: &Request<'_, T>,
+    kind: Kind,
+    named: &str,
+    generate_name: &str,
+) -> Result<Owner, Refusal> {
     let Request { namespace, name, uid, .. } = request;
     let key = match [name, named].into_iter().find(|name| !name.is_empty()) {
         Some(name) => format!("{namespace}/{name}"),
@@ -127,7 +141,10 @@ fn owner<T>(request: &Request<'_, T>, kind: Kind, named: &str, generate_name: &s
             format!("{namespace}/{start}*{uid}")
         }
     };
-    Owner { kind, key: key.into() }
+    match key.len() {
+        ..=MAX_KEY => Ok(Owner { kind, key: key.into() }),
+        long => Err(Refusal::LongName(long)),
+    }
 }
 
 fn unread(error: ReviewError) -> Answer {
@@ -204,7 +221,7 @@ mod tests {
             });
             let body = review.to_string();
             let request = Request::<'_, pod::Pod<'_>>::parse(body.as_bytes(), "pods").unwrap();
-            owner(&request, Kind::Pod, in_object, "web-").key.into_string()
+            owner(&request, Kind::Pod, in_object, "web-").unwrap().key.into_string()
         };
         assert_eq!(key("vm", ""), "ns/vm");
         assert_eq!(key("", "vm"), "ns/vm");

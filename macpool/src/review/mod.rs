@@ -9,7 +9,12 @@ pub mod envelope;
 pub mod pod;
 pub mod vm;
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use net_types::Mac;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::segment::Segment;
 
@@ -39,6 +44,16 @@ pub enum Address {
     Carried(Mac),
     /// The one that the stored object has, on another network than before: no claim is needed, but it may meet others there.
     Moved(Mac),
+}
+
+impl Address {
+    /// Which one, unless any will do.
+    pub(crate) fn named(self) -> Option<Mac> {
+        match self {
+            Self::Any => None,
+            Self::Restored(mac) | Self::Named(mac) | Self::Carried(mac) | Self::Moved(mac) => Some(mac),
+        }
+    }
 }
 
 /// Why an object is refused. The text is what the user reads.
@@ -79,6 +94,12 @@ pub enum Refusal {
     /// More NICs than any machine has.
     #[error("{0} interfaces, at most {MAX_NICS} are handled")]
     TooMany(usize),
+    /// More networks than NICs can be on.
+    #[error("{0} networks, at most {MAX_NICS} are handled")]
+    TooManyNetworks(usize),
+    /// A name that no object can have.
+    #[error("metadata: a name of {0} bytes is longer than any that an object can have")]
+    LongName(usize),
     /// The networks annotation of a pod makes no sense.
     #[error("annotation k8s.v1.cni.cncf.io/networks: {0}")]
     Networks(String),
@@ -86,6 +107,48 @@ pub enum Refusal {
 
 /// NICs of one object: beyond that it is no machine but an attack on the pool. (q35 has 32 slots per bus.)
 pub const MAX_NICS: usize = 256;
+
+/// A list of which no more is kept than can be of use; the rest, a million entries maybe, is counted only.
+#[derive(Debug)]
+pub(crate) struct Few<T> {
+    kept: Vec<T>,
+    count: usize,
+}
+
+impl<T> Default for Few<T> {
+    fn default() -> Self {
+        Self { kept: Vec::new(), count: 0 }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keep<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Keep<T> {
+            type Value = Few<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut kept = Vec::new();
+                while kept.len() < MAX_NICS {
+                    let Some(entry) = list.next_element()? else {
+                        return Ok(Few { count: kept.len(), kept });
+                    };
+                    kept.push(entry);
+                }
+                let mut count = kept.len();
+                while list.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Few { kept, count })
+            }
+        }
+        deserializer.deserialize_seq(Keep(PhantomData))
+    }
+}
 
 /// A unicast address from a manifest.
 fn parse_mac(nic: &str, text: &str) -> Result<Mac, Refusal> {

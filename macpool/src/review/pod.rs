@@ -177,7 +177,14 @@ fn segment(entry: &Map<String, Value>, namespace: &str) -> Segment {
     Segment::network(text("namespace").unwrap_or(namespace), text("name").unwrap_or_default())
 }
 
+/// What all annotations of an object may have (TotalAnnotationSizeLimitB in k8s.io/apimachinery's validation), in bytes.
+const MAX_ANNOTATIONS: usize = 256 << 10;
+
 fn parse(text: &str, namespace: &str) -> Result<PodWants, Refusal> {
+    // Read, it takes many times the memory of its text.
+    if text.len() > MAX_ANNOTATIONS {
+        return Err(Refusal::Networks(format!("is larger than {MAX_ANNOTATIONS} bytes")));
+    }
     let entries = entries(text)?;
     if entries.len() > MAX_NICS {
         return Err(Refusal::TooMany(entries.len()));

@@ -313,6 +313,20 @@ fn a_networks_annotation_that_makes_no_sense_is_refused() {
     let group = r#"[{"name":"a","mac":"01:00:00:00:00:01"}]"#;
     assert!(matches!(annotated(group), Err(Refusal::NotUnicast { .. })));
     assert!(matches!(annotated("a,".repeat(300).trim_end_matches(',')), Err(Refusal::TooMany(300))));
+    // More than the API server stores, and each of these takes a hundred times the memory of its text.
+    let large = format!("[{}{{}}]", "{\"a\":0},".repeat(40_000));
+    assert!(matches!(annotated(&large), Err(Refusal::Networks(_))));
+}
+
+#[test]
+fn networks_without_number_are_refused_before_they_are_looked_through() {
+    let nics: Vec<_> = (0..256).map(|n| nic(&format!("nic-{n}"), None)).collect();
+    let mut flood = machine(&nics);
+    let networks = vec![json!({"name": "", "multus": {}}); 30_000];
+    *flood.pointer_mut("/spec/template/spec/networks").unwrap() = json!(networks);
+    let body = review("CREATE", &flood, &Value::Null).to_string();
+    let request = Request::<'_, vm::Vm<'_>>::parse(body.as_bytes(), VMS).unwrap();
+    assert_eq!(vm::wants(&request).unwrap_err(), Refusal::TooManyNetworks(30_000));
 }
 
 #[test]

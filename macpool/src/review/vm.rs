@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::envelope::{Operation, Request};
-use super::{Address, MAX_NICS, Refusal, Want, parse_mac, refuse_shared};
+use super::{Address, Few, MAX_NICS, Refusal, Want, parse_mac, refuse_shared};
 use crate::segment::{Nic, Segment};
 
 /// The fields of a VM that decide. Borrows from the review.
@@ -55,7 +55,7 @@ pub(crate) struct InstanceSpec<'a> {
     #[serde(borrow)]
     domain: Domain<'a>,
     #[serde(borrow)]
-    networks: Option<Vec<Network<'a>>>,
+    networks: Option<Few<Network<'a>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -69,7 +69,7 @@ struct Domain<'a> {
 #[serde(default)]
 struct Devices<'a> {
     #[serde(borrow)]
-    interfaces: Option<Vec<Interface<'a>>>,
+    interfaces: Option<Few<Interface<'a>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,21 +106,40 @@ impl Interface<'_> {
 
 impl<'a> InstanceSpec<'a> {
     fn interfaces(&self) -> &[Interface<'a>] {
-        self.domain.devices.interfaces.as_deref().unwrap_or_default()
+        self.domain.devices.interfaces.as_ref().map(|interfaces| &*interfaces.kept).unwrap_or_default()
+    }
+
+    fn networks(&self) -> &[Network<'a>] {
+        self.networks.as_ref().map(|networks| &*networks.kept).unwrap_or_default()
+    }
+
+    /// More of either than there can be were not kept.
+    fn check_counts(&self) -> Result<(), Refusal> {
+        let interfaces = self.domain.devices.interfaces.as_ref().map_or(0, |interfaces| interfaces.count);
+        let networks = self.networks.as_ref().map_or(0, |networks| networks.count);
+        match (interfaces > MAX_NICS, networks > MAX_NICS) {
+            (true, _) => Err(Refusal::TooMany(interfaces)),
+            (false, true) => Err(Refusal::TooManyNetworks(networks)),
+            (false, false) => Ok(()),
+        }
     }
 
     /// KubeMacPool's choice: secondary networks, and the pod network behind NAT. In KubeVirt's bridge mode the guest
     /// takes over the address that the pod's own CNI plugin gave.
     fn is_ours(&self, interface: &Interface<'_>) -> bool {
-        let networks = self.networks.as_deref().unwrap_or_default();
         interface.masquerade.is_some()
-            || networks.iter().any(|network| network.multus.is_some() && network.name == interface.name)
+            || self
+                .networks()
+                .iter()
+                .any(|network| network.multus.is_some() && network.name == interface.name)
     }
 
     fn segment(&self, interface: &Interface<'_>, namespace: &str) -> Segment {
-        let networks = self.networks.as_deref().unwrap_or_default();
-        let multus =
-            networks.iter().find(|network| network.name == interface.name).map(|network| &network.multus);
+        let multus = self
+            .networks()
+            .iter()
+            .find(|network| network.name == interface.name)
+            .map(|network| &network.multus);
         match multus {
             Some(Some(multus)) => Segment::network(namespace, &multus.network_name),
             // The pod network: behind NAT, or with an address of its CNI plugin's choice.
@@ -194,10 +213,8 @@ pub fn wants(request: &Request<'_, Vm<'_>>) -> Result<Vec<Want>, Refusal> {
     let Some(new) = object.instance().filter(|_| object.metadata.deletion_timestamp.is_none()) else {
         return Ok(Vec::new());
     };
+    new.check_counts()?;
     let nics = new.interfaces();
-    if nics.len() > MAX_NICS {
-        return Err(Refusal::TooMany(nics.len()));
-    }
     let old_nic = |name: &str| old.interfaces().iter().find(|old| old.name == name);
     let old_mac = |name: &str| old_nic(name)?.mac_text();
     let old_macs = old.macs();

@@ -207,7 +207,7 @@ impl State {
         let mut supplied = Supplied::default();
         let (mut fresh, mut entries) = (Vec::new(), Vec::new());
         for want in order.wants {
-            let outcome = self.one(order.owner, want, policy, &mut fresh);
+            let outcome = self.one(order, want, policy, &mut fresh);
             let (mac, warning) = match outcome {
                 Ok(outcome) => outcome,
                 Err(error) => {
@@ -240,14 +240,18 @@ impl State {
 
     fn one(
         &mut self,
-        owner: &Owner,
+        Order { owner, wants, .. }: Order<'_>,
         want: &Want,
         policy: &Policy,
         fresh: &mut Vec<Mac>,
     ) -> Result<(Mac, Option<String>), OrderError> {
         let mac = match want.address {
             Address::Any => {
-                let mac = match self.reserved.of(owner, &want.nic) {
+                // Unless another NIC of the VM is to have it now.
+                let known = self.reserved.of(owner, &want.nic);
+                let known =
+                    known.filter(|nic| !wants.iter().any(|want| want.address.named() == Some(nic.mac)));
+                let mac = match known {
                     Some(nic) => nic.mac,
                     None => self.give()?,
                 };

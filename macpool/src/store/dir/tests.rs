@@ -255,3 +255,18 @@ fn a_list_is_no_line_of_a_journal() {
     fs::write(&path, "{\"op\":\"version\",\"version\":1}\n[\"forget\",\"vm\",\"ns/vm\"]\n").unwrap();
     assert!(matches!(DirStore::read(directory.path()), Err(JournalError::Damaged { line: 2, .. })));
 }
+
+#[test]
+fn a_nic_does_not_have_its_address_again_that_another_nic_of_its_vm_is_to_have() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    assert_eq!(order(&store, "ns/vm", &[want("a", Address::Any)]).unwrap(), [mac(0)]);
+    for wants in [
+        [want("a", Address::Any), want("b", Address::Named(mac(0)))],
+        [want("b", Address::Named(mac(0))), want("a", Address::Any)],
+    ] {
+        let macs = order(&store, "ns/vm", &wants).unwrap();
+        assert_ne!(macs[0], macs[1]);
+    }
+    assert_eq!(order(&store, "ns/other", &[want("a", Address::Any)]).unwrap(), [mac(2)]);
+}
