@@ -207,10 +207,16 @@ impl Index {
     /// Who else has the address of a NIC of `owner` and can meet it, each owner once.
     pub fn rivals(&self, owner: &Owner, nic: &Nic) -> Vec<Owner> {
         let Segment::Network(network) = &nic.segment else { return Vec::new() };
-        let others = self.users(nic.mac).iter().filter(|(place, key)| {
-            (place.kind(), key) != (owner.kind, &owner.key) && !self.is_one_guest(key, &owner.key)
-        });
-        distinct(others.filter(|other| self.may_meet(other, nic.mac, network)))
+        distinct(self.who_meet((owner.kind, &owner.key), nic.mac, network))
+    }
+
+    /// The objects of others than `owner` that have the address and can meet a NIC of it on `network`.
+    fn who_meet(&self, owner: (Kind, &str), mac: Mac, network: &str) -> impl Iterator<Item = &Object> {
+        let others = self
+            .users(mac)
+            .iter()
+            .filter(move |(place, key)| (place.kind(), &**key) != owner && !self.is_one_guest(key, owner.1));
+        others.filter(move |other| self.may_meet(other, mac, network))
     }
 
     /// Does a NIC of the object with this address reach the network?
@@ -247,11 +253,9 @@ impl Index {
 
     fn collides(&self, object: &Object, mac: Mac) -> bool {
         let (place, key) = object;
-        let owner = Owner { kind: place.kind(), key: key.clone() };
-        self.networks_of(object, mac).any(|network| {
-            let nic = Nic { mac, segment: Segment::Network((**network).into()) };
-            !self.rivals(&owner, &nic).is_empty()
-        })
+        // One is enough: the address may be that of thousands.
+        self.networks_of(object, mac)
+            .any(|network| self.who_meet((place.kind(), key), mac, network).next().is_some())
     }
 
     /// How many objects with addresses are known.
