@@ -66,9 +66,20 @@
 //! milliseconds; in a dead one's, at most the lease time, which stays below the webhook's timeout.
 //!
 //! # What it rests on
-//! etcd's linearizable reads and conditional writes; monotonic clocks whose rates differ by less than the margin; requests
-//! that the API server ends within half the grace time. Objects that never came through the webhook (namespaces that
-//! opted out, a webhook that was switched off) are seen by the watch only, and kept free of as soon as they are seen.
+//! etcd's linearizable reads and conditional writes; monotonic clocks whose rates differ by less than the margin, and that do not
+//! stand still for as long as the grace time while the others go on, as that of a node does which is suspended or restored from
+//! a snapshot of its memory; requests that the API server ends within half the grace time. Objects that never came through the
+//! webhook (namespaces that opted out, a webhook that was switched off) are seen by the watch only, and kept free of as soon as
+//! they are seen.
+//!
+//! Records are macpool's own: nobody else writes or deletes them. Of one that is deleted nothing in the API server says that it
+//! ever was. Until its holder has noticed, by the watch and one read, another replica may take the block as one that was never
+//! used, and give what the holder gives in that time or gave to objects that are still on their way to etcd. The holder puts
+//! all that it knows to be taken into the record, unless another has the block by then, who keeps free of what the watch shows.
+//! To close that, a replica would have to wait out all leases before it gives from a block without a record, or every holder to
+//! ask before each address; or the records would need a finalizer, on which the deletion of their definition would hang when
+//! macpool is uninstalled. A record that is deleted while nobody holds it takes with it the reservations of what is on its way to
+//! etcd. A lease that is deleted costs nothing: its blocks count as given.
 //!
 //! `tests/protocol_model` explores these rules, the same functions of [`crate::record`], over all interleavings of
 //! small configurations with crashes, lost answers, late writes and stale reads. It also takes each rule out in turn, the
