@@ -25,7 +25,8 @@ pub enum Place {
 }
 
 impl Place {
-    fn kind(self) -> Kind {
+    /// The kind of who has an address there.
+    pub(crate) fn kind(self) -> Kind {
         match self {
             Self::Vm | Self::Vmi => Kind::Vm,
             Self::Pod => Kind::Pod,

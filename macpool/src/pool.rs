@@ -57,7 +57,7 @@ impl Held {
 pub struct Returned {
     /// Which block.
     pub block: BlockId,
-    /// The addresses given since it was held.
+    /// The addresses that must not be given by who holds it next: given since it was held, or seen in use.
     pub given: Bits,
     /// Those of them asked for by name.
     pub claims: BTreeMap<u8, Box<str>>,
@@ -196,7 +196,8 @@ impl Pool {
         if held.stocked {
             self.stock.retain(|stocked| *stocked != block);
         }
-        Some(Returned { block, given: held.given, claims: held.claims })
+        // What is only seen in use too: without it the block would look as if it had something to give.
+        Some(Returned { block, given: held.given.or(held.taken), claims: held.claims })
     }
 
     /// Forgets the blocks that have nothing left to give.

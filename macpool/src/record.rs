@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::block::Bits;
 
@@ -33,11 +33,18 @@ pub struct Record {
     pub recall: bool,
     /// Addresses that must not be given. Of a held block: as they were when it was taken.
     pub taken: Bits,
-    /// Who asked for which address (its place in the block) by name: `namespace/name`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    /// Who asked for which address (its place in the block) by name: `namespace/name`, or `pod namespace/name`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "claims")]
     pub claims: BTreeMap<u8, Box<str>>,
     /// Counts the claims, so that a repeated one is a change too.
     pub turn: u64,
+}
+
+/// Claims of places that no block has are left out. The API server's schema cannot tell them, and a record that could not be
+/// read would blind replicas for all others.
+fn claims<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u8, Box<str>>, D::Error> {
+    let all = BTreeMap::<Box<str>, Box<str>>::deserialize(deserializer)?;
+    Ok(all.into_iter().filter_map(|(place, owner)| Some((place.parse().ok()?, owner))).collect())
 }
 
 /// How a claim goes on.

@@ -26,6 +26,7 @@ mod ranges;
 mod replicas;
 mod tls_files;
 mod unheard;
+mod unwelcome;
 mod updates;
 mod versions;
 
@@ -240,10 +241,15 @@ impl Replica {
 
     /// What it says to a review of a new VM, sent past the API server, unless it may not give any address.
     fn answer(&self, uid: &str, vm: &Value) -> Option<Value> {
+        self.answer_in("default", uid, vm)
+    }
+
+    /// The same in another namespace.
+    fn answer_in(&self, namespace: &str, uid: &str, vm: &Value) -> Option<Value> {
         let name = vm["metadata"]["name"].as_str().unwrap_or_default();
         let review = json!({
             "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
-                "uid": uid, "operation": "CREATE", "namespace": "default", "name": name,
+                "uid": uid, "operation": "CREATE", "namespace": namespace, "name": name,
                 "resource": {"group": "kubevirt.io", "version": "v1", "resource": "virtualmachines"},
                 "object": vm,
             },

@@ -49,7 +49,7 @@ impl Owner {
     }
 }
 
-/// Can the object that was reviewed under the key `reviewed` be the one that is stored as `stored`?
+/// Can the object that was reviewed as `reviewed` be the one that is stored as `stored`? Both as an [`Owner`] prints.
 pub(crate) fn may_be(reviewed: &str, stored: &str) -> bool {
     match reviewed.split_once('*') {
         Some((start, _uid)) => stored.starts_with(start),

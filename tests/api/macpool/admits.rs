@@ -67,6 +67,12 @@ fn a_dry_run_is_shown_an_address_and_takes_none() {
     let shown = dry();
     assert!(shown.iter().all(|mac| mac.starts_with("02:")), "{shown:?}");
     assert_eq!(dry(), shown, "still free");
+    let (_, answer) = cluster.api.request(
+        "POST",
+        &format!("{VMS}?dryRun=All"),
+        Some(&self::vm("named", &[("red", ""), ("blue", &shown[0])]).to_string()),
+    );
+    assert_ne!(macs(&answer)[0], macs(&answer)[1], "not what another NIC names");
     let named = super::vm("named", &[("red", "06:00:00:00:00:01")]).to_string();
     let (status, answer) = cluster.api.request("POST", &format!("{VMS}?dryRun=All"), Some(&named));
     assert_eq!((status, macs(&answer)), (201, vec!["06:00:00:00:00:01".to_owned()]), "{answer}");

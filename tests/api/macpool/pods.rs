@@ -60,7 +60,7 @@ fn a_pod_is_known_by_the_start_of_its_name_until_it_has_one() {
     assert!(table.contains(&format!("{address}  claimed  ")) && table.contains("  pods/web-*"), "{table}");
     let (status, answer) = create(&pod(json!({"name": "db"}), &with("red", address)));
     assert_eq!(status, 409, "{answer}");
-    assert!(answer["message"].as_str().unwrap().contains("is already used by pods/web-*"), "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains("is already used by pod pods/web-*"), "{answer}");
     // Of a long one the API server keeps less than all.
     let address = "06:00:00:00:00:02";
     let long = pod(json!({"generateName": "w".repeat(63)}), &with("red", address));
@@ -92,4 +92,20 @@ fn a_pod_that_has_ended_keeps_its_address_and_hinders_nobody() {
     let table = inspect(&cluster, &[address]);
     assert!(table.contains("pods/job-1 ") && table.contains("pods/job-2 "), "{table}");
     assert!(!table.contains("duplicate"), "{table}");
+}
+
+#[test]
+fn a_pod_and_a_vm_of_one_name_are_two() {
+    let (cluster, replica) = strict();
+    // Not stored yet.
+    let mut same = vm("same", &[("red", "06:00:00:00:00:01")]);
+    same["metadata"]["namespace"] = json!("pods");
+    let review = replica.answer_in("pods", "u", &same).unwrap();
+    assert_eq!(review["allowed"], true, "{review}");
+    let pod = pod(json!({"name": "same"}), &with("red", "06:00:00:00:00:01"));
+    let (status, answer) = cluster.api.request("POST", PODS, Some(&pod.to_string()));
+    assert_eq!(status, 409, "{answer}");
+    let (status, answer) =
+        cluster.api.request("POST", &VMS.replace("/default/", "/pods/"), Some(&same.to_string()));
+    assert_eq!(status, 201, "{answer}");
 }

@@ -16,7 +16,7 @@ use crate::inspect::{Entry, State, network};
 use crate::range_config::{self, NAME};
 use crate::record::Record;
 use crate::segment::{Domains, Nic};
-use crate::store::{Kind, Owner, may_be};
+use crate::store::{Owner, may_be};
 
 /// A `MacBlock`, with what tells its age.
 #[derive(Deserialize)]
@@ -60,6 +60,12 @@ struct Use {
     key: String,
     since: Option<String>,
     nic: Nic,
+}
+
+impl Use {
+    fn owner(&self) -> Owner {
+        Owner { kind: self.place.kind(), key: self.key.as_str().into() }
+    }
 }
 
 /// Each address with an entry per reason why it is not free, in no order.
@@ -111,8 +117,10 @@ pub(crate) async fn entries(
             let entry = |state| Entry { since: since.clone(), ..Entry::new(mac, state) };
             match record.claims.get(&offset) {
                 // Its claim is fulfilled.
-                Some(claim) if users.iter().any(|user| may_be(claim, &user.key)) => {}
-                Some(claim) => entries.push(entry(State::Claimed).of(claim)),
+                Some(claim) if users.iter().any(|user| may_be(claim, &user.owner().to_string())) => {}
+                Some(claim) => {
+                    entries.push(entry(State::Claimed).of(claim.strip_prefix("pod ").unwrap_or(claim)));
+                }
                 None if users.is_empty() => entries.push(entry(State::Reserved)),
                 None => {}
             }
@@ -127,13 +135,14 @@ pub(crate) async fn entries(
     Ok(entries)
 }
 
-fn in_use(Use { place, key, since, nic }: Use, index: &Index) -> Entry {
-    let (kind, owners) = match place {
-        Place::Vm => ("VirtualMachine", Kind::Vm),
-        Place::Vmi => ("VirtualMachineInstance", Kind::Vm),
-        Place::Pod => ("Pod", Kind::Pod),
+fn in_use(user: Use, index: &Index) -> Entry {
+    let owner = user.owner();
+    let Use { place, key, since, nic } = user;
+    let kind = match place {
+        Place::Vm => "VirtualMachine",
+        Place::Vmi => "VirtualMachineInstance",
+        Place::Pod => "Pod",
     };
-    let owner = Owner { kind: owners, key: key.as_str().into() };
     let state = if index.rivals(&owner, &nic).is_empty() { State::InUse } else { State::Duplicate };
     Entry { kind: Some(kind), since, network: network(&nic.segment), ..Entry::new(nic.mac, state).of(&key) }
 }

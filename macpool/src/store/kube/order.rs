@@ -11,7 +11,7 @@ use super::supply::Outcome;
 use super::{KubeStore, Shared};
 use crate::block::BlockId;
 use crate::pool::Exact;
-use crate::record::{ClaimStep, Record};
+use crate::record::ClaimStep;
 use crate::review::{Address, Want};
 use crate::segment::{Nic, Segment};
 use crate::store::{OnDuplicate, Order, OrderError, Owner, Store, Supplied, lock, may_be};
@@ -36,7 +36,10 @@ impl Store for KubeStore {
             }
         }
         let any = order.wants.iter().filter(|want| want.address == Address::Any).count();
-        let mut given = shared.any(any, order.dry_run).await?.into_iter();
+        // What a dry run names is not claimed, and so may be free.
+        let named: Vec<_> = order.wants.iter().filter_map(|want| want.address.named()).collect();
+        let dry_run = order.dry_run.then_some(&*named);
+        let mut given = shared.any(any, dry_run).await?.into_iter();
         let macs = order.wants.iter().filter_map(|want| match want.address {
             Address::Any => given.next(),
             Address::Named(mac) | Address::Restored(mac) | Address::Carried(mac) | Address::Moved(mac) => {
@@ -105,8 +108,8 @@ impl Shared {
         }
     }
 
-    /// Gives `count` addresses, all or none.
-    async fn any(&self, count: usize, dry_run: bool) -> Result<Vec<Mac>, OrderError> {
+    /// Gives `count` addresses, all or none. For a dry run, those it would give, without these.
+    async fn any(&self, count: usize, dry_run: Option<&[Mac]>) -> Result<Vec<Mac>, OrderError> {
         if count == 0 {
             return Ok(Vec::new());
         }
@@ -117,12 +120,15 @@ impl Shared {
         self.wait_for_any(count, dry_run).await
     }
 
-    fn try_any(&self, count: usize, dry_run: bool) -> Option<Vec<Mac>> {
+    fn try_any(&self, count: usize, dry_run: Option<&[Mac]>) -> Option<Vec<Mac>> {
         let mut pool = lock(&self.pool);
         // Under the pool's lock, so that a tenure that ends has nothing given behind its back.
         self.tenure.current()?;
-        if dry_run {
-            return Some(pool.peek(count)).filter(|macs| macs.len() == count);
+        if let Some(named) = dry_run {
+            let mut macs = pool.peek(count + named.len());
+            macs.retain(|mac| !named.contains(mac));
+            macs.truncate(count);
+            return Some(macs).filter(|macs| macs.len() == count);
         }
         let macs: Vec<_> = std::iter::from_fn(|| pool.give()).take(count).collect();
         if macs.len() < count {
@@ -138,7 +144,7 @@ impl Shared {
         Some(macs)
     }
 
-    async fn wait_for_any(&self, count: usize, dry_run: bool) -> Result<Vec<Mac>, OrderError> {
+    async fn wait_for_any(&self, count: usize, dry_run: Option<&[Mac]>) -> Result<Vec<Mac>, OrderError> {
         let deadline = Instant::now() + PATIENCE;
         let mut rounds = self.rounds.subscribe();
         let mut full = 0;
@@ -189,12 +195,11 @@ impl Shared {
                 return Ok(());
             }
             let me = self.tenure.identity();
-            let step = read.record.claim(&me, offset, &owner.key);
+            let claimant = read.record.claims.get(&offset).map(|owner| &**owner);
+            let step = read.record.claim(&me, offset, &claim_of(nic, owner, claimant));
             let (record, claims) = match step {
                 ClaimStep::Swap(record) => {
-                    let Record { taken, claims, .. } = &read.record;
-                    let claimant = claims.get(&offset).map(|owner| &**owner);
-                    self.check_reserved(taken.contains(offset), claimant, nic, owner)?;
+                    self.check_reserved(read.record.taken.contains(offset), claimant, nic, owner)?;
                     (Some(record), true)
                 }
                 ClaimStep::Recall(_, record) => (record, false),
@@ -231,7 +236,8 @@ impl Shared {
         }
         let (taken, claimant) = pool.taken(nic.mac);
         self.check_reserved(taken, claimant, nic, owner)?;
-        Ok(pool.give_exact(nic.mac, &owner.key) != Exact::NotHeld)
+        let claim = claim_of(nic, owner, claimant);
+        Ok(pool.give_exact(nic.mac, &claim) != Exact::NotHeld)
     }
 
     /// Two that ask for one address at the same moment are not seen yet by the watch, but by record and memory. Who has
@@ -251,8 +257,8 @@ impl Shared {
             (index.owners(nic.mac), index.had_last(owner, nic.mac, self.settings.grace / 2))
         };
         let reserved = match claimant {
-            Some(claimant) if claimant == &*owner.key => return Ok(()),
-            Some(claimant) if seen.iter().any(|other| may_be(claimant, &other.key)) => return Ok(()),
+            Some(claimant) if claimant == owner.to_string() => return Ok(()),
+            Some(claimant) if seen.iter().any(|other| may_be(claimant, &other.to_string())) => return Ok(()),
             Some(claimant) => claimant.to_owned(),
             None if !seen.is_empty() => return Ok(()),
             // Deleted a short while ago, and restored: no sweep frees what has been gone for less than the grace time.
@@ -260,6 +266,14 @@ impl Shared {
             None => "an object that is being created, or was deleted a short while ago".to_owned(),
         };
         Err(OrderError::Duplicate { mac: nic.mac, owner: reserved })
+    }
+}
+
+/// Whose claim it is. A NIC that meets nobody leaves that of another, whom others can meet.
+fn claim_of(nic: &Nic, owner: &Owner, claimant: Option<&str>) -> String {
+    match claimant.filter(|_| nic.segment == Segment::Alone) {
+        Some(claimant) => claimant.to_owned(),
+        None => owner.to_string(),
     }
 }
 

@@ -124,7 +124,9 @@ async fn round(shared: &Arc<Shared>, yielded: &mut Yielded) -> Outcome {
         // Nor those of which it is not known yet whether they have gone back: they would do so once they are ours again.
         left_alone.extend(lock(&shared.owed).keys());
         let urgent = waiting > 0 || free < shared.stock_wanted() / 4;
-        let candidates = shared.blocks.candidates(if urgent { AT_ONCE } else { 1 }, &left_alone);
+        // One that is ours may have lost its record meanwhile. Taken again, what was given of it would be forgotten.
+        let not = left_alone.iter().copied().chain(lock(&shared.pool).blocks()).collect();
+        let candidates = shared.blocks.candidates(if urgent { AT_ONCE } else { 1 }, &not);
         if candidates.is_empty() {
             if waiting <= free {
                 return Outcome::Supplied;
@@ -239,6 +241,7 @@ async fn hand_back(shared: &Arc<Shared>, me: &Identity, yielded: &mut Yielded) {
 /// Writes one block back. Returns it if that has to be tried again.
 pub(super) async fn retire(shared: &Shared, me: &Identity, back: Returned) -> Option<Returned> {
     let mut read = shared.blocks.cached(back.block);
+    let mut lost = false;
     // The cache may not show our own holding yet, so "not ours" is believed only when etcd says so.
     for fresh in [false, true] {
         if fresh {
@@ -250,14 +253,15 @@ pub(super) async fn retire(shared: &Shared, me: &Identity, back: Returned) -> Op
         let Some(record) = read.record.retire(me, back.given, &back.claims) else { continue };
         match shared.blocks.swap(back.block, &read, record).await {
             Swap::Done => return None,
-            Swap::Lost => {}
+            Swap::Lost => lost = fresh,
             Swap::Maybe(error) => {
                 tracing::warn!(block = %back.block, error = &error as &dyn std::error::Error, "cannot hand a block back yet");
                 return Some(back);
             }
         }
     }
-    match read.record.holder.as_ref() == Some(me) {
+    // Somebody was faster than our look at it: the next one tells.
+    match lost || read.record.holder.as_ref() == Some(me) {
         true => Some(back),
         false => None,
     }
