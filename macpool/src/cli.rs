@@ -66,7 +66,7 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub leave: Duration,
 
-    /// Leave pods alone: neither serve /mutate-pods nor watch pods.
+    /// Leave pods alone: neither serve /mutate-pods nor watch pods. Addresses that pods have from macpool count as free then.
     #[arg(long)]
     pub no_pods: bool,
 
