@@ -2,7 +2,6 @@
 
 use std::io;
 use std::thread;
-use std::time::Duration;
 
 use e2e::{Sandbox, sh};
 use nf_tables::{Chain, Expression, Family, Hook, NfTables, NfTablesError, Place, Rule, Table, Transaction};
@@ -81,7 +80,6 @@ fn a_list_is_of_one_moment_though_others_rewrite_it() {
             let nf_tables = NfTables::open().unwrap();
             for _ in 0..500 {
                 nf_tables.commit(&rewrite()).unwrap();
-                thread::sleep(Duration::from_millis(1));
             }
         });
         while !writer.is_finished() {
