@@ -6,8 +6,14 @@ use super::between::{Between, Fate, is};
 use super::*;
 
 const BLOCKS: &str = "/macblocks";
+const LEASES: &str = "/leases";
 const BLOCK: &str = "/apis/macpool.guestwire.io/v1/macblocks/02-00-00-00-00";
 const BESIDE: &str = "/apis/macpool.guestwire.io/v1/macblocks/02-00-00-00-01";
+
+/// Waits until the replica has renewed its lease so many times more: a second each.
+fn await_renewals(between: &Between, count: usize) {
+    between.await_asked("PUT", LEASES, between.asked("PUT", LEASES) + count);
+}
 
 /// The record of a block.
 fn record(block: &str, taken: &str, claims: &Value) -> String {
@@ -37,7 +43,7 @@ fn a_block_whose_addresses_others_have_is_not_taken_again_and_again() {
     let writes =
         || ["POST", "PUT", "DELETE"].iter().map(|method| between.asked(method, BLOCKS)).sum::<usize>();
     let before = writes();
-    std::thread::sleep(Duration::from_secs(3));
+    await_renewals(&between, 3);
     assert!(writes() - before < 5, "{} writes for nothing", writes() - before);
     cluster.delete(&format!("{}/past", VMS.replace("/default/", "/past/")));
     eventually("they are free", PATIENCE, || {
@@ -95,8 +101,8 @@ fn a_block_whose_record_is_deleted_while_another_is_taken_is_let_go_first() {
     assert_eq!(status, 200, "{answer}");
     between.await_asked("PUT", BESIDE, 1);
     cluster.delete(BLOCK);
-    // For the watch to tell.
-    std::thread::sleep(Duration::from_secs(1));
+    // By then the watch has told.
+    await_renewals(&between, 2);
     between.rule(|_| Fate::Pass);
     assert_eq!(between.await_answer("PUT", BESIDE), "200");
     for n in 0..20 {
