@@ -117,6 +117,11 @@ impl Entry {
         self
     }
 
+    /// Where it stands among others.
+    fn order(&self) -> impl Ord {
+        (self.mac, &self.namespace, &self.name, self.state)
+    }
+
     fn owner(&self) -> String {
         let (Some(namespace), Some(name)) = (&self.namespace, &self.name) else { return String::new() };
         let kind = match self.kind {
@@ -182,10 +187,7 @@ impl Inspect {
 
     fn print(&self, mut entries: Vec<Entry>) -> io::Result<()> {
         entries.retain(|entry| self.wants(entry));
-        entries.sort_by(|one, two| {
-            let key = |entry: &Entry| (entry.mac, entry.namespace.clone(), entry.name.clone(), entry.state);
-            key(one).cmp(&key(two))
-        });
+        entries.sort_by(|one, two| one.order().cmp(&two.order()));
         let (text, advice) = match self.output {
             Output::Table => (table(&entries), advice(&entries)),
             Output::Json => {
